@@ -1,0 +1,111 @@
+"""The columns of a study's Parquet files: the only place where they are named."""
+
+from __future__ import annotations
+
+import datetime as dt
+import types
+import typing
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import pyarrow as pa
+
+Status = Literal["completed", "failed", "pruned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One attempt at one trial, written at its end. A number that was not measured is None, never 0."""
+
+    study: str
+    trial_id: str
+    attempt: int  # 1 for the first
+    status: Status  # "pruned" was stopped early; only completed rows enter tables
+    error: str | None = None  # why it failed
+    # what was planned; start_layer, stop_layer and r are the paper's labels, schedule is what ran
+    backbone: str
+    strategy: str
+    start_layer: int | None = None
+    stop_layer: int | None = None
+    r: int | None = None
+    order: str
+    weighting: str
+    schedule: tuple[int, ...]  # tokens removed in each layer
+    reduced_tokens: int  # sum of the schedule
+    tokens_per_image: int  # tokens that the mixers see, summed over the layers
+    dataset: str
+    train_images: int | None = None  # size of the part trained on; None where it was the whole set
+    profile: str
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    cls_position: str
+    epochs: int
+    batch_size: int
+    precision: str
+    seed: int
+    cpus_per_trial: int
+    gpus_per_trial: float
+    # what was measured
+    parameters: int | None = None
+    measured: Literal["in_training", "isolated"] | None = None  # where step time and memory come from
+    top1_pct: float | None = None  # last epoch, raw weights
+    top5_pct: float | None = None
+    top1_best_pct: float | None = None  # best epoch on the test set, raw weights: the paper's rule
+    best_epoch: int | None = None
+    top1_ema_pct: float | None = None  # last epoch, averaged weights
+    top5_ema_pct: float | None = None
+    final_loss: float | None = None  # mean training loss of the last epoch
+    train_time_s: float | None = None  # training steps only: no evaluation, no set-up
+    wall_time_s: float | None = None  # this attempt, everything included
+    step_time_ms: float | None = None
+    throughput_img_per_s: float | None = None
+    peak_memory_mib: float | None = None
+    peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"] | None = None
+    flops_per_image: float | None = None  # forward, 2 per multiply-add
+    device_name: str | None = None
+    torch_version: str | None = None
+    git_commit: str | None = None
+    started_at: dt.datetime | None = None  # UTC
+    finished_at: dt.datetime | None = None  # UTC
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One epoch of one attempt: the learning curve."""
+
+    study: str
+    trial_id: str
+    attempt: int
+    epoch: int  # from 1
+    loss: float  # mean training loss
+    lr: float  # at the epoch's end
+    top1_pct: float
+    top5_pct: float
+    top1_ema_pct: float | None = None
+    top5_ema_pct: float | None = None
+    train_time_s: float  # this epoch's training steps
+
+
+_ARROW = {
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    dt.datetime: pa.timestamp("us", tz="UTC"),
+    tuple[int, ...]: pa.list_(pa.int64()),
+}
+
+
+def arrow_schema(row_type: type) -> pa.Schema:
+    """The Arrow schema of ResultRow or EpochRow, from its annotations: `X | None` is nullable, Literal a string."""
+    hints = typing.get_type_hints(row_type)
+    columns = []
+    for field in fields(row_type):
+        options = typing.get_args(hints[field.name]) if _is_union(hints[field.name]) else (hints[field.name],)
+        kind = next(option for option in options if option is not types.NoneType)
+        arrow = pa.string() if typing.get_origin(kind) is Literal else _ARROW[kind]
+        columns.append(pa.field(field.name, arrow, nullable=types.NoneType in options))
+    return pa.schema(columns)
+
+
+def _is_union(hint: object) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
