@@ -1,0 +1,31 @@
+"""Vision Mamba with token fusion across layers (Famba-V), and its trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.fusion.schedule import token_schedule
+
+if TYPE_CHECKING:
+    from famba_core.models.vim import build_model
+
+__all__ = [
+    "AugmentConfig",
+    "ConfigError",
+    "DataConfig",
+    "FusionConfig",
+    "ModelConfig",
+    "TrainConfig",
+    "build_model",
+    "token_schedule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import, and a plan does not need it
+    if name == "build_model":
+        from famba_core.models.vim import build_model
+
+        return build_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

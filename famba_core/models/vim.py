@@ -1,0 +1,99 @@
+"""Vision Mamba (Vim) with token fusion across its layers (Famba-V section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from famba_core.config import FusionConfig, ModelConfig
+from famba_core.fusion.matching import match, merge, merge_sizes
+from famba_core.fusion.schedule import token_schedule
+from famba_core.models.mixer import BiMambaMixer
+
+NORM_EPS = 1e-5
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, patches, D], row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """One layer's parameters: the norm before the mixer, and the mixer."""
+
+    def __init__(self, width: int, state_size: int, num_layers: int):
+        super().__init__()
+        self.mixer = BiMambaMixer(width, state_size, num_layers)
+        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+
+
+class Vim(nn.Module):
+    """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameter names are the official ones."""
+
+    def __init__(self, config: ModelConfig, fusion: FusionConfig):
+        super().__init__()
+        sizes = config.sizes
+        self.config, self.fusion = config, fusion
+        self.schedule = token_schedule(fusion, sizes.depth, config.num_tokens)
+        self.class_position = config.num_patches // 2 if config.cls_position == "middle" else 0
+        self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, sizes.width))
+        self.patch_embed = PatchEmbed(config.patch, sizes.width)
+        self.layers = nn.ModuleList(Block(sizes.width, sizes.state_size, sizes.depth) for _ in range(sizes.depth))
+        self.norm_f = nn.RMSNorm(sizes.width, eps=NORM_EPS)
+        self.head = nn.Linear(sizes.width, config.num_classes)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Vim's initialisation outside the mixers, which have their own."""
+        for parameter in (self.cls_token, self.pos_embed, self.head.weight):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        patches = self.patch_embed.proj
+        fan_in = patches.weight[0].numel()
+        # lecun_normal: a normal cut at two deviations, widened so that its variance is still 1 / fan_in
+        nn.init.trunc_normal_(patches.weight, std=1.0)
+        patches.weight /= 0.87962566103423978 * math.sqrt(fan_in)
+        nn.init.zeros_(patches.bias)
+        for block in self.layers:
+            nn.init.kaiming_uniform_(block.mixer.in_proj.weight, a=math.sqrt(5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] -> logits [B, num_classes]."""
+        tokens = self.patch_embed(images)
+        batch = tokens.shape[0]
+        at = self.class_position
+        tokens = torch.cat((tokens[:, :at], self.cls_token.expand(batch, -1, -1), tokens[:, at:]), dim=1)
+        residual = (tokens + self.pos_embed).float()
+        class_index = torch.full((batch,), at, device=images.device)
+        sizes = torch.ones(residual.shape[:2], device=images.device)
+
+        for block, r in zip(self.layers, self.schedule, strict=True):
+            hidden = block.norm(residual)
+            if r > 0:
+                # before the mixer, so that both directions scan the shorter sequence
+                matched = match(hidden, r, class_index, self.fusion.order)
+                weights = sizes if self.fusion.weighting == "size" else torch.ones_like(sizes)
+                hidden, residual = (merge(x, weights, matched) for x in (hidden, residual))
+                sizes, class_index = merge_sizes(sizes, matched), matched.class_index
+            residual = residual + block.mixer(hidden)
+
+        rows = torch.arange(batch, device=images.device)
+        # the norm works on each token alone, so only the class token's is computed
+        return self.head(self.norm_f(residual[rows, class_index]))
+
+
+def build_model(config: ModelConfig, fusion: FusionConfig | None = None) -> Vim:
+    """A freshly initialised model from torch's global generator, on the CPU, in float32.
+
+    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone.
+    """
+    return Vim(config, fusion or FusionConfig())

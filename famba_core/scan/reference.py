@@ -1,0 +1,29 @@
+"""The naive selective scan: one loop over time in float64, differentiable by autograd. The yardstick of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
+) -> Tensor:
+    """See `famba_core.scan.selective_scan`. Computes in float64 whatever comes in, and returns the input's dtype."""
+    dtype = u.dtype
+    u, delta, A, B, C, D, delta_bias = (x.double() for x in (u, delta, A, B, C, D, delta_bias))
+    step = F.softplus(delta + delta_bias)
+    directions = []
+    for g, backwards in enumerate(reverse):
+        times = range(u.shape[1])
+        outputs = {}
+        h = u.new_zeros(u.shape[0], u.shape[3], A.shape[2])
+        for t in reversed(times) if backwards else times:
+            decay = torch.exp(step[:, t, g, :, None] * A[g])
+            h = decay * h + step[:, t, g, :, None] * B[:, t, g, None, :] * u[:, t, g, :, None]
+            outputs[t] = (h * C[:, t, g, None, :]).sum(-1) + D[g] * u[:, t, g]
+        directions.append(torch.stack([outputs[t] for t in times], dim=1))
+    return torch.stack(directions, dim=2).to(dtype)
