@@ -59,7 +59,7 @@ def load(config: DataConfig, image_size: int, seed: int) -> ImageDataset:
 
 
 def _find(config: DataConfig) -> _Files:
-    """The first folder with a whole set in one of the layouts that the hub, git clones and the original archive have."""
+    """The first folder with both splits: those of a download from the hub, of a plain copy, of the original archive."""
     places = itertools.product(data_folders(config), ("cifar100", ""), ("", "cifar100", "data", "cifar-100-python"))
     for place in places:
         folder = Path(*place)
@@ -122,7 +122,8 @@ def _decode(shards: Sequence[Path]) -> Arrays:
         except (OSError, ValueError, SyntaxError, TypeError, pa.ArrowException) as error:
             raise ConfigError([("dataset", f"{shard} holds an image that cannot be used ({error})")]) from error
         labels += table["fine_label"].to_pylist()
-    return {"images": np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)), "labels": np.array(labels, np.int64)}
+    channels_first = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    return {"images": channels_first, "labels": np.array(labels, dtype=np.int64)}
 
 
 def _pickle_files(folder: Path) -> _Files:

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits: 1,797 real images of 8 x 8 pixels, no download (UCI, Alpaydin and Kaynak)."""
+"""scikit-learn's handwritten digits: 1,797 real images of 8 x 8 pixels that come with it (Alpaydin and Kaynak, UCI)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""`famba-train`: one model on one data set, without Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from famba_core.config import BACKBONES, AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+
+# The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a set that is not photographs needs another.
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "image_size": 8,
+        "patch_size": 1,
+        "epochs": 10,
+        "batch_size": 32,
+        "lr": 5e-3,
+        "warmup_epochs": 1,
+        "flip": False,
+        "crop_scale_min": 1.0,
+        "random_erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "eval_crop": 1.0,
+    },
+}
+GROUPS = {"model": ModelConfig, "fusion": FusionConfig, "data": DataConfig, "augment": AugmentConfig, "train": TrainConfig}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `famba-train`; returns the exit code: 0, 2 for wrong input, 1 for a run that failed, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        return _train(options)
+    except ConfigError as error:
+        for field, sentence in error.problems:
+            print(f"famba-train: {field}: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = "the same command goes on from there" if options.checkpoint else "--checkpoint DIR would keep the state"
+        print(f"\nfamba-train: stopped; {again}", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every field of the configuration as an option."""
+    result = argparse.ArgumentParser(
+        prog="famba-train",
+        description="Train one Vision Mamba, with or without token fusion, and print its figures.",
+        epilog="Defaults are the paper's recipe; for --dataset digits, image size, epochs, learning rate and "
+        "augmentation have smaller ones. Example: famba-train --dataset digits --backbone vim_nano --strategy upper "
+        "--start-layer 6 --r 3",
+    )
+    for title, config in GROUPS.items():
+        group = result.add_argument_group(title)
+        hints = get_type_hints(config)
+        for field in fields(config):
+            if field.name != "num_classes":  # the data set's
+                _add_option(group, field, hints[field.name])
+    group = result.add_argument_group("run")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
+    group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    group.add_argument("--checkpoint", type=Path, metavar="DIR", help="keep the state here; the same command resumes")
+    return result
+
+
+def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
+    option = f"--{field.name.replace('_', '-')}"
+    default = argparse.SUPPRESS  # so that what was not given can come from the data set
+    shown = "" if field.default is None or field.default is MISSING else f"default: {field.default}"
+    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
+    kind = kinds[0]
+    if field.name == "backbone":
+        group.add_argument(option, default=default, choices=BACKBONES, help=shown)
+    elif field.name == "schedule":
+        group.add_argument(
+            option, default=default, type=_schedule, metavar="R,R,...", help="tokens removed in each layer"
+        )
+    elif get_origin(kind) is Literal:
+        group.add_argument(option, default=default, choices=get_args(kind), help=shown)
+    elif kind is bool:
+        group.add_argument(option, default=default, action=argparse.BooleanOptionalAction, help=shown)
+    else:
+        group.add_argument(option, default=default, type=kind, metavar=kind.__name__.upper(), help=shown)
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _schedule(text: str) -> tuple[int, ...]:
+    return tuple(int(r) for r in text.split(","))
+
+
+def _train(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from famba_core.data.datasets import describe_dataset
+    from famba_core.train import NonFiniteLoss, Trainer
+
+    given = vars(options)
+    data = _config(DataConfig, given)
+    values = DATASET_DEFAULTS.get(data.dataset, {}) | given
+    values["num_classes"] = describe_dataset(data).num_classes
+    trainer = Trainer(
+        model=_config(ModelConfig, values),
+        fusion=_config(FusionConfig, values),
+        data=data,
+        augment=_config(AugmentConfig, values),
+        train=_config(TrainConfig, values),
+        threads=options.threads,
+        device=options.device,
+        checkpoint=options.checkpoint,
+        progress=lambda batches: tqdm(batches, unit="step", leave=False),
+    )
+    if trainer.history:
+        print(f"resumed after epoch {len(trainer.history)} of {trainer.config.epochs}")
+    try:
+        for epoch in trainer:
+            averaged = "" if epoch.top1_ema_pct is None else f"  averaged weights {epoch.top1_ema_pct:5.1f} %"
+            print(
+                f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.3f}  top-1 {epoch.top1_pct:5.1f} %  "
+                f"top-5 {epoch.top5_pct:5.1f} %{averaged}  {epoch.train_time_s:.1f} s"
+            )
+    except NonFiniteLoss as error:
+        print(f"famba-train: {error}; a lower --lr or float32 may help", file=sys.stderr)
+        return 1
+    result = trainer.result()
+    best = max(trainer.history, key=lambda epoch: epoch.top1_pct)
+    print(
+        f"best top-1 {best.top1_pct:.1f} % (epoch {best.epoch}); {result.parameters:,} parameters; "
+        f"{result.throughput_img_per_s:.1f} images/s in training; peak memory {result.peak_memory_mib:.0f} MiB "
+        f"({result.peak_memory_source}); on {result.device_name}"
+    )
+    return 0
+
+
+def _config(config: type[Any], values: dict[str, Any]) -> Any:
+    return config(**{field.name: values[field.name] for field in fields(config) if field.name in values})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The device a run computes on, and how it computes there."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import sys
+
+import torch
+
+from famba_core.config import ConfigError, Precision
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The named device, or CUDA where there is one, else the CPU. Raises ConfigError for one that is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError([("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")]) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")])
+    return device
+
+
+def prepare(device: torch.device, precision: Precision, threads: int | None) -> None:
+    """Set this process's threads, matrix precision and allocator. Raises ConfigError for a precision it lacks."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError([("precision", "tf32 needs a CUDA device; choose float32 or bf16")])
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        _keep_freed_memory()
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself, such as "NVIDIA A100-SXM4-80GB" or "AMD EPYC (1 thread)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()} ({threads} thread{'' if threads == 1 else 's'})"
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks: a training step frees and asks for the same ones, and new pages cost more
+    than the arithmetic on them."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

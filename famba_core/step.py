@@ -1,0 +1,82 @@
+"""One training step: augmentation, forward, backward, optimizer, moving average. Nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from famba_core.config import AugmentConfig, TrainConfig
+from famba_core.data.augment import augment
+from famba_core.data.datasets import ImageDataset
+from famba_core.device import autocast
+from famba_core.models.vim import Vim
+
+BETAS = (0.9, 0.999)
+# The paper's decay of 0.99996 a step spans this share of its run of 300 epochs of 390 steps.
+EMA_SPAN = 1 / (1 - 0.99996) / (300 * 390)
+
+
+class TrainStep:
+    """A model with everything that one step changes: weights, optimizer, moving average."""
+
+    def __init__(self, model: Vim, dataset: ImageDataset, augmentation: AugmentConfig, config: TrainConfig, steps: int):
+        """steps: length of the whole run, to which the moving average is scaled."""
+        self.model = model
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.config = config
+        self.device = model.head.weight.device
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay), lr=config.warmup_lr, betas=BETAS, fused=True
+        )
+        self.ema: AveragedModel | None = None
+        if config.ema:
+            decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def __call__(self, images: Tensor, labels: Tensor, lr: float, generator: torch.Generator) -> Tensor:
+        """Train on uint8 images [B, 3, H, W] with labels [B]; returns the loss, a scalar still on the device."""
+        model = self.model
+        inputs, targets = augment(
+            images,
+            labels,
+            config=self.augmentation,
+            image_size=model.config.image_size,
+            num_classes=model.config.num_classes,
+            label_smoothing=self.config.label_smoothing,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            generator=generator,
+        )
+        with autocast(self.device, self.config.precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), targets)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(model)
+        return loss.detach()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Biases, 1-D tensors, pos_embed and cls_token without weight decay; the rest, A_log too, with it."""
+    plain, decayed = [], []
+    for name, parameter in model.named_parameters():
+        (plain if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine from lr to min_lr that ends with the last step. `step` counts from 0."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return config.warmup_lr + (config.lr - config.warmup_lr) * step / warmup
+    progress = (step - warmup) / max(1, config.epochs * steps_per_epoch - 1 - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
