@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famba_core.scan import selective_scan
+from famba_core.scan import causal_conv_silu, selective_scan
 
 CONV_WIDTH = 4
 
@@ -54,30 +54,29 @@ class BiMambaMixer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [B, L, D] -> [B, L, D]."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        channels_first = x.transpose(1, 2)
-        forwards = self._direction(channels_first, self.conv1d, self.x_proj, self.dt_proj, backwards=False)
-        backwards = self._direction(channels_first, self.conv1d_b, self.x_proj_b, self.dt_proj_b, backwards=True)
-        u, delta, B, C = (torch.stack(pair, dim=2) for pair in zip(forwards, backwards, strict=True))
+        reverse = (False, True)
+        conv = _pair(self.conv1d.weight, self.conv1d_b.weight).squeeze(2)
+        u = causal_conv_silu(x, conv, _pair(self.conv1d.bias, self.conv1d_b.bias), reverse=reverse)
+        steps_and_states = _project(u, self.x_proj, self.x_proj_b)
+        dt, B, C = steps_and_states.split((self.rank, self.state_size, self.state_size), dim=-1)
         y = selective_scan(
             u,
-            delta,
-            -torch.exp(torch.stack((self.A_log, self.A_b_log)).float()),
+            _project(dt, self.dt_proj, self.dt_proj_b),
+            -torch.exp(_pair(self.A_log, self.A_b_log)),
             B,
             C,
-            torch.stack((self.D, self.D_b)).float(),
-            torch.stack((self.dt_proj.bias, self.dt_proj_b.bias)).float(),
-            reverse=(False, True),
+            _pair(self.D, self.D_b),
+            _pair(self.dt_proj.bias, self.dt_proj_b.bias),
+            reverse=reverse,
         )
         # Both directions share the gate, so it multiplies their mean.
         return self.out_proj(y.mean(dim=2) * F.silu(z))
 
-    def _direction(
-        self, x: Tensor, conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, *, backwards: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [B, E, L] -> u, delta [B, L, E] and B, C [B, L, N], all in the sequence's own order."""
-        past = CONV_WIDTH - 1
-        # A causal convolution over the reversed sequence is one with the reversed kernel that looks ahead.
-        padding, kernel = ((0, past), conv.weight.flip(-1)) if backwards else ((past, 0), conv.weight)
-        u = F.silu(F.conv1d(F.pad(x, padding), kernel, conv.bias, groups=x.shape[1])).transpose(1, 2)
-        dt, B, C = x_proj(u).split((self.rank, self.state_size, self.state_size), dim=-1)
-        return u, F.linear(dt, dt_proj.weight), B, C
+
+def _pair(forwards: Tensor, backwards: Tensor) -> Tensor:
+    return torch.stack((forwards, backwards))
+
+
+def _project(x: Tensor, forwards: nn.Linear, backwards: nn.Linear) -> Tensor:
+    """Each direction's own linear map, without bias: [B, L, 2, in] -> [B, L, 2, out]."""
+    return torch.einsum("blgi,goi->blgo", x, _pair(forwards.weight, backwards.weight))

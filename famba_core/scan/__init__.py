@@ -1,17 +1,22 @@
-"""The selective scan (Mamba; Famba-V equations 1-3), one function with exchangeable backends."""
+"""The selective scan of Mamba (Famba-V equations 1-3) and the convolution before it, with exchangeable backends.
+
+Both work on G independent directions over one sequence, tensors [B, L, G, E] with the channels last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 
 from torch import Tensor
 
 from famba_core.config import ConfigError
-from famba_core.scan import reference, torch_scan
+from famba_core.scan import cpu, reference, torch_scan
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {
-    "torch": torch_scan.selective_scan,
-    "reference": reference.selective_scan,  # float64, for comparison only
+BACKENDS: dict[str, ModuleType] = {
+    "cpu": cpu,  # C++, built on first use
+    "torch": torch_scan,
+    "reference": reference,  # float64, for comparison only
 }
 
 
@@ -27,7 +32,7 @@ def selective_scan(
     reverse: Sequence[bool],
     backend: str = "auto",
 ) -> Tensor:
-    """Scan G independent directions over one sequence.
+    """Scan each direction.
 
         step_t = softplus(delta_t + delta_bias)
         h_t    = exp(step_t A) h_{t-1} + step_t B_t u_t        (h is zero before the first step)
@@ -43,10 +48,35 @@ def selective_scan(
         reverse: for each direction, whether time runs from L to 1.
         backend: a key of BACKENDS; "auto" takes the fastest one that fits.
 
-    Returns y [B, L, G, E] in u's dtype. Raises ConfigError for an unknown backend.
+    Returns y [B, L, G, E] in u's dtype. Raises ConfigError for a backend that is unknown or does not fit.
     """
+    unfit = cpu.why_not(u, delta, A, B, C, D, delta_bias, state_size=A.shape[2])
+    return _choose(backend, unfit).selective_scan(u, delta, A, B, C, D, delta_bias, reverse=reverse)
+
+
+def causal_conv_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool], backend: str = "auto"
+) -> Tensor:
+    """SiLU of each direction's own depthwise convolution, causal in the direction's order.
+
+    Args:
+        x: [B, L, E], shared by the directions.
+        weight: [G, E, taps]; the last tap is the present token's.
+        bias: [G, E].
+        reverse: for each direction, whether time runs from L to 1.
+        backend: a key of BACKENDS; "auto" takes the fastest one that fits.
+
+    Returns [B, L, G, E] in x's dtype. Raises ConfigError as `selective_scan` does.
+    """
+    unfit = cpu.why_not(x, weight, bias, taps=weight.shape[2])
+    return _choose(backend, unfit).causal_conv_silu(x, weight, bias, reverse=reverse)
+
+
+def _choose(backend: str, unfit_for_cpu: str | None) -> ModuleType:
     if backend == "auto":
-        backend = "torch"
+        backend = "torch" if unfit_for_cpu else "cpu"
     if backend not in BACKENDS:
         raise ConfigError([("backend", f"{backend!r} is not a scan backend; choose from auto, {', '.join(BACKENDS)}")])
-    return BACKENDS[backend](u, delta, A, B, C, D, delta_bias, reverse=reverse)
+    if backend == "cpu" and unfit_for_cpu:
+        raise ConfigError([("backend", f"the cpu backend does not fit: {unfit_for_cpu}; choose torch")])
+    return BACKENDS[backend]

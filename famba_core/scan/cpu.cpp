@@ -31,8 +31,8 @@ inline float sum(Vec v) {
     return total;
 }
 
-// exp(x) = 2^k exp(f), k the nearest whole number to x / ln 2; a polynomial for exp(f), good to 2e-7. Not above 88,
-// and flushed to 2^-126 below -87.
+// exp(x) = 2^k exp(f), k the nearest whole number to x / ln 2, and a polynomial for exp(f), good to 2e-7. x is held
+// within -87 and 88, where neither 2^k nor the result leaves the normal numbers.
 inline Vec exp(Vec x) {
     const Vec lowest = Vec{} - 87.0f, highest = Vec{} + 88.0f;
     x = x < lowest ? lowest : x;

@@ -27,3 +27,22 @@ def selective_scan(
             outputs[t] = (h * C[:, t, g, None, :]).sum(-1) + D[g] * u[:, t, g]
         directions.append(torch.stack([outputs[t] for t in times], dim=1))
     return torch.stack(directions, dim=2).to(dtype)
+
+
+def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
+    """See `famba_core.scan.causal_conv_silu`. Computes in float64 whatever comes in, and returns the input's dtype."""
+    dtype = x.dtype
+    x, weight, bias = x.double(), weight.double(), bias.double()
+    length, taps = x.shape[1], weight.shape[2]
+    directions = []
+    for g, backwards in enumerate(reverse):
+        outputs = []
+        for t in range(length):
+            value = bias[g].expand(x.shape[0], -1)
+            for k in range(taps):
+                source = t + (taps - 1 - k) if backwards else t - (taps - 1 - k)
+                if 0 <= source < length:
+                    value = value + weight[g, :, k] * x[:, source]
+            outputs.append(value * torch.sigmoid(value))
+        directions.append(torch.stack(outputs, dim=1))
+    return torch.stack(directions, dim=2).to(dtype)

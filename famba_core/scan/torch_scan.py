@@ -27,6 +27,18 @@ def selective_scan(
     return out
 
 
+def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
+    """See `famba_core.scan.causal_conv_silu`."""
+    channels_first, past = x.transpose(1, 2), weight.shape[2] - 1
+    directions = []
+    for g, backwards in enumerate(reverse):
+        # a causal convolution over the reversed sequence is one with the reversed kernel that looks ahead
+        padding, kernel = ((0, past), weight[g].flip(-1)) if backwards else ((past, 0), weight[g])
+        padded = F.pad(channels_first, padding)
+        directions.append(F.conv1d(padded, kernel.unsqueeze(1), bias[g], groups=x.shape[2]).transpose(1, 2))
+    return F.silu(torch.stack(directions, dim=2))
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
