@@ -1,17 +1,28 @@
-"""SweepSpec -> Plan: every trial with its identity, schedule and price, before anything runs."""
+"""SweepSpec -> Plan: every trial with its identity and schedule, before anything runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from pydantic import TypeAdapter, ValidationError
+
+from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from sweep.budget import at_patches, case_label
+from sweep.cases import CASE_KEYS
+from sweep.errors import Problem, UserError
+from sweep.findings import unknown
+from sweep.spec import SweepSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialPlan:
     """One training run: everything the worker needs, and nothing that a second machine would decide otherwise."""
 
-    trial_id: str  # readable labels and a hash of what defines the result
+    trial_id: str  # readable parts and a hash, both of what defines the result
     study: str
     profile: str
     model: ModelConfig
@@ -31,12 +42,17 @@ class Case:
     strategy: str
     start_layer: int | None
     stop_layer: int | None
-    r: int | None
+    r: int | None  # None where a budget gives layers different r's, and where nothing fuses
     order: str
     weighting: str
     seed: int
     baseline: bool
     trial_id: str
+
+    @property
+    def label(self) -> str:
+        """The case in a few words, such as "upper from layer 6, r 9"."""
+        return case_label(FusionConfig(**{name: getattr(self, name) for name in CASE_KEYS}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,5 +63,105 @@ class Plan:
     profile: str
     paper_table: int | None
     objectives: dict[str, str]  # column -> "max" or "min"
-    trials: tuple[TrialPlan, ...]  # baselines first, then the cases in the grid's order
-    cases: tuple[Case, ...]
+    trials: tuple[TrialPlan, ...]  # by seed, then backbone; baselines before the cases in the grid's order
+    cases: tuple[Case, ...]  # in the same order
+
+
+def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None) -> Plan:
+    """The trials and cases of one profile.
+
+    Args:
+        data_dir: the folder that holds the data set, instead of the profile's.
+
+    Raises UserError for a profile that the grid has not, and a data set that is not there.
+    """
+    if profile_name not in spec.profiles:
+        raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
+    profile = spec.profiles[profile_name]
+    data = profile.data if data_dir is None else replace(profile.data, data_dir=data_dir)
+    num_classes = _num_classes(data, spec.file, f"profiles.{profile_name}")
+    labelled = [*((True, fusion) for fusion in spec.baselines), *((False, fusion) for fusion in spec.cases)]
+    trials: dict[str, TrialPlan] = {}
+    cases = []
+    # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
+    # that can be compared with each other, rather than one row many times.
+    for seed, model, (baseline, fusion) in itertools.product(spec.seeds, profile.models, labelled):
+        trial = _with_id(TrialPlan(
+            trial_id="",
+            study=spec.study,
+            profile=profile_name,
+            model=replace(model, num_classes=num_classes),
+            fusion=at_patches(fusion, model.num_patches),
+            data=data,
+            augment=profile.augment,
+            train=replace(profile.train, seed=seed),
+            cpus_per_trial=profile.resources.cpus_per_trial,
+            gpus_per_trial=profile.resources.gpus_per_trial,
+        ))
+        trials.setdefault(trial.trial_id, trial)
+        labels = {name: getattr(fusion, name) for name in CASE_KEYS}
+        cases.append(Case(
+            backbone=model.backbone, seed=seed, baseline=baseline, trial_id=trial.trial_id, **labels
+        ))
+    return Plan(
+        study=spec.study,
+        profile=profile_name,
+        paper_table=spec.paper_table,
+        objectives=dict(spec.objectives),
+        trials=tuple(trials.values()),
+        cases=tuple(cases),
+    )
+
+
+def _num_classes(data: DataConfig, file: Path, key: str) -> int:
+    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+
+    try:
+        return describe_dataset(data).num_classes
+    except ConfigError as error:
+        raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
+
+
+def _with_id(trial: TrialPlan) -> TrialPlan:
+    """The trial with an id made of what defines its result, and of nothing else.
+
+    The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
+    to ask for this trial, and what is stored must still be found.
+    """
+    schedule = trial.fusion.schedule
+    assert schedule is not None
+    fusing = [layer for layer, r in enumerate(schedule, start=1) if r]
+    data = asdict(trial.data)
+    del data["data_dir"]
+    defining = {
+        "model": asdict(trial.model) | {"patch_size": trial.model.patch},
+        "schedule": schedule,
+        "fusion": [trial.fusion.order, trial.fusion.weighting] if fusing else None,
+        "data": data,
+        "augment": asdict(trial.augment),
+        "train": asdict(trial.train),
+    }
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]
+    fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
+    return replace(trial, trial_id=f"{trial.model.backbone}-{fused}-seed{trial.train.seed}-{digest}")
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+def plan_to_json(plan: Plan) -> str:
+    return _PLAN.dump_json(plan, indent=2).decode()
+
+
+def plan_from_json(text: str) -> Plan:
+    """The plan that `plan_to_json` wrote. Raises UserError where the text is not one."""
+    try:
+        plan = _PLAN.validate_json(text, strict=True)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(str(part) for part in detail["loc"])
+        raise UserError(f"plan.json is damaged: {place + ': ' if place else ''}{detail['msg']}") from error
+    orphans = {case.trial_id for case in plan.cases} - {trial.trial_id for trial in plan.trials}
+    if orphans:
+        raise UserError(f"plan.json is damaged: it has cases without a trial: {', '.join(sorted(orphans))}")
+    return plan

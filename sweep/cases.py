@@ -1,0 +1,136 @@
+"""The baselines and cases of a grid: listed one by one, or a space of lists and ranges, crossed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from famba_core.config import ConfigError, FusionConfig
+from famba_core.fusion.schedule import STRATEGIES, layer_keys
+from sweep.budget import PAPER_PATCHES, Budget, case_label, with_schedule
+from sweep.findings import Findings, field_types
+
+CASE_KEYS = field_types(FusionConfig, without={"schedule"})
+_AXES = {key: list[type_] for key, type_ in CASE_KEYS.items()}  # type: ignore[valid-type]
+_FUSING_KEYS = ("r", "order", "weighting")  # of every strategy that fuses
+_BUDGET_KEYS = field_types(Budget)
+_RANGE_KEYS = {"from": int, "to": int, "step": int}
+
+
+class GridCase(NamedTuple):
+    """A case, and where in the file it stands."""
+
+    key: str  # such as "cases[3]"
+    fusion: FusionConfig
+
+
+def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCase], list[GridCase]]:
+    """Baselines and cases, each with its schedule for 196 patches; what is wrong goes to `findings`."""
+    if "space" in grid and "cases" in grid:
+        findings.add("space", "stands beside cases; a grid has one of the two")
+    elif "space" not in grid and not grid.get("cases"):
+        findings.add("cases", "a grid needs at least one case here, or a space")
+    baselines = _listed(grid, "baselines", findings)
+    cases = _listed(grid, "cases", findings)
+    first_keys: dict[FusionConfig, str] = {}
+    for key, labels in (*baselines, *cases):
+        if labels in first_keys:
+            findings.add(key, f"repeats {first_keys[labels]}: {case_label(labels)}")
+        first_keys.setdefault(labels, key)
+    if "space" in grid:
+        # Keys that a strategy does not take make several combinations one; a baseline among them is no second case.
+        crossed = dict.fromkeys(_crossed(grid["space"], findings))
+        cases = [GridCase("space", labels) for labels in crossed if labels not in first_keys]
+
+    budget = _budget(grid["budget"], findings) if "budget" in grid else None
+    if "budget" in grid and budget is None:
+        # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
+        baselines = [GridCase(key, replace(labels, r=0)) for key, labels in baselines]
+        cases = [GridCase(key, replace(labels, r=0)) for key, labels in cases]
+    return _with_schedules(baselines, budget, findings), _with_schedules(cases, budget, findings)
+
+
+def _budget(values: Mapping[str, Any], findings: Findings) -> Budget | None:
+    good = findings.mapping(values, "budget", _BUDGET_KEYS, required=("reduced_tokens",))
+    if "reduced_tokens" not in good:
+        return None
+    budget = findings.config(Budget, good, "budget")
+    return budget if len(good) == len(values) else None
+
+
+def _listed(grid: Mapping[str, Any], section: str, findings: Findings) -> list[GridCase]:
+    cases = []
+    for i, values in enumerate(grid.get(section, ())):
+        key = f"{section}[{i}]"
+        good = findings.mapping(values, key, CASE_KEYS, required=("strategy",))
+        fusion = findings.config(FusionConfig, good, key)
+        if "strategy" not in good or len(good) < len(values):
+            continue
+        for name in _FUSING_KEYS:
+            if name in good and name not in _keys_taken(good["strategy"]):
+                findings.add(f"{key}.{name}", f"strategy {good['strategy']} takes none, and {good[name]} was given")
+        if fusion:
+            cases.append(GridCase(key, fusion))
+    return cases
+
+
+def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]:
+    """Every combination of the space's values, the first key varying slowest."""
+    if not space:
+        findings.add("space", f"is empty; it needs a strategy and takes {', '.join(CASE_KEYS)}")
+        return []
+    values = {name: _axis(entry, f"space.{name}", findings) for name, entry in space.items()}
+    axes = findings.mapping(values, "space", _AXES, required=("strategy",))
+    if len(axes) < len(space) or "strategy" not in axes or not all(axes.values()):
+        return []
+    for name in axes:
+        if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
+            findings.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
+    cases = []
+    for combination in itertools.product(*axes.values()):
+        labels = dict(zip(axes, combination, strict=True))
+        taken = _keys_taken(labels["strategy"])
+        cases.append(findings.config(FusionConfig, {k: v for k, v in labels.items() if k in taken}, "space"))
+    return [case for case in cases if case]
+
+
+def _axis(entry: Any, key: str, findings: Findings) -> Any:
+    """The values along one key of a space: a list, one value, or a mapping {from, to, step} with both ends included."""
+    values = entry if isinstance(entry, list) else [entry]
+    if isinstance(entry, dict):
+        ends = findings.mapping(entry, key, _RANGE_KEYS, required=("from", "to"))
+        if len(ends) < len(entry) or not {"from", "to"} <= set(ends):
+            return []
+        if ends.get("step", 1) < 1:
+            findings.add(f"{key}.step", f"must be at least 1, not {ends['step']}")
+            return []
+        if ends["to"] - ends["from"] > PAPER_PATCHES:
+            findings.add(key, f"from {ends['from']} to {ends['to']} is more than layers or tokens there are")
+            return []
+        values = list(range(ends["from"], ends["to"] + 1, ends.get("step", 1)))
+    if not values:
+        findings.add(key, f"is empty: from {entry['from']} to {entry['to']}" if entry else "lists no value")
+    return values
+
+
+def _keys_taken(strategy: str) -> set[str]:
+    """The keys that a case of this strategy may have; all of them where the strategy is unknown."""
+    if strategy not in STRATEGIES:
+        return set(CASE_KEYS)
+    return {"strategy", *layer_keys(strategy), *(_FUSING_KEYS if strategy != "none" else ())}
+
+
+def _with_schedules(cases: Sequence[GridCase], budget: Budget | None, findings: Findings) -> list[GridCase]:
+    resolved = []
+    for key, labels in cases:
+        if budget and labels.r is not None:
+            findings.add(f"{key}.r", f"the budget derives r, and {labels.r} was given; drop one of the two")
+            continue
+        try:
+            resolved.append(GridCase(key, with_schedule(labels, budget)))
+        except ConfigError as error:
+            for field, sentence in error.problems:
+                findings.add("budget.reduced_tokens" if budget and field == "r" else f"{key}.{field}", sentence)
+    return resolved

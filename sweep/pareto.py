@@ -1,0 +1,73 @@
+"""Which results no other result beats on every count, and how much of the plane they cover together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+REFERENCE_MARGIN = 1.1  # the reference cost, as a multiple of the dearest unfused row's, so that this row counts too
+
+
+def non_dominated(values: np.ndarray, directions: Sequence[str]) -> np.ndarray:
+    """Which rows are on the Pareto frontier.
+
+    A row is dominated if another is at least as good in every column and better in one; equal rows stay together.
+    A row that lacks a value (NaN) is not on the frontier and dominates nothing.
+
+    Args:
+        values: [n, k] numbers.
+        directions: k times "max" or "min".
+
+    Returns n bools.
+    """
+    costs = np.where([direction == "max" for direction in directions], -values, values)
+    dominated = [((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any() for row in costs]
+    return ~(np.array(dominated, dtype=bool) | np.isnan(costs).any(axis=1))
+
+
+def hypervolume(gain: np.ndarray, cost: np.ndarray, *, ideal_gain: float, reference_cost: float) -> float:
+    """Share, from 0 to 1, of the box between (gain 0, reference_cost) and (ideal_gain, cost 0) that points dominate.
+
+    Args:
+        gain: [n], more is better, 0..ideal_gain.
+        cost: [n], less is better, 0 or more; points beyond the reference cost add nothing.
+    """
+    area, best = 0.0, 0.0
+    for i in np.lexsort((-gain, cost)):
+        if cost[i] < reference_cost and gain[i] > best:
+            area += (gain[i] - best) * (reference_cost - cost[i])
+            best = gain[i]
+    return area / (ideal_gain * reference_cost)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frontier:
+    """What to gain against what it costs: one panel of the trade-off."""
+
+    gain: str  # column, more is better
+    cost: str  # column, less is better
+    mask: np.ndarray  # [n], which rows of the table are non-dominated in these two
+    hypervolume: float | None  # None where nothing was measured, or the gain is no percentage
+    reference_cost: float | None  # in the cost's unit; the reference gain is 0 %
+
+
+def frontiers(table: pd.DataFrame, objectives: dict[str, str]) -> list[Frontier]:
+    """The first objective to maximise against each one to minimise, over the rows of `tables.build_table`."""
+    gains = [column for column, direction in objectives.items() if direction == "max"]
+    costs = [column for column, direction in objectives.items() if direction == "min"]
+    return [_frontier(table, gains[0], cost) for cost in costs] if gains else []
+
+
+def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
+    values = table[[gain, cost]].to_numpy(float)
+    mask = non_dominated(values, ["max", "min"])
+    measured = values[~np.isnan(values).any(axis=1)]
+    if not len(measured) or not gain.endswith("_pct"):
+        return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=None, reference_cost=None)
+    unfused = table.loc[table["strategy"] == "none", cost].max()
+    reference = REFERENCE_MARGIN * (measured[:, 1].max() if np.isnan(unfused) else unfused)
+    covered = hypervolume(measured[:, 0], measured[:, 1], ideal_gain=100, reference_cost=reference)
+    return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=covered, reference_cost=reference)

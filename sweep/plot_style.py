@@ -1,0 +1,69 @@
+"""What all figures share: colours, markers, names of axes, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by colour-blind readers; markers tell the same in grey print.
+BLACK = "#000000"
+GREY = "#6b6b6b"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = {"none": "*", "upper": "o", "all": "s", "interleaved": "D", "lower": "v"}
+OTHER_MARKER = "P"
+
+AXIS_NAMES = {
+    "top1_best_pct": "Top-1, best epoch (%)",
+    "top1_pct": "Top-1, last epoch (%)",
+    "top1_ema_pct": "Top-1, averaged weights (%)",
+    "top5_pct": "Top-5, last epoch (%)",
+    "train_time_s": "Training time (s)",
+    "peak_memory_mib": "Peak memory in training (MiB)",
+    "step_time_ms": "Step time (ms)",
+    "throughput_img_per_s": "Throughput (images/s)",
+    "flops_per_image": "FLOPs per image, forward",
+    "train_time_ratio": "Training time, ratio to no fusion",
+    "peak_memory_ratio": "Peak memory, ratio to no fusion",
+    "published_top1_pct": "Published top-1 (%)",
+    "start_layer": "First fusing layer",
+    "r": "r, tokens removed in each fusing layer",
+}
+
+
+def axis_name(column: str) -> str:
+    return AXIS_NAMES.get(column, column)
+
+
+def in_readable_unit(column: str, values: pd.Series) -> tuple[float, str]:
+    """What to divide a column by, and the name of the axis with its unit."""
+    if column != "train_time_s":
+        return 1.0, axis_name(column)
+    divisor, unit = next((seconds, unit) for seconds, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+                         if seconds == 1 or values.max() >= 5 * seconds)
+    return divisor, axis_name(column).replace("(s)", f"({unit})")
+
+
+def new_figure(panels: Sequence[Sequence[str]], *, width: float, height: float, title: str) -> tuple[
+        Figure, dict[str, Axes]]:
+    """A figure of named panels in rows, one panel over all places of its name; sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplot_mosaic([list(row) for row in panels])
+    for ax in axes.values():
+        ax.grid(color="#e3e3e3", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png" (150 dots per inch); equal figures give equal bytes."""
+    sink = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "famba-sweep"}):
+        figure.savefig(sink, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return sink.getvalue()

@@ -1,0 +1,46 @@
+"""How far a trial has come: a small file beside its checkpoint, for `status` and for the clock of a resumed trial."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sweep.store import write_atomically
+
+FILE = "progress.json"
+
+
+def checkpoint_folder(study: Path, trial_id: str) -> Path:
+    """Where a trial keeps its checkpoint while it is not stored."""
+    return study / "checkpoints" / trial_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialProgress:
+    """What an interrupted attempt leaves for its continuation. Written when a trial starts and after each epoch."""
+
+    attempt: int
+    epoch: int  # the last one that ended; 0 in the first
+    epochs: int
+    started_at: str  # UTC, ISO 8601
+    wall_time_s: float  # spent on this attempt, interruptions left out
+
+    @classmethod
+    def begin(cls, attempt: int, epochs: int) -> TrialProgress:
+        """An attempt that starts now."""
+        started_at = dt.datetime.now(dt.UTC).isoformat()
+        return cls(attempt=attempt, epoch=0, epochs=epochs, started_at=started_at, wall_time_s=0.0)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> TrialProgress | None:
+        """None where no attempt has started, or the file is damaged: it only informs."""
+        try:
+            return cls(**json.loads((checkpoint / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, checkpoint: Path) -> None:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        write_atomically(checkpoint / FILE, json.dumps(asdict(self)).encode())

@@ -1,0 +1,78 @@
+"""What a study has done, runs and lacks, read from its folder alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from sweep.plan import plan_from_json
+from sweep.progress import FILE, TrialProgress, checkpoint_folder
+from sweep.runner import outcomes
+from sweep.store import driver_of, read_plan_text, read_rows
+
+State = Literal["completed", "failed", "pruned", "running", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStatus:
+    """One planned trial. A missing one that has progress was interrupted, and goes on from there."""
+
+    trial_id: str
+    state: State
+    error: str | None = None  # why it failed
+    progress: TrialProgress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """A study as its folder shows it."""
+
+    trials: tuple[TrialStatus, ...]  # in the plan's order
+    damaged: tuple[Path, ...]  # parts that cannot be read: as if not stored
+    driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
+
+
+def study_status(folder: Path) -> StudyStatus:
+    """Where every planned trial stands. Raises UserError if `folder` holds no plan."""
+    plan = plan_from_json(read_plan_text(folder))
+    rows, damaged = read_rows(folder)
+    stored, driver = outcomes(rows)[["status", "error"]].to_dict("index"), driver_of(folder)
+    trials = tuple(_trial_status(folder, trial.trial_id, stored, driver is not None) for trial in plan.trials)
+    return StudyStatus(trials=trials, damaged=tuple(damaged), driver=driver)
+
+
+def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven: bool) -> TrialStatus:
+    if trial_id in stored:
+        row = stored[trial_id]
+        return TrialStatus(trial_id=trial_id, state=row["status"],
+                           error=row["error"] if row["status"] == "failed" else None)
+    checkpoint = checkpoint_folder(folder, trial_id)
+    progress = TrialProgress.read(checkpoint)
+    # A worker of this driver has written its progress since the driver took the lock; an older one was interrupted.
+    running = (driven and progress is not None
+               and (checkpoint / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime)
+    return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
+
+
+def print_status(status: StudyStatus, console: Console | None = None) -> None:
+    """One line for the study, and one for each trial and part that there is more to say of."""
+    counts = Counter(trial.state for trial in status.trials)
+    total = ", ".join(f"{counts[state]} {state}" for state in ("completed", "failed", "pruned", "running", "missing")
+                      if counts[state])
+    lines = [f"{len(status.trials)} trials planned: {total}"]
+    if status.driver:
+        lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))
+    for trial in status.trials:
+        if trial.error:
+            lines.append(f"{trial.trial_id}: failed: {trial.error}")
+        elif trial.progress:
+            state = "running" if trial.state == "running" else "interrupted"
+            lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
+    lines += [f"{part}: cannot be read; the next run sets it aside and trains it again" for part in status.damaged]
+    (console or Console(highlight=False)).print(Text("\n".join(lines)), soft_wrap=True)

@@ -1,0 +1,251 @@
+"""A study's folder: parts written atomically and read back, plan.json, the driver's lock.
+
+    plan.json                             the resolved plan
+    trials/<trial_id>.<attempt>.parquet   one row: that attempt's result
+    epochs/<trial_id>.<attempt>.parquet   its learning curve
+    checkpoints/<trial_id>/               while a trial runs
+    quarantine/                           parts that could not be read
+    report/                               drawn from the above, and replaceable
+    driver.lock                           held by the process that runs the study
+
+The parts are the truth: one file per attempt, so no two writers ever share one, and a file that is cut short takes
+nothing else with it. Parts hold checksums, so that damage inside a file is found too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import io
+import json
+import os
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweep.errors import Problem, UserError
+from sweep.schema import EpochRow, ResultRow, arrow_schema
+
+
+def create_study(folder: Path) -> None:
+    """Make the folders of a study and check that a part can be stored in them; those that exist stay.
+
+    Raises UserError where the folder cannot be written, now rather than after the first trial.
+    """
+    with _explained(folder):
+        for name in ("trials", "epochs", "checkpoints"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        probe = folder / "trials" / f".{uuid.uuid4().hex}"
+        write_atomically(probe, b"", replace=False)
+        probe.unlink()
+
+
+def save_plan(folder: Path, text: str) -> None:
+    """Store plan.json, replacing the one before. Raises UserError where the folder cannot be written."""
+    create_study(folder)
+    with _explained(folder):
+        write_atomically(folder / "plan.json", text.encode())
+
+
+def read_plan_text(folder: Path) -> str:
+    """The text of plan.json. Raises UserError where there is none."""
+    try:
+        return (folder / "plan.json").read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError([Problem(str(folder), "plan.json", f"cannot be read: {error.strerror}; "
+                                 "a study's folder looks like results/<study>-<profile>")]) from None
+
+
+def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> None:
+    """Store one attempt: the curve first and then the row, so that a stored row always has its curve.
+
+    Raises FileExistsError if this attempt is stored already, and other OSErrors as they come.
+    """
+    name = f"{row.trial_id}.{row.attempt}.parquet"
+    row_part, curve_part = folder / "trials" / name, folder / "epochs" / name
+    if row_part.exists():
+        raise FileExistsError(f"{row_part} is stored already; an attempt is written once")
+    for part in (row_part, curve_part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+    # A curve without its row is what a crash between the two left, and may be replaced.
+    write_atomically(curve_part, _to_parquet(epochs, EpochRow))
+    write_atomically(row_part, _to_parquet([row], ResultRow), replace=False)
+
+
+def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file so that readers see all of it or nothing, whenever this process or the machine dies.
+
+    Raises FileExistsError if `replace` is off and the file exists, and other OSErrors as they come.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a process id repeats across hosts
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # A hard link, unlike a rename, fails where the name is taken.
+        (os.replace if replace else os.link)(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_rows(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """All stored rows, in the order of trial and attempt, and the parts that cannot be read.
+
+    Columns and dtypes are those of ResultRow, with or without rows: whole numbers are Int64 (missing: NA), other
+    numbers float64 (missing: NaN), times UTC, schedules tuples.
+    """
+    return _read_parts(folder / "trials", ResultRow, ["trial_id", "attempt"])
+
+
+def read_epochs(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """All stored epochs, in the order of trial, attempt and epoch, and the parts that cannot be read."""
+    return _read_parts(folder / "epochs", EpochRow, ["trial_id", "attempt", "epoch"])
+
+
+def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The results of a study, one row per attempt, as `read_rows` gives them.
+
+    Warns about parts that cannot be read. Raises UserError if the folder holds no study.
+    """
+    return _load(folder, read_rows)
+
+
+def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The learning curves of a study, one row per epoch of an attempt; warns and raises as `load_results`."""
+    return _load(folder, read_epochs)
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count: of every trial, its first completed attempt."""
+    return rows[rows["status"] == "completed"].drop_duplicates("trial_id", ignore_index=True)
+
+
+def quarantine(folder: Path, parts: Iterable[Path]) -> list[Path]:
+    """Move damaged parts out of the readers' way, overwriting nothing; returns where they are now."""
+    moved = []
+    for part in parts:
+        target = folder / "quarantine" / part.parent.name / part.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        while target.exists():
+            target = target.with_name(f"{target.name}.again")
+        moved.append(part.rename(target))
+    return moved
+
+
+@contextlib.contextmanager
+def lock_study(folder: Path) -> Iterator[None]:
+    """Be the only driver of a study while the block runs; the kernel frees the lock of a process that dies.
+
+    Raises UserError if another process drives the study, naming it, or where the folder cannot be written.
+    """
+    create_study(folder)
+    with contextlib.ExitStack() as stack:
+        with _explained(folder):
+            file = stack.enter_context(open(folder / "driver.lock", "a+", encoding="utf-8"))
+        if not _try_lock(file, fcntl.LOCK_EX):
+            time.sleep(0.1)  # `driver_of` holds it for an instant
+            if not _try_lock(file, fcntl.LOCK_EX):
+                driver = "pid {pid} on {host}, since {started_at}".format_map(_note(file))
+                raise UserError([Problem(str(folder), "", f"another process runs this study: {driver}; "
+                                         "wait for it, or stop it first")])
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": now}))
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a forked child shares the open file, so closing it is not enough
+
+
+def driver_of(folder: Path) -> dict[str, Any] | None:
+    """Who runs the study now: pid, host, started_at (UTC, ISO 8601); None if nobody does."""
+    path = folder / "driver.lock"
+    if not path.exists():
+        return None
+    with open(path, encoding="utf-8") as file:
+        return None if _try_lock(file, fcntl.LOCK_SH) else _note(file)
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _note(file: IO[str]) -> dict[str, Any]:
+    """What the holder of the lock wrote into it; it may have been about to."""
+    file.seek(0)
+    return json.loads(file.read() or '{"pid": "unknown", "host": "unknown", "started_at": "just now"}')
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn a folder that cannot be written (read-only, no rights, disk full) into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError([Problem(str(folder), "", f"cannot be written: {error.strerror}; "
+                                 "make room or rights there, or choose another folder with --out")]) from error
+
+
+def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow], row_type: type) -> bytes:
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(row_type))
+    sink = io.BytesIO()
+    # Dictionaries and statistics would be most of a part this small, and of the time to read it.
+    pq.write_table(table, sink, write_page_checksum=True, use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
+
+
+def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFrame, list[Path]]]) -> pd.DataFrame:
+    if not (Path(folder) / "trials").is_dir():
+        raise UserError([Problem(str(folder), "", "holds no study; a study's folder, such as "
+                                 "results/<study>-<profile>, has a folder `trials`")])
+    frame, damaged = read(Path(folder))
+    if damaged:
+        names = ", ".join(str(part) for part in damaged)
+        warnings.warn(f"left out {len(damaged)} damaged part(s), as if not run: {names}", stacklevel=3)
+    return frame
+
+
+def _read_parts(folder: Path, row_type: type, order: list[str]) -> tuple[pd.DataFrame, list[Path]]:
+    schema = arrow_schema(row_type)
+    tables, damaged = [schema.empty_table()], []
+    for part in sorted(folder.glob("*.parquet")):
+        try:
+            source = pa.BufferReader(part.read_bytes())
+            table = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
+            tables.append(table if table.schema.equals(schema) else _conform(table, schema))
+        except (pa.ArrowException, OSError):
+            damaged.append(part)
+    # Numbers keep a missing value apart from zero without turning layer 6 into 6.0.
+    frame = pa.concat_tables(tables).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    for field in schema:
+        if pa.types.is_list(field.type):
+            frame[field.name] = frame[field.name].map(tuple)
+    return frame.sort_values(order, ignore_index=True), damaged
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A part of an older version: columns that it lacks are missing numbers, columns since removed are dropped."""
+    columns = [table[field.name].cast(field.type) if field.name in table.column_names
+               else pa.nulls(table.num_rows, field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,130 @@
+"""Plan and stored rows -> one line per configuration, over its seeds, beside the published one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from famba_core.config import BACKBONES
+from sweep.paper import paper_table
+from sweep.plan import Case, Plan
+from sweep.store import completed
+
+# What makes a configuration: a case apart from its seed.
+LABELS = ("backbone", "strategy", "start_layer", "stop_layer", "r", "order", "weighting")
+MEASURES = ("top1_best_pct", "top1_pct", "top1_ema_pct", "top5_pct", "train_time_s", "peak_memory_mib",
+            "step_time_ms", "throughput_img_per_s", "flops_per_image")
+RATIOS = {"train_time_ratio": "train_time_s", "peak_memory_ratio": "peak_memory_mib"}
+PUBLISHED = ("top1_pct", "top5_pct", "train_time_s", "peak_memory_mib", *RATIOS)
+
+
+def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
+    """The table of a study: one line per configuration, the unfused one first.
+
+    Lines stand in the paper's order where the grid names a table of it, else in the grid's. A configuration that is
+    not measured yet has a line without numbers.
+
+    Args:
+        rows: as `store.read_rows` gives them; only completed ones count.
+
+    Returns a frame with the columns
+        configuration: the labels in a few words, distinct within the table
+        LABELS, reduced_tokens: as planned
+        trial_ids: of its seeds, separated by spaces
+        seeds_planned, seeds_measured, seeds_failed: trials; failed ones have failed and not completed since
+        MEASURES and the objectives: mean over the measured seeds; with _std: standard deviation (n - 1 degrees of
+            freedom), missing for one seed
+        RATIOS: the mean over that of the row without fusion of the same backbone
+        published_...: the columns PUBLISHED of the paper, where the grid names a table of it
+    """
+    cases: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
+    for case in plan.cases:
+        cases[tuple(getattr(case, label) for label in LABELS)].append(case)
+    removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
+    varying = {label for label, values in zip(LABELS, zip(*cases, strict=True), strict=True) if len(set(values)) > 1}
+    done, failed = completed(rows), set(rows.loc[rows["status"] == "failed", "trial_id"])
+    measures = dict.fromkeys((*MEASURES, *plan.objectives))
+    lines = []
+    for labels, seeds in cases.items():
+        trials = {case.trial_id for case in seeds}
+        measured = done[done["trial_id"].isin(trials)]
+        lines.append({
+            "configuration": _describe(seeds[0], varying),
+            **dict(zip(LABELS, labels, strict=True)),
+            "reduced_tokens": removed[seeds[0].trial_id],
+            "trial_ids": " ".join(sorted(trials)),
+            "seeds_planned": len(trials),
+            "seeds_measured": len(measured),
+            "seeds_failed": len((failed & trials) - set(measured["trial_id"])),
+            **{name: value for measure in measures for name, value in (
+                (measure, measured[measure].mean()), (f"{measure}_std", measured[measure].std()))},
+        })
+    table = pd.DataFrame(lines).astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
+    table = table.astype({name: float for measure in measures for name in (measure, f"{measure}_std")})
+    table = _with_ratios(table)
+    return table if plan.paper_table is None else _beside_published(table, plan.paper_table)
+
+
+def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Sentences for under the table: what was run, on what, how much of it is there, how to read it."""
+    trial = plan.trials[0]
+    name = f"Table {plan.paper_table} of Famba-V, measured" if plan.paper_table else "Measured"
+    pixels, device = trial.model.image_size, " and ".join(devices(rows)) or "no device yet"
+    seeds = int(table["seeds_planned"].max())
+    sentences = [
+        f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
+        f"{trial.train.epochs} epochs), on {device}",
+        f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {len(table)} rows measured",
+        "Top-1 best is the best epoch's on the test set, the paper's rule",
+        "Ratios are to the row without fusion",
+    ]
+    if seeds > 1:
+        sentences.append(f"Mean ± standard deviation over up to {seeds} seeds")
+    if plan.paper_table:
+        sentences.append("Columns headed paper hold the published values (CIFAR-100, 224 x 224 pixels, 300 epochs, the "
+                         "authors' GPU)")
+    return ". ".join(sentences) + "."
+
+
+def devices(rows: pd.DataFrame) -> list[str]:
+    """Names of the devices that the completed rows were measured on."""
+    return sorted(completed(rows)["device_name"].dropna().unique())
+
+
+def _describe(case: Case, varying: set[str]) -> str:
+    """A configuration in a few words: "start 6, r 9"."""
+    strategy = {"none": "no fusion", "upper": f"start {case.start_layer}"}.get(case.strategy, case.strategy)
+    words = [strategy if case.stop_layer is None else f"{strategy} to {case.stop_layer}"]
+    if case.r is not None:
+        words.append(f"r {case.r}")
+    return ", ".join(words + [getattr(case, label) for label in ("backbone", "order", "weighting") if label in varying])
+
+
+def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    unfused = table[table["strategy"] == "none"].drop_duplicates("backbone").set_index("backbone")
+    for ratio, measure in RATIOS.items():
+        table[ratio] = table[measure] / table["backbone"].map(unfused[measure]).astype(float)
+    return table
+
+
+def _beside_published(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Add the published columns, and put the lines in the paper's order: unfused first, others that it lacks last."""
+    paper = paper_table(number)
+    position_of = {_published_key(line): position for position, (_, line) in enumerate(paper.iterrows())}
+    positions = []
+    for _, line in table.iterrows():
+        otherwise = -1 if line["strategy"] == "none" else len(paper)
+        positions.append(position_of.get(_published_key(line), otherwise))
+    beside = paper[list(PUBLISHED)].reindex(positions).add_prefix("published_").set_axis(table.index)
+    return table.join(beside).iloc[np.argsort(positions, kind="stable")].reset_index(drop=True)
+
+
+def _published_key(line: pd.Series) -> tuple[Any, ...]:
+    """What a measured and a published line have in common; small backbones stand for published ones."""
+    start_layer = line["start_layer"] if line["strategy"] == "upper" else None  # the paper prints 1 or 2 for others
+    r = 0 if line["strategy"] == "none" else line["r"]
+    backbone = BACKBONES[line["backbone"]].stands_for or line["backbone"]
+    return backbone, line["strategy"], start_layer, None if pd.isna(r) else r

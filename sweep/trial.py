@@ -1,0 +1,146 @@
+"""TrialPlan -> trained epochs and a stored row."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from famba_core.config import FusionConfig
+from famba_core.fusion.schedule import tokens_per_layer
+from sweep.plan import TrialPlan
+from sweep.progress import TrialProgress, checkpoint_folder
+from sweep.schema import EpochRow, ResultRow
+from sweep.store import write_result
+
+if TYPE_CHECKING:
+    from famba_core.train import EpochMetrics
+
+
+def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMetrics, None, ResultRow]:
+    """Train a trial, from its checkpoint if there is one, and store its row in the study `folder`.
+
+    Yields the epochs as they end; returns the row, which is stored by then. Whatever goes wrong in training makes a
+    failed row. An interrupt, and closing the generator, leave the checkpoint and no row. Raises OSError if the row
+    cannot be stored.
+    """
+    import torch  # here, because the process that drives the workers needs none of it
+
+    from famba_core.train import Trainer
+
+    checkpoint = checkpoint_folder(folder, trial.trial_id)
+    progress = TrialProgress.read(checkpoint)
+    if progress is None or progress.attempt != attempt:
+        progress = TrialProgress.begin(attempt, trial.train.epochs)
+    progress.write(checkpoint)
+    start = time.perf_counter() - progress.wall_time_s
+    trainer = result = error = None
+    try:
+        trainer = Trainer(
+            model=trial.model, fusion=_without_labels(trial.fusion), data=trial.data, augment=trial.augment,
+            train=trial.train, threads=trial.cpus_per_trial, device="cuda" if trial.gpus_per_trial else "cpu",
+            checkpoint=checkpoint)
+        for metrics in trainer:
+            replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
+            yield metrics
+        result = trainer.result()
+    except Exception as exception:
+        error = _explain(exception, trial, attempt, folder)
+    history = trainer.history if trainer else ()
+    row = ResultRow(
+        **planned_columns(trial), attempt=attempt, status="failed" if error else "completed", error=error,
+        **_columns_of_epochs(history), **(_columns_of_result(result) if result else {}),
+        wall_time_s=time.perf_counter() - start, torch_version=torch.__version__, git_commit=_git_commit(),
+        started_at=dt.datetime.fromisoformat(progress.started_at), finished_at=dt.datetime.now(dt.UTC))
+    write_result(folder, row, [_epoch_row(trial, attempt, metrics) for metrics in history])
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return row
+
+
+def _without_labels(fusion: FusionConfig) -> FusionConfig:
+    """What runs. A checkpoint must still fit after another case of the grid has lent its labels to the trial."""
+    return FusionConfig(schedule=fusion.schedule, order=fusion.order, weighting=fusion.weighting)
+
+
+def failed_row(trial: TrialPlan, attempt: int, error: str) -> ResultRow:
+    """The row of an attempt whose worker could not write one."""
+    return ResultRow(**planned_columns(trial), attempt=attempt, status="failed", error=error,
+                     git_commit=_git_commit(), finished_at=dt.datetime.now(dt.UTC))
+
+
+def planned_columns(trial: TrialPlan) -> dict[str, Any]:
+    """The columns that are known before a trial runs."""
+    model, fusion, train = trial.model, trial.fusion, trial.train
+    assert fusion.schedule is not None, "a planned trial knows its schedule"
+    return {
+        "study": trial.study, "profile": trial.profile, "trial_id": trial.trial_id,
+        "backbone": model.backbone, "image_size": model.image_size, "patch_size": model.patch,
+        "cls_position": model.cls_position,
+        "strategy": fusion.strategy, "start_layer": fusion.start_layer, "stop_layer": fusion.stop_layer, "r": fusion.r,
+        "order": fusion.order, "weighting": fusion.weighting, "schedule": fusion.schedule,
+        "reduced_tokens": sum(fusion.schedule),
+        "tokens_per_image": sum(tokens_per_layer(fusion.schedule, model.num_tokens)),
+        "dataset": trial.data.dataset, "train_images": trial.data.train_images,
+        "epochs": train.epochs, "batch_size": train.batch_size, "precision": train.precision, "seed": train.seed,
+        "cpus_per_trial": trial.cpus_per_trial, "gpus_per_trial": trial.gpus_per_trial,
+    }
+
+
+def _columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
+    if not history:
+        return {}
+    last, best = history[-1], max(history, key=lambda metrics: metrics.top1_pct)
+    return {
+        "top1_pct": last.top1_pct, "top5_pct": last.top5_pct,
+        "top1_ema_pct": last.top1_ema_pct, "top5_ema_pct": last.top5_ema_pct, "final_loss": last.loss,
+        "top1_best_pct": best.top1_pct, "best_epoch": best.epoch,
+    }
+
+
+def _columns_of_result(result: Any) -> dict[str, Any]:
+    columns = asdict(result)
+    columns.pop("tokens_per_image")  # planned; the trainer's is the same
+    return columns | {"measured": "in_training"}
+
+
+def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRow:
+    columns = asdict(metrics)
+    columns.pop("epochs")
+    return EpochRow(study=trial.study, trial_id=trial.trial_id, attempt=attempt, **columns)
+
+
+def _explain(error: Exception, trial: TrialPlan, attempt: int, folder: Path) -> str:
+    """One sentence for the row; the traceback goes into a file that the sentence names."""
+    import torch
+
+    from famba_core.train import NonFiniteLoss
+
+    log = folder / "logs" / f"{trial.trial_id}.{attempt}.txt"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    message = " ".join(str(error).split("\n\n")[0].split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
+        message = f"out of memory with batches of {trial.train.batch_size} images: {message}"
+    elif not isinstance(error, NonFiniteLoss):
+        message = f"{type(error).__name__}: {message}"
+    return f"{message} (traceback in {log.relative_to(folder)})"
+
+
+@functools.cache
+def _git_commit() -> str | None:
+    """The commit of the source that runs, if it runs from a checkout."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code
+        return None
+    try:
+        git = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return git.stdout.strip()

@@ -1,0 +1,219 @@
+"""Tables: which row stands beside which published one, what is averaged, and golden texts that never write themselves."""
+
+import dataclasses
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import result, results, save, table_plan
+
+from sweep import store, table_text, tables
+from sweep.paper import paper_table
+from sweep.plan import Plan
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def frame(folder, rows):
+    return store.read_rows(save(folder, rows))[0]
+
+
+# the published tables
+
+
+@pytest.mark.parametrize(("number", "rows"), [(1, 10), (2, 15), (3, 10)])
+def test_a_published_table_begins_with_its_unfused_row(number, rows):
+    table = paper_table(number)
+    assert len(table) == rows
+    assert table.loc[0, ["backbone", "strategy", "train_time_s", "peak_memory_mib"]].tolist() == [
+        "vim_tiny", "none", 16382, 8302]
+
+
+@pytest.mark.parametrize(("number", "strategy", "start_layer", "r", "time", "memory"), [
+    (1, "all", 1, 7, .904, .662), (1, "interleaved", 2, 14, .877, .645), (1, "lower", 1, 9, .864, .571),
+    (1, "upper", 6, 9, .911, .722), (2, "upper", 15, 15, .960, .865), (3, "upper", 6, 1, 1.035, 1.047),
+])
+def test_published_ratios(number, strategy, start_layer, r, time, memory):
+    """The ratios to Table 1's Vim-Ti without fusion, divided by hand."""
+    line = paper_table(number).query(
+        f"backbone == 'vim_tiny' and strategy == '{strategy}' and start_layer == {start_layer} and r == {r}").iloc[0]
+    assert round(line["train_time_ratio"], 3) == time
+    assert round(line["peak_memory_ratio"], 3) == memory
+
+
+def test_published_ratios_of_the_small_model_are_to_the_small_model():
+    line = paper_table(1).query("backbone == 'vim_small' and strategy == 'upper'").iloc[0]
+    assert line["train_time_ratio"] == 22768 / 27976
+    assert line["peak_memory_ratio"] == 12161 / 16439
+
+
+# beside the published rows
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_published_row_finds_its_place(number, tmp_path):
+    plan = table_plan(number)
+    shuffled = dataclasses.replace(plan, cases=tuple(reversed(plan.cases)))
+    table = tables.build_table(shuffled, frame(tmp_path, results(plan)))
+    published = paper_table(number)
+    for name in tables.PUBLISHED:
+        np.testing.assert_array_equal(table[f"published_{name}"].to_numpy(float), published[name].to_numpy(float))
+
+
+def test_rows_that_the_paper_lacks_come_last_and_an_unfused_one_first(tmp_path):
+    plan = table_plan(2)
+    cases = [dataclasses.replace(plan.cases[0], backbone="vim_base"),
+             dataclasses.replace(plan.cases[3], r=99), *plan.cases]
+    table = tables.build_table(dataclasses.replace(plan, cases=tuple(cases)), frame(tmp_path, results(plan)))
+    assert table["backbone"].iloc[0] == "vim_base"
+    assert table["r"].iloc[-1] == 99
+    assert table["published_top1_pct"].isna().tolist() == [True, *[False] * 15, True]
+
+
+def test_a_grid_without_a_published_table_keeps_its_order(tmp_path):
+    plan = dataclasses.replace(table_plan(2), paper_table=None)
+    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    assert table["start_layer"].dropna().tolist() == [case.start_layer for case in plan.cases[1:]]
+    assert not [name for name in table if name.startswith("published")]
+
+
+# what is measured
+
+
+def test_ratios_are_to_the_unfused_row_of_the_same_backbone(tmp_path):
+    plan = table_plan(1)
+    rows = {(row.backbone, row.strategy): row for row in results(plan)}
+    table = tables.build_table(plan, frame(tmp_path, rows.values()))
+    for line in table.to_dict("records"):
+        row, unfused = rows[line["backbone"], line["strategy"]], rows[line["backbone"], "none"]
+        assert line["train_time_ratio"] == pytest.approx(row.train_time_s / unfused.train_time_s)
+        assert line["peak_memory_ratio"] == pytest.approx(row.peak_memory_mib / unfused.peak_memory_mib)
+
+
+def test_without_the_unfused_row_there_are_no_ratios(tmp_path):
+    plan = table_plan(2)
+    table = tables.build_table(plan, frame(tmp_path, results(plan)[1:]))
+    assert table["train_time_ratio"].isna().all()
+    assert table["published_train_time_ratio"].notna().all()
+
+
+def test_seeds_are_averaged(tmp_path):
+    plan = table_plan(2, seeds=(0, 1, 2))
+    rows = results(plan)
+    table = tables.build_table(plan, frame(tmp_path, rows))
+    assert len(table) == 15
+    for line in table.to_dict("records"):
+        values = [row.top1_best_pct for row in rows if (row.start_layer or 0, row.r or 0) == tuple(
+            0 if pd.isna(line[name]) else line[name] for name in ("start_layer", "r"))]
+        assert len(values) == line["seeds_measured"] == 3
+        assert line["top1_best_pct"] == pytest.approx(statistics.mean(values))
+        assert line["top1_best_pct_std"] == pytest.approx(statistics.stdev(values))
+
+
+def test_one_seed_has_no_standard_deviation(tmp_path):
+    plan = table_plan(2)
+    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    assert table["top1_best_pct_std"].isna().all()
+
+
+def test_what_no_seed_measured_is_missing_and_not_zero(tmp_path):
+    plan = table_plan(2)
+    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    assert table["step_time_ms"].isna().all()
+
+
+def test_cases_with_one_schedule_share_a_trial(tmp_path):
+    plan = table_plan(3)
+    shared = plan.cases[1].trial_id
+    cases = (*plan.cases[:2], dataclasses.replace(plan.cases[2], trial_id=shared), *plan.cases[3:])
+    table = tables.build_table(dataclasses.replace(plan, cases=cases), frame(tmp_path, results(plan)))
+    assert table["train_time_s"].iloc[1] == table["train_time_s"].iloc[2]
+    assert table["r"].iloc[1] != table["r"].iloc[2]
+
+
+def test_failed_and_pruned_rows_leave_dashes_and_a_note(tmp_path):
+    plan = table_plan(2)
+    first, second, third, fourth = plan.trials[:4]
+    rows = frame(tmp_path, [
+        result(first, top1_best_pct=50.0), result(second, status="failed", error="x", top1_best_pct=1.0),
+        result(third, status="pruned", top1_best_pct=2.0), result(fourth, status="failed", error="x"),
+        result(fourth, attempt=2, top1_best_pct=60.0)])
+    table = tables.build_table(plan, rows)
+    assert table["top1_best_pct"].dropna().tolist() == [50.0, 60.0]
+    notes = table_text.columns(table)[-1]
+    assert (notes.heading, notes.cells[:5]) == ("Note", ("", "failed", "not measured", "", "not measured"))
+    assert "2 of 15 rows measured" in tables.caption(plan, rows, table)
+
+
+def test_an_objective_of_ones_own_is_averaged_too(tmp_path):
+    plan = dataclasses.replace(table_plan(2), objectives={"final_loss": "min"})
+    rows = [dataclasses.replace(row, final_loss=float(i)) for i, row in enumerate(results(plan))]
+    assert tables.build_table(plan, frame(tmp_path, rows))["final_loss"].tolist() == list(range(15))
+
+
+def test_configurations_have_distinct_names(tmp_path):
+    for number in (1, 2, 3):
+        plan = table_plan(number)
+        names = tables.build_table(plan, frame(tmp_path / str(number), []))["configuration"]
+        assert names.is_unique
+    assert names.tolist()[:2] == ["no fusion", "start 6, r 9"]
+
+
+# as text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.04, "0.0 s"), (43.21, "43.2 s"), (599.94, "599.9 s"), (600, "0:10:00"), (3599.6, "1:00:00"),
+    (16382, "4:33:02"), (360000, "100:00:00")])
+def test_durations(seconds, text):
+    assert table_text.duration(seconds) == text
+
+
+def test_spreads():
+    assert table_text.duration(43.21, 0.55) == "43.2 ± 0.6 s"
+    assert table_text.duration(16382, 61) == "4:33:02 ± 0:01:01"
+    assert table_text.percent(72.66, 0.25) == "72.7 ± 0.2"
+    assert table_text.ratio(0.9037) == "0.904"
+    assert (table_text.mebibytes(8302), table_text.mebibytes(20.75)) == ("8302", "20.8")
+
+
+def test_csv_keeps_every_digit(tmp_path):
+    plan = table_plan(2)
+    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    (tmp_path / "t.csv").write_text(table_text.to_csv(table))
+    back = pd.read_csv(tmp_path / "t.csv")
+    assert list(back.columns) == list(table.columns)
+    for name in ("top1_best_pct", "train_time_ratio", "published_train_time_s"):
+        assert back[name].tolist() == table[name].tolist()
+
+
+def test_latex_escapes_what_a_user_may_write(tmp_path):
+    plan: Plan = dataclasses.replace(table_plan(2), study=r"50%_of & #1 {x} ~^\$")
+    rows = frame(tmp_path, [])
+    table = tables.build_table(plan, rows)
+    caption = re.search(r"\\caption\{(.*)\}\n", table_text.to_latex(table, tables.caption(plan, rows, table), "tab:x"))[1]
+    assert r"50\%\_of \& \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}\$" in caption
+
+
+def test_markdown_lines_have_equal_columns(tmp_path):
+    plan = table_plan(1, seeds=(0, 1))
+    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    lines = table_text.to_markdown(table, "caption").split("\n\n")[0].splitlines()
+    assert len(lines) == 2 + 10
+    assert {line.count(" | ") for line in lines} == {len(table_text.columns(table)) - 1}
+
+
+@pytest.mark.parametrize(("number", "seeds", "kind"), [
+    (1, (0, 1), "md"), (2, (0,), "md"), (3, (0,), "md"), (1, (0, 1), "tex"), (2, (0,), "csv")])
+def test_golden(number, seeds, kind, tmp_path):
+    """The last trial is not measured. A change of these files is a change of what users read: make it by hand."""
+    plan = table_plan(number, seeds)
+    rows = frame(tmp_path, results(plan)[:-1])
+    table = tables.build_table(plan, rows)
+    caption = tables.caption(plan, rows, table)
+    text = {"md": table_text.to_markdown(table, caption), "tex": table_text.to_latex(table, caption, "tab:golden"),
+            "csv": table_text.to_csv(table.round(6))}[kind]
+    assert text == (GOLDEN / f"table{number}.{kind}").read_text()

@@ -1,0 +1,154 @@
+"""What a trial leaves behind, however it ends."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from fake_training import SCHEDULE, FakeTrainer, fake_trial, starts
+
+from famba_core.config import FusionConfig
+from sweep.progress import TrialProgress, checkpoint_folder
+from sweep.schema import ResultRow
+from sweep.store import read_epochs, read_rows, write_result
+from sweep.trial import failed_row, planned_columns, run_trial
+
+
+@pytest.fixture(autouse=True)
+def fake_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
+
+
+def run_to_end(seed: int, folder: Path, attempt: int = 1) -> ResultRow:
+    epochs = run_trial(fake_trial(seed), attempt, folder)
+    while True:
+        try:
+            next(epochs)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_completed_trial_stores_its_row_and_curve_and_clears_its_checkpoint(tmp_path: Path) -> None:
+    row = run_to_end(0, tmp_path)
+    assert (row.status, row.error, row.attempt) == ("completed", None, 1)
+    # planned: 65 tokens in 12 layers, then one fewer in each of the other 12
+    assert (row.schedule, row.reduced_tokens) == (SCHEDULE, 12)
+    assert row.tokens_per_image == 12 * 65 + sum(65 - i for i in range(1, 13))
+    assert (row.strategy, row.start_layer, row.stop_layer, row.r, row.patch_size) == ("upper", 13, None, 1, 4)
+    # measured: the best epoch is not the last
+    assert (row.top1_pct, row.top1_best_pct, row.best_epoch, row.top1_ema_pct) == (20.0, 30.0, 2, None)
+    assert (row.final_loss, row.measured, row.peak_memory_mib) == (pytest.approx(2 / 3), "in_training", 1.5)
+    assert row.started_at and row.finished_at
+    assert 0 < row.wall_time_s <= (row.finished_at - row.started_at).total_seconds() + 0.01
+    stored, damaged = read_rows(tmp_path)
+    assert not damaged
+    assert stored.loc[0, "trial_id"] == row.trial_id
+    assert stored.loc[0, "finished_at"] == row.finished_at
+    assert read_epochs(tmp_path)[0]["top1_pct"].tolist() == [10.0, 30.0, 20.0]
+    assert not checkpoint_folder(tmp_path, row.trial_id).exists()
+
+
+def test_the_commit_is_that_of_this_checkout() -> None:
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        pytest.skip("these sources are not a git checkout")
+    head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert failed_row(fake_trial(0), 1, "lost").git_commit == head.stdout.strip()
+
+
+def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
+    epochs = run_trial(fake_trial(0), 1, tmp_path)
+    first = next(epochs)
+    epochs.close()
+    left = TrialProgress.read(checkpoint_folder(tmp_path, "fake-seed0"))
+    assert read_rows(tmp_path)[0].empty
+    assert left and (left.epoch, left.epochs, first.epoch) == (1, 3, 1)
+
+    row = run_to_end(0, tmp_path)
+    assert starts(tmp_path) == ["fake-seed0 1", "fake-seed0 2"]
+    assert read_epochs(tmp_path)[0]["epoch"].tolist() == [1, 2, 3]
+    assert row.started_at and row.started_at.isoformat() == left.started_at
+    assert row.wall_time_s and row.wall_time_s > left.wall_time_s
+
+
+def test_another_attempt_starts_its_own_clock(tmp_path: Path) -> None:
+    checkpoint = checkpoint_folder(tmp_path, "fake-seed0")
+    TrialProgress(attempt=1, epoch=1, epochs=3, started_at="2020-01-01T00:00:00+00:00", wall_time_s=1e6).write(checkpoint)
+    row = run_to_end(0, tmp_path, attempt=2)
+    assert row.wall_time_s and row.wall_time_s < 1e3
+    assert row.started_at and row.started_at.year > 2020
+
+
+def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = run_trial(fake_trial(0), 1, tmp_path)
+    next(epochs)
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(epochs)
+    assert read_rows(tmp_path)[0].empty
+    assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("seed", "error", "exception"), [
+    (101, "the training loss is nan in epoch 2 of 3 (", "NonFiniteLoss"),
+    (102, "ZeroDivisionError: division by zero (", "with more to say"),
+    (103, "out of memory with batches of 32 images", "MemoryError"),
+    (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
+])
+def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exception: str) -> None:
+    row = run_to_end(seed, tmp_path)
+    assert row.status == "failed"
+    assert row.error and row.error.startswith(error)
+    log = f"logs/fake-seed{seed}.1.txt"
+    assert log in row.error
+    assert exception in (tmp_path / log).read_text()
+    assert (row.top1_pct, row.best_epoch) == (10.0, 1)  # of the epoch that ended before
+    assert (row.parameters, row.train_time_s, row.peak_memory_mib, row.measured) == (None, None, None, None)
+    assert read_rows(tmp_path)[0]["error"].tolist() == [row.error]
+    assert len(read_epochs(tmp_path)[0]) == 1
+    assert not checkpoint_folder(tmp_path, row.trial_id).exists()
+
+
+def test_a_trial_that_cannot_start_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**arguments: object) -> None:
+        raise ValueError("no such data set")
+
+    monkeypatch.setattr("famba_core.train.Trainer", refuse)
+    row = run_to_end(0, tmp_path)
+    assert (row.status, row.top1_pct, row.final_loss) == ("failed", None, None)
+    assert row.error and row.error.startswith("ValueError: no such data set (")
+
+
+def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:
+    write_result(tmp_path, failed_row(fake_trial(0), 1, "stored by someone else"), ())
+    with pytest.raises(FileExistsError):
+        run_to_end(0, tmp_path)
+    assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").read_text() == "3"
+    assert read_rows(tmp_path)[0]["error"].tolist() == ["stored by someone else"]
+
+
+def test_the_trainer_gets_what_the_plan_says_and_no_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeTrainer] = []
+
+    class Remembered(FakeTrainer):
+        def __init__(self, **arguments: object) -> None:
+            super().__init__(**arguments)  # type: ignore[arg-type]
+            made.append(self)
+
+    monkeypatch.setattr("famba_core.train.Trainer", Remembered)
+    trial = fake_trial(0, cpus=2)
+    list(run_trial(trial, 1, tmp_path))
+    list(run_trial(fake_trial(1, gpus=0.5), 1, tmp_path))
+    assert made[0].arguments == {"model": trial.model, "data": trial.data, "augment": trial.augment,
+                                 "train": trial.train, "threads": 2, "device": "cpu",
+                                 "fusion": FusionConfig(schedule=SCHEDULE)}
+    assert made[1].arguments["device"] == "cuda"
+
+
+def test_planned_columns_are_columns() -> None:
+    assert set(planned_columns(fake_trial(0))) < set(ResultRow.__dataclass_fields__)
