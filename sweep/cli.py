@@ -139,23 +139,25 @@ def _plan(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from sweep.live import clock
     from sweep.price import plan_table
 
     plan = _planned(options)
     priced = _priced(plan)
     rows = plan_table(plan, priced).head(options.limit or len(plan.trials))
     table = Table(title=f"{plan.study}, profile {plan.profile}: {len(rows)} of {len(plan.trials)} trials")
-    for heading in ("trial", "cases", "tokens removed by layer", "removed", "tokens", "FLOPs", "memory", "hours"):
-        numeric = heading in ("removed", "tokens", "FLOPs", "memory", "hours")
+    for heading in ("trial", "cases", "tokens removed by layer", "removed", "tokens", "FLOPs", "memory", "time"):
+        numeric = heading in ("removed", "tokens", "FLOPs", "memory", "time")
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows.itertuples():
         table.add_row(
             row.trial, row.cases, row.schedule, str(row.reduced_tokens), str(row.tokens_per_image),
-            f"{row.flops_ratio:.3f}", f"{row.memory_ratio:.3f}", f"{row.device_hours:.2f}",
+            f"{row.flops_ratio:.3f}", f"{row.memory_ratio:.3f}", clock(3600 * row.device_hours),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     print("tokens: seen by the mixers of all layers, per image. FLOPs, memory: relative to no fusion, estimated.")
-    print(f"about {rows['device_hours'].sum():.1f} hours of one {_device_word(priced)} for these {len(rows)} trials")
+    total = clock(3600 * rows["device_hours"].sum())
+    print(f"time: estimated, {total} (h:mm:ss) of one {_device_word(priced)} for these {len(rows)} trials")
     shared = sum(len(row.cases.split("; ")) > 1 for row in rows.itertuples())
     if shared:
         print(f"{shared} trials stand for several cases of the same schedule, which run once")

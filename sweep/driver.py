@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -29,11 +31,13 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
 }
-# Also read then: every server binds to the loopback address. ray.init(_node_ip_address="127.0.0.1") does not do it,
-# because Ray replaces that address with the machine's own.
-ONLY_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Also read then: every server binds to the loopback address, which ray.init(_node_ip_address="127.0.0.1") does not do,
+# because Ray replaces that address with the machine's own; and the token that keeps this machine's other users out is
+# this process's own, where Ray would leave one in the home folder.
+ONLY_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 OBJECT_STORE_BYTES = 100 * 2**20  # near Ray's minimum: only metrics pass through it
 CLOSE_TIMEOUT_S = 10.0
+REACH_TIMEOUT_S = 5.0
 
 
 class RayExecutor:
@@ -102,6 +106,9 @@ def _start_ray(address: str | None) -> None:
     os.environ.update(QUIET)
     if address is None:
         os.environ.update(ONLY_THIS_MACHINE)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once in a process
+    else:
+        _check_reachable(address)
     import ray
 
     for name in ("ray", "ray.tune"):
@@ -118,6 +125,16 @@ def _start_ray(address: str | None) -> None:
         raise UserError(f"Ray does not start ({address or 'on this machine'}): {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which would exit at once
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UserError where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():  # not "auto"
+            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from error
 
 
 def _capacity(trials: Sequence[TrialPlan]) -> int:

@@ -28,7 +28,7 @@ def frontier_figure(table: pd.DataFrame, panels: Sequence[Frontier], title: str)
     colour_by = "backbone" if table["backbone"].nunique() > 1 else "strategy"
     colours = dict(zip(table.loc[table["strategy"] != "none", colour_by].unique(), cycle(PALETTE), strict=False))
     for frontier in panels:
-        _draw_panel(axes[frontier.cost], table, frontier, [colours.get(key, BLACK) for key in table[colour_by]])
+        _draw_panel(axes[frontier.cost], table, frontier, table[colour_by].map(colours).fillna(BLACK))
     entries = _legend(table, colours, colour_by)
     figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False, fontsize=8.5)
     for frontier in panels:
@@ -36,20 +36,21 @@ def frontier_figure(table: pd.DataFrame, panels: Sequence[Frontier], title: str)
     return figure
 
 
-def _draw_panel(ax: Axes, table: pd.DataFrame, frontier: Frontier, colours: Sequence[str]) -> None:
+def _draw_panel(ax: Axes, table: pd.DataFrame, frontier: Frontier, colours: pd.Series) -> None:
     divisor, name = in_readable_unit(frontier.cost, table[frontier.cost])
     costs, gains = table[frontier.cost] / divisor, table[frontier.gain]
-    steps = np.argsort(costs[frontier.mask].to_numpy(), kind="stable")
-    staircase = np.column_stack([costs[frontier.mask], gains[frontier.mask]])[steps].repeat(2, axis=0)
-    ax.plot(staircase[1:, 0], staircase[:-1, 1], color=GREY, linewidth=1.2, zorder=2)
-    for i in np.flatnonzero(costs.notna() & gains.notna()).tolist():
-        strategy = table["strategy"].iloc[i]
+    steps = np.column_stack([costs[frontier.mask], gains[frontier.mask]])
+    steps = steps[np.argsort(steps[:, 0], kind="stable")].repeat(2, axis=0)
+    ax.plot(steps[1:, 0], steps[:-1, 1], color=GREY, linewidth=1.2, zorder=2)
+    measured = table[costs.notna() & gains.notna()]
+    filled = pd.Series(frontier.mask, table.index)
+    for (strategy, colour, full), alike in measured.groupby(["strategy", colours, filled], sort=False):
         ax.errorbar(
-            costs.iloc[i], gains.iloc[i],
-            xerr=_spread(table, frontier.cost, i, divisor), yerr=_spread(table, frontier.gain, i, 1.0),
-            marker=MARKERS.get(strategy, OTHER_MARKER), markersize=13 if strategy == "none" else 7,
-            color=colours[i], markerfacecolor=colours[i] if frontier.mask[i] else "white", markeredgewidth=1.3,
-            elinewidth=0.8, capsize=2, zorder=3)
+            costs[alike.index], gains[alike.index],
+            xerr=_spread(alike, frontier.cost, divisor), yerr=_spread(alike, frontier.gain, 1.0),
+            linestyle="", marker=MARKERS.get(str(strategy), OTHER_MARKER), markersize=13 if strategy == "none" else 7,
+            color=colour, markerfacecolor=colour if full else "white", markeredgewidth=1.3, elinewidth=0.8,
+            capsize=2, zorder=3)
     ax.margins(0.14)
     ax.set_xlabel(name)
     ax.set_ylabel(axis_name(frontier.gain))
@@ -66,9 +67,9 @@ def _label(ax: Axes, table: pd.DataFrame, frontier: Frontier) -> None:
     label_points(ax, points[by_weight], table["configuration"].iloc[by_weight].tolist())
 
 
-def _spread(table: pd.DataFrame, column: str, row: int, divisor: float) -> float | None:
-    spread = table[f"{column}_std"].iloc[row]
-    return None if np.isnan(spread) else spread / divisor
+def _spread(table: pd.DataFrame, column: str, divisor: float) -> pd.Series | None:
+    spread = table[f"{column}_std"]
+    return None if spread.isna().all() else spread / divisor
 
 
 def _legend(table: pd.DataFrame, colours: dict[str, str], colour_by: str) -> list[Line2D]:

@@ -36,6 +36,11 @@ class RunSummary:
     interrupted: bool
 
     @property
+    def sentence(self) -> str:
+        failed = f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)"
+        return f"{self.completed} of {self.asked} trials completed{failed if self.failed else ''}"
+
+    @property
     def exit_code(self) -> int:
         return 130 if self.interrupted else 1 if self.failed else 0
 
@@ -67,6 +72,11 @@ def run_plan(plan: Plan, folder: Path, executor_factory: ExecutorFactory, *, scr
                     "The same command goes on with the others.")
     return RunSummary(asked=len(asked), completed=int((status == "completed").sum()),
                       failed=int((status == "failed").sum()), interrupted=interrupted)
+
+
+def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
+    """The trials that `run_plan` would train now, in the plan's order."""
+    return [trial for trial, _ in _todo(plan.trials[:limit], read_rows(folder)[0], retry_failed)]
 
 
 def outcomes(rows: pd.DataFrame) -> pd.DataFrame:

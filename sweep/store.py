@@ -8,8 +8,8 @@
     report/                               drawn from the above, and replaceable
     driver.lock                           held by the process that runs the study
 
-The parts are the truth: one file per attempt, so no two writers ever share one, and a file that is cut short takes
-nothing else with it. Parts hold checksums, so that damage inside a file is found too.
+The parts are the truth: a file for each attempt, which no other writer touches, and which takes no other row with it
+when it is damaged. Checksums show damage inside a file.
 """
 
 from __future__ import annotations
@@ -93,8 +93,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # A hard link, unlike a rename, fails where the name is taken.
-        (os.replace if replace else os.link)(temporary, path)
+        (os.replace if replace else os.link)(temporary, path)  # a link, unlike a rename, fails where the name is taken
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -217,8 +216,7 @@ def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow], row_type: type) 
 
 def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFrame, list[Path]]]) -> pd.DataFrame:
     if not (Path(folder) / "trials").is_dir():
-        raise UserError([Problem(str(folder), "", "holds no study; a study's folder, such as "
-                                 "results/<study>-<profile>, has a folder `trials`")])
+        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
     frame, damaged = read(Path(folder))
     if damaged:
         names = ", ".join(str(part) for part in damaged)

@@ -40,7 +40,13 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     with torch.autocast(metric.device.type, enabled=False):  # rounded similarities would tie
         similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
     similarity.masked_fill_(is_class[:, 0::2, None] | is_class[:, None, 1::2], -torch.inf)
-    best, partner = similarity.max(dim=-1)
+    best, odd = similarity.max(dim=-1)
+    partner = 2 * odd + 1
+    if length == 3:
+        # a class token in the middle is all of B, so the last token fuses into the first
+        stranded = (class_index == 1).unsqueeze(1)
+        best[:, 1:].masked_fill_(stranded, 1.0)
+        partner.masked_fill_(stranded, 0)
     fused_a = best.topk(r, dim=-1).indices
 
     removed = torch.zeros_like(is_class).scatter_(1, 2 * fused_a, True)
@@ -51,7 +57,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
         target = torch.empty_like(kept, dtype=torch.long)
         target[:, 0::2] = kept[:, 0::2].cumsum(1) - 1
         target[:, 1::2] = torch.arange(kept[:, 0::2].shape[1] - r, length - r, device=metric.device)
-    partner_target = target.gather(1, 2 * partner.gather(1, fused_a) + 1)
+    partner_target = target.gather(1, partner.gather(1, fused_a))
     target.scatter_(1, 2 * fused_a, partner_target)
     return Match(target, length - r, target[rows, class_index])
 

@@ -17,7 +17,7 @@ from sweep.plan import Case, Plan, TrialPlan
 from sweep.schema import EpochRow, ResultRow
 
 OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
-SMALL = {"vim_tiny": "vim_nano", "vim_small": "vim_milli"}
+SMALL = {"vim_tiny": "vim_nano", "vim_small": "vim_nano_small"}
 
 
 def table_plan(number: int, seeds: Sequence[int] = (0,)) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,8 +55,8 @@ class KillingExecutor(RayExecutor):
 
 
 def descendants() -> list:
-    import ray  # brings psutil along
-    import psutil
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
 
     return psutil.Process().children(recursive=True)
 
@@ -111,6 +112,14 @@ def test_what_no_machine_has_is_refused_before_anything_runs(tmp_path: Path) -> 
     assert not [process for process in descendants() if process.status() != "zombie"]
 
 
+def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
+            RayExecutor(tmp_path, [fake_trial(0)], address=address)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -126,8 +135,8 @@ sys.exit(run_plan(plan, Path(sys.argv[1]), RayExecutor, screen=screen_of(plan)).
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_driver_leaves_no_worker_and_its_study_goes_on(tmp_path: Path, number: int) -> None:
-    import ray  # brings psutil along
-    import psutil
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
 
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "10"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}

@@ -60,7 +60,8 @@ def test_hypervolume_counts_the_dominated_squares(seed):
 
 
 def test_hypervolume_of_one_point_is_its_rectangle():
-    assert hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40) == pytest.approx(0.8 * 0.25)
+    share = hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
+    assert share == pytest.approx(0.8 * 0.25)
 
 
 def test_dominated_points_add_nothing():

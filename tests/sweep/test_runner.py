@@ -16,7 +16,7 @@ from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process, scre
 from sweep.executor import Event, Finished, Lost
 from sweep.plan import TrialPlan
 from sweep.progress import checkpoint_folder
-from sweep.runner import RunSummary, outcomes, run_plan
+from sweep.runner import RunSummary, outcomes, run_plan, untrained
 from sweep.store import read_rows, write_result
 from sweep.trial import failed_row, run_trial
 
@@ -66,8 +66,11 @@ def run_scripted(folder: Path, script: dict[int, list[str]]) -> tuple[RunSummary
 
 def test_a_second_run_trains_only_what_is_missing(tmp_path: Path) -> None:
     plan = plan_of(*(fake_trial(seed) for seed in range(4)))
+    assert untrained(plan, tmp_path, limit=2) == list(plan.trials[:2])
     first = run_in_process(plan, tmp_path, limit=2)
     assert first == RunSummary(asked=2, completed=2, failed=0, interrupted=False)
+    assert first.sentence == "2 of 2 trials completed"
+    assert untrained(plan, tmp_path) == list(plan.trials[2:])
     parts = {part: part.read_bytes() for part in tmp_path.glob("*/*.parquet")}
     second = run_in_process(plan, tmp_path)
     assert second == RunSummary(asked=4, completed=4, failed=0, interrupted=False)
@@ -101,8 +104,10 @@ def test_a_failing_trial_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(fake_trial(101), fake_trial(0))
     run_in_process(plan, tmp_path)
-    assert run_in_process(plan, tmp_path).failed == 1
+    assert run_in_process(plan, tmp_path).sentence.startswith("1 of 2 trials completed, 1 failed (")
     assert len(starts(tmp_path)) == 2
+    assert untrained(plan, tmp_path) == []
+    assert untrained(plan, tmp_path, retry_failed=True) == [plan.trials[0]]
     monkeypatch.setattr("fake_training.FAULTS", {})
     assert run_in_process(plan, tmp_path, retry_failed=True).completed == 2
     assert starts(tmp_path)[2:] == ["fake-seed101 1"]

@@ -105,7 +105,7 @@ def test_profile_names_must_be_plain_too(problems):
         ("data_dir: 3", "must be text, not 3"),
         ("precision: fp16", "must be float32, tf32 or bf16, not 'fp16'"),
         ("batch_size: 0", "must be at least 1, not 0"),
-        ("warmup_epochs: 400", "400 epochs of warm-up do not fit into 300"),
+        ("warmup_epochs: -1", "must be at least 0, not -1"),
         ("gpus_per_trial: -1", "must be at least 0, not -1.0"),
         ("cpus_per_trial: 0", "must be at least 1, not 0"),
         ("backbone: []", "must list at least one backbone, each once, not []"),

@@ -1,4 +1,4 @@
-"""Tables: which row stands beside which published one, what is averaged, and golden texts that never write themselves."""
+"""Tables: which row stands beside which published one, what is averaged, and golden texts."""
 
 import dataclasses
 import re
@@ -194,7 +194,8 @@ def test_latex_escapes_what_a_user_may_write(tmp_path):
     plan: Plan = dataclasses.replace(table_plan(2), study=r"50%_of & #1 {x} ~^\$")
     rows = frame(tmp_path, [])
     table = tables.build_table(plan, rows)
-    caption = re.search(r"\\caption\{(.*)\}\n", table_text.to_latex(table, tables.caption(plan, rows, table), "tab:x"))[1]
+    latex = table_text.to_latex(table, tables.caption(plan, rows, table), "tab:x")
+    caption = re.search(r"\\caption\{(.*)\}\n", latex)[1]
     assert r"50\%\_of \& \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}\$" in caption
 
 

@@ -39,7 +39,8 @@ def test_a_completed_trial_stores_its_row_and_curve_and_clears_its_checkpoint(tm
     # measured: the best epoch is not the last
     assert (row.top1_pct, row.top1_best_pct, row.best_epoch, row.top1_ema_pct) == (20.0, 30.0, 2, None)
     assert (row.final_loss, row.measured, row.peak_memory_mib) == (pytest.approx(2 / 3), "in_training", 1.5)
-    assert row.started_at and row.finished_at
+    assert row.started_at
+    assert row.finished_at
     assert 0 < row.wall_time_s <= (row.finished_at - row.started_at).total_seconds() + 0.01
     stored, damaged = read_rows(tmp_path)
     assert not damaged
@@ -63,21 +64,27 @@ def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
     epochs.close()
     left = TrialProgress.read(checkpoint_folder(tmp_path, "fake-seed0"))
     assert read_rows(tmp_path)[0].empty
-    assert left and (left.epoch, left.epochs, first.epoch) == (1, 3, 1)
+    assert left
+    assert (left.epoch, left.epochs, first.epoch) == (1, 3, 1)
 
     row = run_to_end(0, tmp_path)
     assert starts(tmp_path) == ["fake-seed0 1", "fake-seed0 2"]
     assert read_epochs(tmp_path)[0]["epoch"].tolist() == [1, 2, 3]
-    assert row.started_at and row.started_at.isoformat() == left.started_at
-    assert row.wall_time_s and row.wall_time_s > left.wall_time_s
+    assert row.started_at
+    assert row.started_at.isoformat() == left.started_at
+    assert row.wall_time_s
+    assert row.wall_time_s > left.wall_time_s
 
 
 def test_another_attempt_starts_its_own_clock(tmp_path: Path) -> None:
     checkpoint = checkpoint_folder(tmp_path, "fake-seed0")
-    TrialProgress(attempt=1, epoch=1, epochs=3, started_at="2020-01-01T00:00:00+00:00", wall_time_s=1e6).write(checkpoint)
+    old = TrialProgress(attempt=1, epoch=1, epochs=3, started_at="2020-01-01T00:00:00+00:00", wall_time_s=1e6)
+    old.write(checkpoint)
     row = run_to_end(0, tmp_path, attempt=2)
-    assert row.wall_time_s and row.wall_time_s < 1e3
-    assert row.started_at and row.started_at.year > 2020
+    assert row.wall_time_s
+    assert row.wall_time_s < 1e3
+    assert row.started_at
+    assert row.started_at.year > 2020
 
 
 def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +110,8 @@ def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypat
 def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exception: str) -> None:
     row = run_to_end(seed, tmp_path)
     assert row.status == "failed"
-    assert row.error and row.error.startswith(error)
+    assert row.error
+    assert row.error.startswith(error)
     log = f"logs/fake-seed{seed}.1.txt"
     assert log in row.error
     assert exception in (tmp_path / log).read_text()
@@ -121,7 +129,8 @@ def test_a_trial_that_cannot_start_is_a_failed_row(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("famba_core.train.Trainer", refuse)
     row = run_to_end(0, tmp_path)
     assert (row.status, row.top1_pct, row.final_loss) == ("failed", None, None)
-    assert row.error and row.error.startswith("ValueError: no such data set (")
+    assert row.error
+    assert row.error.startswith("ValueError: no such data set (")
 
 
 def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""A backbone small enough for naive twins, and one thread, so that tests neither crowd the machine nor vary with it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from famba_core.config import BACKBONES, Backbone
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
+    """16 channels, 4 layers, patches of 2 pixels."""
+    monkeypatch.setitem(BACKBONES, "small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
+    return "small"
