@@ -29,7 +29,13 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "eval_crop": 1.0,
     },
 }
-GROUPS = {"model": ModelConfig, "fusion": FusionConfig, "data": DataConfig, "augment": AugmentConfig, "train": TrainConfig}
+GROUPS = {
+    "model": ModelConfig,
+    "fusion": FusionConfig,
+    "data": DataConfig,
+    "augment": AugmentConfig,
+    "train": TrainConfig,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,17 +66,31 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _reject(
-            ("backbone", self.backbone not in BACKBONES,
-             f"{self.backbone!r} is not a backbone; choose from {', '.join(BACKBONES)}"),
+            (
+                "backbone",
+                self.backbone not in BACKBONES,
+                f"{self.backbone!r} is not a backbone; choose from {', '.join(BACKBONES)}",
+            ),
             ("image_size", self.image_size < 1, f"must be at least 1, not {self.image_size}"),
-            ("patch_size", self.patch_size is not None and self.patch_size < 1,
-             f"must be at least 1, not {self.patch_size}"),
+            (
+                "patch_size",
+                self.patch_size is not None and self.patch_size < 1,
+                f"must be at least 1, not {self.patch_size}",
+            ),
             ("num_classes", self.num_classes < 1, f"must be at least 1, not {self.num_classes}"),
-            ("cls_position", self.cls_position not in ("head", "middle"),
-             f"{self.cls_position!r} is not a place; choose from head, middle"),
+            (
+                "cls_position",
+                self.cls_position not in ("head", "middle"),
+                f"{self.cls_position!r} is not a place; choose from head, middle",
+            ),
         )
-        _reject(("image_size", self.image_size % self.patch != 0,
-                 f"{self.image_size} pixels do not divide into patches of {self.patch}"))
+        _reject(
+            (
+                "image_size",
+                self.image_size % self.patch != 0,
+                f"{self.image_size} pixels do not divide into patches of {self.patch}",
+            )
+        )
 
     @property
     def sizes(self) -> Backbone:
@@ -118,10 +132,16 @@ class FusionConfig:
             object.__setattr__(self, "schedule", tuple(self.schedule))
         _reject(
             ("r", self.r is not None and self.r < 0, f"must be at least 0, not {self.r}"),
-            ("order", self.order not in ("concat", "raster"),
-             f"{self.order!r} is not an order; choose from concat, raster"),
-            ("weighting", self.weighting not in ("mean", "size"),
-             f"{self.weighting!r} is not a weighting; choose from mean, size"),
+            (
+                "order",
+                self.order not in ("concat", "raster"),
+                f"{self.order!r} is not an order; choose from concat, raster",
+            ),
+            (
+                "weighting",
+                self.weighting not in ("mean", "size"),
+                f"{self.weighting!r} is not a weighting; choose from mean, size",
+            ),
             ("schedule", any(r < 0 for r in self.schedule or ()), "no layer can remove fewer than 0 tokens"),
         )
 
@@ -131,15 +151,23 @@ class DataConfig:
     """Where the images come from."""
 
     dataset: DatasetName = "cifar100"
-    data_dir: str | None = None  # folder that holds `cifar100/`, or the image folder; None looks in FAMBA_DATA, then data/
+    data_dir: str | None = (
+        None  # folder that holds `cifar100/`, or the image folder; None looks in FAMBA_DATA, then data/
+    )
     train_images: int | None = None  # size of a class-balanced, seeded part of the training set; None takes all
 
     def __post_init__(self) -> None:
         _reject(
-            ("dataset", self.dataset not in ("digits", "cifar100", "imagefolder"),
-             f"{self.dataset!r} is not a data set; choose from digits, cifar100, imagefolder"),
-            ("train_images", self.train_images is not None and self.train_images < 1,
-             f"must be at least 1, not {self.train_images}"),
+            (
+                "dataset",
+                self.dataset not in ("digits", "cifar100", "imagefolder"),
+                f"{self.dataset!r} is not a data set; choose from digits, cifar100, imagefolder",
+            ),
+            (
+                "train_images",
+                self.train_images is not None and self.train_images < 1,
+                f"must be at least 1, not {self.train_images}",
+            ),
         )
 
 
@@ -156,10 +184,12 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _reject(
-            ("crop_scale_min", not 0 < self.crop_scale_min <= 1,
-             f"must be above 0 and at most 1, not {self.crop_scale_min}"),
-            ("random_erasing", not 0 <= self.random_erasing <= 1,
-             f"must be from 0 to 1, not {self.random_erasing}"),
+            (
+                "crop_scale_min",
+                not 0 < self.crop_scale_min <= 1,
+                f"must be above 0 and at most 1, not {self.crop_scale_min}",
+            ),
+            ("random_erasing", not 0 <= self.random_erasing <= 1, f"must be from 0 to 1, not {self.random_erasing}"),
             ("mixup", self.mixup < 0, f"must be at least 0, not {self.mixup}"),
             ("cutmix", self.cutmix < 0, f"must be at least 0, not {self.cutmix}"),
             ("eval_crop", not 0 < self.eval_crop <= 1, f"must be above 0 and at most 1, not {self.eval_crop}"),
@@ -188,12 +218,20 @@ class TrainConfig:
         _reject(
             ("epochs", self.epochs < 1, f"must be at least 1, not {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"must be at least 1, not {self.batch_size}"),
-            ("label_smoothing", not 0 <= self.label_smoothing < 1,
-             f"must be at least 0 and below 1, not {self.label_smoothing}"),
-            ("ema_decay", self.ema_decay is not None and not 0 <= self.ema_decay < 1,
-             f"must be at least 0 and below 1, not {self.ema_decay}"),
-            ("precision", self.precision not in ("float32", "tf32", "bf16"),
-             f"{self.precision!r} is not a precision; choose from float32, tf32, bf16"),
-            *((name, getattr(self, name) < 0, f"must be at least 0, not {getattr(self, name)}")
-              for name in at_least_0),
+            (
+                "label_smoothing",
+                not 0 <= self.label_smoothing < 1,
+                f"must be at least 0 and below 1, not {self.label_smoothing}",
+            ),
+            (
+                "ema_decay",
+                self.ema_decay is not None and not 0 <= self.ema_decay < 1,
+                f"must be at least 0 and below 1, not {self.ema_decay}",
+            ),
+            (
+                "precision",
+                self.precision not in ("float32", "tf32", "bf16"),
+                f"{self.precision!r} is not a precision; choose from float32, tf32, bf16",
+            ),
+            *((name, getattr(self, name) < 0, f"must be at least 0, not {getattr(self, name)}") for name in at_least_0),
         )

@@ -33,20 +33,23 @@ def cost(model: ModelConfig, schedule: Sequence[int]) -> Cost:
     outside = D * (patch_values + 1) + D * (model.num_tokens + 1) + model.num_classes * (D + 1) + D
 
     token_flops = 2 * projections + 2 * E * (2 * CONV_WIDTH + SCAN_FLOPS_PER_STATE * N)
-    # residual and normed input; x and z; for each direction the convolution's output, its SiLU, step and B, C
-    # (SiLU and the scan share theirs); the scan's output; gate, mean and their product
-    token_values = 2 * D + 2 * E + 2 * (3 * E + 2 * (R + 2 * N)) + 2 * E + 3 * E
     lengths = tokens_per_layer(schedule, model.num_tokens)
     matching_flops = sum(
         2 * D * ((length + r + 1) // 2) * ((length + r) // 2)
         for length, r in zip(lengths, schedule, strict=True)
         if r > 0
     )
+    # Kept where the C++ kernels run (the PyTorch ones keep 4 E more a token). Before fusion: the norm's input and its
+    # normalised output, and in a fusing layer hidden states and residual on their way into the sums. After it: the
+    # mixer's input, x and z; each direction's scan input, steps, and B, C with the steps' low rank; the gate, the
+    # mean of the directions, and their product.
+    kept_before = [(4 if r > 0 else 2) * D * (length + r) for length, r in zip(lengths, schedule, strict=True)]
+    kept_after = (D + 2 * E + 2 * (2 * E + R + 2 * N) + 3 * E) * sum(lengths)
     return Cost(
         parameters=s.depth * (projections + direction_vectors + D) + outside,
         flops_per_image=2 * D * patch_values * model.num_patches
         + token_flops * sum(lengths)
         + matching_flops
         + 2 * D * model.num_classes,
-        activation_bytes_per_image=FLOAT_BYTES * token_values * sum(lengths),
+        activation_bytes_per_image=FLOAT_BYTES * (sum(kept_before) + kept_after),
     )

@@ -58,7 +58,7 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(model)
@@ -67,7 +67,8 @@ class TrainStep:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Biases, 1-D tensors, pos_embed and cls_token without weight decay; the rest, A_log too, with it."""
-    plain, decayed = [], []
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (plain if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

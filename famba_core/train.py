@@ -145,9 +145,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(self.config.seed, 0))
             model = build_model(self.model_config, self.fusion).to(self.device)
-        return TrainStep(
-            model, self.dataset, self.augmentation, self.config, self.config.epochs * self.steps_per_epoch
-        )
+        return TrainStep(model, self.dataset, self.augmentation, self.config, self.config.epochs * self.steps_per_epoch)
 
     def _epoch(self, epoch: int) -> EpochMetrics:
         seed = _seed(self.config.seed, epoch)

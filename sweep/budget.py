@@ -55,11 +55,15 @@ def _nearest_r(budget: Budget, layers: Sequence[int], label: str) -> int:
     r = (2 * total + n) // (2 * n)  # total / n, halves up
     off = abs(n * r - total) / total
     if off > budget.tolerance:
-        raise ConfigError([(
-            "r",
-            f"{label}: with one r for its {n} layers the total nearest to {total} is {n * r} (r {r}), {off:.1%} off, "
-            f"and the tolerance is {budget.tolerance:.1%}; rule exact meets any total",
-        )])
+        raise ConfigError(
+            [
+                (
+                    "r",
+                    f"{label}: with one r for its {n} layers the total nearest to {total} is {n * r} (r {r}), "
+                    f"{off:.1%} off, and the tolerance is {budget.tolerance:.1%}; rule exact meets any total",
+                )
+            ]
+        )
     return r
 
 
@@ -81,11 +85,15 @@ def at_patches(case: FusionConfig, num_patches: int) -> FusionConfig:
     smaller = ((less, _spread_at(less, layers, num_patches)) for less in range(0, min(total, PAPER_PATCHES), step))
     most = max(less for less, spread_less in smaller if _clamped(spread_less, num_patches) == spread_less)
     largest = f"total is {most}" if case.r is None else f"r is {most // step}, {most} tokens in all"
-    raise ConfigError([(
-        "r",
-        f"{case_label(case)}: layer {first + 1} would remove {schedule[first]} of its {tokens} tokens and can remove "
-        f"{most_removable(tokens)}; its largest {largest}",
-    )])
+    raise ConfigError(
+        [
+            (
+                "r",
+                f"{case_label(case)}: layer {first + 1} would remove {schedule[first]} of its {tokens} tokens "
+                f"and can remove {most_removable(tokens)}; its largest {largest}",
+            )
+        ]
+    )
 
 
 def _spread_at(total: int, layers: Sequence[int], num_patches: int) -> tuple[int, ...]:

@@ -26,8 +26,7 @@ def starting_layer_figure(table: pd.DataFrame, title: str) -> Figure | None:
 
 def r_curve_figure(table: pd.DataFrame, title: str) -> Figure | None:
     """Accuracy, time and memory over r, all else fixed (the paper's section 4.3), or None without such a curve."""
-    return _knob_figure(
-        table, "r", ["backbone", "strategy", "start_layer", "stop_layer", "order", "weighting"], title)
+    return _knob_figure(table, "r", ["backbone", "strategy", "start_layer", "stop_layer", "order", "weighting"], title)
 
 
 def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
@@ -43,7 +42,9 @@ def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
         unfused = configuration.startswith("no fusion")
         style: dict[str, Any] = {
             "color": BLACK if unfused else colours(0.9 * i / len(configurations)),  # its last yellows are too pale
-            "linestyle": ("-", "--", ":")[i % 3], "linewidth": 2.4 if unfused else 1.2}
+            "linestyle": ("-", "--", ":")[i % 3],
+            "linewidth": 2.4 if unfused else 1.2,
+        }
         for line_number, (_, line) in enumerate(epochs[epochs["configuration"] == configuration].groupby("trial_id")):
             for column, ax in axes.items():
                 ax.plot(line["epoch"].astype(int), line[column], **style, label="_" * line_number + configuration)
@@ -102,7 +103,16 @@ def _curves(table: pd.DataFrame, knob: str, fixed: Sequence[str]) -> Iterator[tu
 def _draw_curve(ax: Axes, curve: pd.DataFrame, knob: str, column: str, name: str, colour: str) -> None:
     published = column.startswith("published")
     ax.errorbar(
-        curve[knob].astype(int), curve[column], yerr=curve.get(f"{column}_std"), color=colour,
-        label=("published" if published else "measured") + name, marker="s" if published else "o", markersize=5.5,
-        markerfacecolor="white" if published else colour, linestyle="--" if published else "-", linewidth=1.4,
-        capsize=2, elinewidth=0.8)
+        curve[knob].astype(int),
+        curve[column],
+        yerr=curve.get(f"{column}_std"),
+        color=colour,
+        label=("published" if published else "measured") + name,
+        marker="s" if published else "o",
+        markersize=5.5,
+        markerfacecolor="white" if published else colour,
+        linestyle="--" if published else "-",
+        linewidth=1.4,
+        capsize=2,
+        elinewidth=0.8,
+    )

@@ -117,8 +117,13 @@ def _start_ray(address: str | None) -> None:
     try:
         if address is None:
             # "local", because without an address ray.init joins whatever cluster RAY_ADDRESS names.
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
-                     log_to_driver=False, logging_level=logging.CRITICAL)
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -143,11 +148,14 @@ def _capacity(trials: Sequence[TrialPlan]) -> int:
 
     cpus = max(trial.cpus_per_trial for trial in trials)
     gpus = max(trial.gpus_per_trial for trial in trials)
-    machines = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
-                for node in ray.nodes() if node["Alive"]]
+    machines = [
+        (node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]
+    ]
     capacity = sum(int(min(has_cpus // cpus, has_gpus / gpus if gpus else has_cpus)) for has_cpus, has_gpus in machines)
     if capacity == 0:
         has_cpus, has_gpus = max(machines)
-        raise UserError(f"a trial takes {cpus} CPUs and {gpus:g} GPUs (cpus_per_trial, gpus_per_trial), and the "
-                        f"largest machine has {has_cpus:g} CPUs and {has_gpus:g} GPUs")
+        raise UserError(
+            f"a trial takes {cpus} CPUs and {gpus:g} GPUs (cpus_per_trial, gpus_per_trial), and the "
+            f"largest machine has {has_cpus:g} CPUs and {has_gpus:g} GPUs"
+        )
     return capacity

@@ -56,8 +56,9 @@ class Screen:
         if not self._console.is_terminal:
             yield
             return
-        with Live(get_renderable=self._table, console=self._console, refresh_per_second=REFRESHES_PER_S,
-                  transient=True):
+        with Live(
+            get_renderable=self._table, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
+        ):
             yield
 
     def note(self, sentence: str) -> None:
@@ -75,8 +76,10 @@ class Screen:
         self._pace.advance(trial_id, epoch=metrics.epoch, epochs=metrics.epochs, seconds=now - trial.since)
         trial.state, trial.since, trial.metrics = "training", now, metrics
         if now - self._last_line >= PLAIN_EVERY_S:
-            self._plain(f"{trial_id}: epoch {metrics.epoch}/{metrics.epochs}, loss {metrics.loss:.3f}, "
-                        f"top-1 {metrics.top1_pct:.1f}%; {self._total()}")
+            self._plain(
+                f"{trial_id}: epoch {metrics.epoch}/{metrics.epochs}, loss {metrics.loss:.3f}, "
+                f"top-1 {metrics.top1_pct:.1f}%; {self._total()}"
+            )
 
     def lost(self, trial_id: str, sentence: str) -> None:
         """The trial's worker is gone; the trial is not done with."""
@@ -107,16 +110,28 @@ class Screen:
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for title in ("trial", "state", "epoch", "", "loss", "top-1", "to go"):
-            table.add_column(title, justify="right" if title in ("epoch", "loss", "top-1", "to go") else "left",
-                             no_wrap=True, overflow="ellipsis")
+            table.add_column(
+                title,
+                justify="right" if title in ("epoch", "loss", "top-1", "to go") else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
         # The live display draws in a thread of its own, while the runner changes these.
         for trial in [*self._ended, *self._running.values()]:
             style = {"failed": "red", "completed": "dim"}.get(trial.state, "")
             eta = clock(self._pace.trial_eta_s(trial.trial_id)) if trial.state == "training" else ""
             if metrics := trial.metrics:
                 bar = ProgressBar(total=metrics.epochs, completed=metrics.epoch, width=16)
-                table.add_row(trial.trial_id, trial.state, f"{metrics.epoch}/{metrics.epochs}", bar,
-                              f"{metrics.loss:.3f}", f"{metrics.top1_pct:.1f}%", eta, style=style)
+                table.add_row(
+                    trial.trial_id,
+                    trial.state,
+                    f"{metrics.epoch}/{metrics.epochs}",
+                    bar,
+                    f"{metrics.loss:.3f}",
+                    f"{metrics.top1_pct:.1f}%",
+                    eta,
+                    style=style,
+                )
             else:
                 table.add_row(trial.trial_id, trial.state, style=style)
         return Group(table, Text(self._total(), style="bold"))

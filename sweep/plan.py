@@ -86,23 +86,23 @@ def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None
     # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
     # that can be compared with each other, rather than one row many times.
     for seed, model, (baseline, fusion) in itertools.product(spec.seeds, profile.models, labelled):
-        trial = _with_id(TrialPlan(
-            trial_id="",
-            study=spec.study,
-            profile=profile_name,
-            model=replace(model, num_classes=num_classes),
-            fusion=at_patches(fusion, model.num_patches),
-            data=data,
-            augment=profile.augment,
-            train=replace(profile.train, seed=seed),
-            cpus_per_trial=profile.resources.cpus_per_trial,
-            gpus_per_trial=profile.resources.gpus_per_trial,
-        ))
+        trial = _with_id(
+            TrialPlan(
+                trial_id="",
+                study=spec.study,
+                profile=profile_name,
+                model=replace(model, num_classes=num_classes),
+                fusion=at_patches(fusion, model.num_patches),
+                data=data,
+                augment=profile.augment,
+                train=replace(profile.train, seed=seed),
+                cpus_per_trial=profile.resources.cpus_per_trial,
+                gpus_per_trial=profile.resources.gpus_per_trial,
+            )
+        )
         trials.setdefault(trial.trial_id, trial)
         labels = {name: getattr(fusion, name) for name in CASE_KEYS}
-        cases.append(Case(
-            backbone=model.backbone, seed=seed, baseline=baseline, trial_id=trial.trial_id, **labels
-        ))
+        cases.append(Case(backbone=model.backbone, seed=seed, baseline=baseline, trial_id=trial.trial_id, **labels))
     return Plan(
         study=spec.study,
         profile=profile_name,

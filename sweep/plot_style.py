@@ -43,13 +43,17 @@ def in_readable_unit(column: str, values: pd.Series) -> tuple[float, str]:
     """What to divide a column by, and the name of the axis with its unit."""
     if column != "train_time_s":
         return 1.0, axis_name(column)
-    divisor, unit = next((seconds, unit) for seconds, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
-                         if seconds == 1 or values.max() >= 5 * seconds)
+    divisor, unit = next(
+        (seconds, unit)
+        for seconds, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+        if seconds == 1 or values.max() >= 5 * seconds
+    )
     return divisor, axis_name(column).replace("(s)", f"({unit})")
 
 
-def new_figure(panels: Sequence[Sequence[str]], *, width: float, height: float, title: str) -> tuple[
-        Figure, dict[str, Axes]]:
+def new_figure(
+    panels: Sequence[Sequence[str]], *, width: float, height: float, title: str
+) -> tuple[Figure, dict[str, Axes]]:
     """A figure of named panels in rows, one panel over all places of its name; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)

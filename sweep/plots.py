@@ -46,11 +46,20 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, frontier: Frontier, colours: pd.S
     filled = pd.Series(frontier.mask, table.index)
     for (strategy, colour, full), alike in measured.groupby(["strategy", colours, filled], sort=False):
         ax.errorbar(
-            costs[alike.index], gains[alike.index],
-            xerr=_spread(alike, frontier.cost, divisor), yerr=_spread(alike, frontier.gain, 1.0),
-            linestyle="", marker=MARKERS.get(str(strategy), OTHER_MARKER), markersize=13 if strategy == "none" else 7,
-            color=colour, markerfacecolor=colour if full else "white", markeredgewidth=1.3, elinewidth=0.8,
-            capsize=2, zorder=3)
+            costs[alike.index],
+            gains[alike.index],
+            xerr=_spread(alike, frontier.cost, divisor),
+            yerr=_spread(alike, frontier.gain, 1.0),
+            linestyle="",
+            marker=MARKERS.get(str(strategy), OTHER_MARKER),
+            markersize=13 if strategy == "none" else 7,
+            color=colour,
+            markerfacecolor=colour if full else "white",
+            markeredgewidth=1.3,
+            elinewidth=0.8,
+            capsize=2,
+            zorder=3,
+        )
     ax.margins(0.14)
     ax.set_xlabel(name)
     ax.set_ylabel(axis_name(frontier.gain))
@@ -73,17 +82,32 @@ def _spread(table: pd.DataFrame, column: str, divisor: float) -> pd.Series | Non
 
 
 def _legend(table: pd.DataFrame, colours: dict[str, str], colour_by: str) -> list[Line2D]:
-    entries = [_entry(str(key), "o" if colour_by == "backbone" else MARKERS.get(str(key), OTHER_MARKER), colour)
-               for key, colour in colours.items()]
+    entries = [
+        _entry(str(key), "o" if colour_by == "backbone" else MARKERS.get(str(key), OTHER_MARKER), colour)
+        for key, colour in colours.items()
+    ]
     if colour_by == "backbone":
-        entries += [_entry(strategy, MARKERS.get(strategy, OTHER_MARKER), GREY)
-                    for strategy in table["strategy"].unique() if strategy != "none"]
-    return [_entry("no fusion", MARKERS["none"], BLACK if colour_by == "strategy" else GREY), *entries,
-            Line2D([], [], color=GREY, marker="o", linewidth=1.2, label="filled: non-dominated"),
-            _entry("hollow: dominated", "o", GREY, filled=False)]
+        entries += [
+            _entry(strategy, MARKERS.get(strategy, OTHER_MARKER), GREY)
+            for strategy in table["strategy"].unique()
+            if strategy != "none"
+        ]
+    return [
+        _entry("no fusion", MARKERS["none"], BLACK if colour_by == "strategy" else GREY),
+        *entries,
+        Line2D([], [], color=GREY, marker="o", linewidth=1.2, label="filled: non-dominated"),
+        _entry("hollow: dominated", "o", GREY, filled=False),
+    ]
 
 
 def _entry(label: str, marker: str, colour: str, filled: bool = True) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, color=colour, label=label,
-                  markerfacecolor=colour if filled else "white", markersize=11 if marker == "*" else 7)
-
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=marker,
+        color=colour,
+        label=label,
+        markerfacecolor=colour if filled else "white",
+        markersize=11 if marker == "*" else 7,
+    )

@@ -78,7 +78,15 @@ def _inside(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
 def _write(axes: Axes, text: str, point: np.ndarray, offset: np.ndarray) -> None:
     leader = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4}
     label = axes.annotate(
-        text, (point[0], point[1]), (offset[0], offset[1]), textcoords="offset points", ha="center", va="center",
-        fontsize=FONT_SIZE, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
-        arrowprops=leader, zorder=2.5)  # above the lines, below the points
+        text,
+        (point[0], point[1]),
+        (offset[0], offset[1]),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=FONT_SIZE,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+        arrowprops=leader,
+        zorder=2.5,
+    )  # above the lines, below the points
     label.set_in_layout(False)

@@ -87,16 +87,18 @@ def plan_table(plan: Plan, price: Price) -> pd.DataFrame:
     for trial in plan.trials:
         schedule, priced = trial.fusion.schedule, price.trials[trial.trial_id]
         assert schedule is not None
-        rows.append({
-            "trial": trial.trial_id,
-            "cases": "; ".join(sharing[trial.trial_id]),
-            "schedule": compact_schedule(schedule),
-            "reduced_tokens": sum(schedule),
-            "tokens_per_image": priced.tokens_per_image,
-            "flops_ratio": priced.flops_ratio,
-            "memory_ratio": priced.memory_ratio,
-            "device_hours": priced.device_hours,
-        })
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                "cases": "; ".join(sharing[trial.trial_id]),
+                "schedule": compact_schedule(schedule),
+                "reduced_tokens": sum(schedule),
+                "tokens_per_image": priced.tokens_per_image,
+                "flops_ratio": priced.flops_ratio,
+                "memory_ratio": priced.memory_ratio,
+                "device_hours": priced.device_hours,
+            }
+        )
     return pd.DataFrame(rows)
 
 

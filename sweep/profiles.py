@@ -19,8 +19,11 @@ class Resources:
 
     def __post_init__(self) -> None:
         least = {"cpus_per_trial": 1, "gpus_per_trial": 0}
-        problems = [(field, f"must be at least {low}, not {getattr(self, field)}")
-                    for field, low in least.items() if getattr(self, field) < low]
+        problems = [
+            (field, f"must be at least {low}, not {getattr(self, field)}")
+            for field, low in least.items()
+            if getattr(self, field) < low
+        ]
         if problems:
             raise ConfigError(problems)
 

@@ -19,12 +19,14 @@ from sweep.store import completed, read_epochs, read_plan_text, read_rows, write
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportPaths:
-    """Where a report lies."""
+class Report:
+    """A written report: where it lies, and what its table says."""
 
     index: Path  # the page that holds all of it
     table: Path  # the table as Markdown
     files: tuple[Path, ...]  # every file, these two included
+    columns: list[table_text.Column]
+    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class _Picture:
     figure: Figure
 
 
-def write_report(folder: Path) -> ReportPaths:
+def write_report(folder: Path) -> Report:
     """Draw the tables and figures of a study into its folder `report`, replacing those of the same names.
 
     Parts that cannot be read are left out and counted on the page. Raises UserError if the folder holds no plan.
@@ -57,16 +59,29 @@ def write_report(folder: Path) -> ReportPaths:
         f"{name}.tex": table_text.to_latex(table, caption, f"tab:{plan.study}"),
         f"{name}.csv": table_text.to_csv(table),
         "frontier.csv": table_text.to_csv(listed),
-        "index.html": _page(plan, rows, table, caption, listed, trade_offs, shown,
-                            [path.relative_to(folder) for path in damaged_rows + damaged_epochs]),
+        "index.html": _page(
+            plan,
+            rows,
+            table,
+            caption,
+            listed,
+            trade_offs,
+            shown,
+            [path.relative_to(folder) for path in damaged_rows + damaged_epochs],
+        ),
     }
     files |= {file: text.encode() for file, text in texts.items()}
     report = folder / "report"
     report.mkdir(exist_ok=True)
     for file, data in files.items():
         write_atomically(report / file, data)
-    return ReportPaths(index=report / "index.html", table=report / f"{name}.md",
-                       files=tuple(report / file for file in files))
+    return Report(
+        index=report / "index.html",
+        table=report / f"{name}.md",
+        files=tuple(report / file for file in files),
+        columns=table_text.columns(table),
+        caption=caption,
+    )
 
 
 def frontier_rows(table: pd.DataFrame, objectives: dict[str, str], trade_offs: Sequence[Frontier]) -> pd.DataFrame:
@@ -81,24 +96,44 @@ def frontier_rows(table: pd.DataFrame, objectives: dict[str, str], trade_offs: S
     return listed[listed[list(on_frontier)].any(axis=1)].sort_values(first, ascending=direction == "min")
 
 
-def _pictures(plan: Plan, rows: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame,
-              trade_offs: list[Frontier]) -> list[_Picture]:
+def _pictures(
+    plan: Plan, rows: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame, trade_offs: list[Frontier]
+) -> list[_Picture]:
     """The figures that this study has the rows for."""
     title = f"{plan.study}, profile {plan.profile}, on {' and '.join(tables.devices(rows))}"
     curve_rows = _curves_of_completed(rows, epochs, table)
     drawn: list[tuple[str, str, str, Figure | None]] = [
-        ("frontier", "Accuracy against cost",
-         f"Scatter plot of {len(table)} configurations: {_frontier_words(table, trade_offs)}",
-         plots.frontier_figure(table, trade_offs, title) if any(f.mask.any() for f in trade_offs) else None),
-        ("starting_layer", "Starting layer", "Accuracy, training time ratio and peak memory ratio over the first "
-         "fusing layer, with the numbers of the table", curves.starting_layer_figure(table, title)),
-        ("r_curve", "Tokens removed per layer", "Accuracy, training time ratio and peak memory ratio over r, with the "
-         "numbers of the table", curves.r_curve_figure(table, title)),
-        ("learning_curves", "Learning curves", "Training loss and top-1 accuracy over the epochs, a line for each "
-         "completed trial", curves.learning_curves_figure(curve_rows, title) if len(curve_rows) else None),
+        (
+            "frontier",
+            "Accuracy against cost",
+            f"Scatter plot of {len(table)} configurations: {_frontier_words(table, trade_offs)}",
+            plots.frontier_figure(table, trade_offs, title) if any(f.mask.any() for f in trade_offs) else None,
+        ),
+        (
+            "starting_layer",
+            "Starting layer",
+            "Accuracy, training time ratio and peak memory ratio over the first "
+            "fusing layer, with the numbers of the table",
+            curves.starting_layer_figure(table, title),
+        ),
+        (
+            "r_curve",
+            "Tokens removed per layer",
+            "Accuracy, training time ratio and peak memory ratio over r, with the numbers of the table",
+            curves.r_curve_figure(table, title),
+        ),
+        (
+            "learning_curves",
+            "Learning curves",
+            "Training loss and top-1 accuracy over the epochs, a line for each completed trial",
+            curves.learning_curves_figure(curve_rows, title) if len(curve_rows) else None,
+        ),
     ]
-    return [_Picture(name=name, heading=heading, alt=alt, figure=figure)
-            for name, heading, alt, figure in drawn if figure is not None]
+    return [
+        _Picture(name=name, heading=heading, alt=alt, figure=figure)
+        for name, heading, alt, figure in drawn
+        if figure is not None
+    ]
 
 
 def _curves_of_completed(rows: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -113,14 +148,27 @@ def _frontier_words(table: pd.DataFrame, trade_offs: Sequence[Frontier]) -> str:
     return "; ".join(
         f"non-dominated in {axis_name(frontier.gain)} against {axis_name(frontier.cost)} are "
         + ", ".join(f"({configuration})" for configuration in table.loc[frontier.mask, "configuration"])
-        for frontier in trade_offs)
+        for frontier in trade_offs
+    )
 
 
-def _page(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame, caption: str, listed: pd.DataFrame,
-          trade_offs: Sequence[Frontier], pictures: Sequence[tuple[_Picture, str]], damaged: Sequence[Path]) -> str:
+def _page(
+    plan: Plan,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    caption: str,
+    listed: pd.DataFrame,
+    trade_offs: Sequence[Frontier],
+    pictures: Sequence[tuple[_Picture, str]],
+    damaged: Sequence[Path],
+) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sweep"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True)
+        loader=jinja2.PackageLoader("sweep"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     done = completed(rows)
     failed = rows[(rows["status"] == "failed") & ~rows["trial_id"].isin(done["trial_id"])]
     failed = failed.drop_duplicates("trial_id", keep="last")
@@ -129,10 +177,22 @@ def _page(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame, caption: str, lis
         return sorted(done[column].dropna().unique())
 
     return environment.get_template("index.html").render(
-        plan=plan, trial=plan.trials[0], caption=caption, axis_name=axis_name, margin=REFERENCE_MARGIN,
+        plan=plan,
+        trial=plan.trials[0],
+        caption=caption,
+        axis_name=axis_name,
+        margin=REFERENCE_MARGIN,
         counts={"planned": len(plan.trials), "completed": len(done), "failed": len(failed)},
-        failures=failed[["trial_id", "attempt", "error"]].to_dict("records"), damaged=damaged,
-        devices=tables.devices(rows), torch_versions=distinct("torch_version"), commits=distinct("git_commit"),
+        failures=failed[["trial_id", "attempt", "error"]].to_dict("records"),
+        damaged=damaged,
+        devices=tables.devices(rows),
+        torch_versions=distinct("torch_version"),
+        commits=distinct("git_commit"),
         memory=distinct("peak_memory_source"),
-        columns=table_text.columns(table), heading_groups=table_text.heading_groups,
-        listed=listed.to_dict("records"), objectives=list(plan.objectives), trade_offs=trade_offs, pictures=pictures)
+        columns=table_text.columns(table),
+        heading_groups=table_text.heading_groups,
+        listed=listed.to_dict("records"),
+        objectives=list(plan.objectives),
+        trade_offs=trade_offs,
+        pictures=pictures,
+    )

@@ -45,8 +45,15 @@ class RunSummary:
         return 130 if self.interrupted else 1 if self.failed else 0
 
 
-def run_plan(plan: Plan, folder: Path, executor_factory: ExecutorFactory, *, screen: Screen,
-             limit: int | None = None, retry_failed: bool = False) -> RunSummary:
+def run_plan(
+    plan: Plan,
+    folder: Path,
+    executor_factory: ExecutorFactory,
+    *,
+    screen: Screen,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> RunSummary:
     """Train the trials of `plan` (the first `limit` of them) that `folder` has no row of, and store their rows.
 
     A trial that fails is stored as failed and the others go on; `retry_failed` tries it again. Ctrl-C and SIGTERM
@@ -68,10 +75,16 @@ def run_plan(plan: Plan, folder: Path, executor_factory: ExecutorFactory, *, scr
             rows, _ = read_rows(folder)
     status = outcomes(rows)["status"].reindex([trial.trial_id for trial in asked])
     if interrupted:
-        screen.note(f"Stopped: {status.notna().sum()} of {len(asked)} trials are stored. "
-                    "The same command goes on with the others.")
-    return RunSummary(asked=len(asked), completed=int((status == "completed").sum()),
-                      failed=int((status == "failed").sum()), interrupted=interrupted)
+        screen.note(
+            f"Stopped: {status.notna().sum()} of {len(asked)} trials are stored. "
+            "The same command goes on with the others."
+        )
+    return RunSummary(
+        asked=len(asked),
+        completed=int((status == "completed").sum()),
+        failed=int((status == "failed").sum()),
+        interrupted=interrupted,
+    )
 
 
 def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
@@ -89,17 +102,23 @@ def _todo(asked: Sequence[TrialPlan], rows: pd.DataFrame, retry_failed: bool) ->
     """What is to be trained, in the plan's order, each with the number of its attempt."""
     status, attempts = outcomes(rows)["status"], rows.groupby("trial_id")["attempt"].max()
     return deque(
-        (trial, int(attempts.get(trial.trial_id, 0)) + 1) for trial in asked
-        if trial.trial_id not in status or (retry_failed and status[trial.trial_id] == "failed"))
+        (trial, int(attempts.get(trial.trial_id, 0)) + 1)
+        for trial in asked
+        if trial.trial_id not in status or (retry_failed and status[trial.trial_id] == "failed")
+    )
 
 
-def _run(todo: deque[tuple[TrialPlan, int]], asked: int, folder: Path, executor_factory: ExecutorFactory,
-         screen: Screen) -> bool:
+def _run(
+    todo: deque[tuple[TrialPlan, int]], asked: int, folder: Path, executor_factory: ExecutorFactory, screen: Screen
+) -> bool:
     """Whether it was interrupted."""
     trials = [trial for trial, _ in todo]
     try:
-        with _interruptible(), contextlib.closing(executor_factory(folder, trials)) as executor, \
-                screen.showing([trial.trial_id for trial in trials], planned=asked, capacity=executor.capacity):
+        with (
+            _interruptible(),
+            contextlib.closing(executor_factory(folder, trials)) as executor,
+            screen.showing([trial.trial_id for trial in trials], planned=asked, capacity=executor.capacity),
+        ):
             _drive(executor, todo, folder, screen)
     except KeyboardInterrupt:
         return True

@@ -95,8 +95,11 @@ def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
     """The entries that only name things."""
     for key, name in (("study", grid.get("study")), *(("profiles", name) for name in grid.get("profiles", ()))):
         if name is not None and not _PLAIN_NAME.fullmatch(str(name)):
-            findings.add(key, f"{name!r} is not a plain name: letters, digits, _ and -, not starting with - "
-                              "(it becomes part of a folder's name)")
+            findings.add(
+                key,
+                f"{name!r} is not a plain name: letters, digits, _ and -, not starting with - "
+                "(it becomes part of a folder's name)",
+            )
     seeds = grid.get("seeds", [0])
     if not seeds:
         findings.add("seeds", "lists no seed; leave it out for seed 0")
@@ -108,8 +111,11 @@ def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
     if "objectives" in grid:
         if not grid["objectives"]:
             findings.add("objectives", "names no column; leave it out for accuracy, time and memory")
-        columns = [field.name for field in arrow_schema(ResultRow)
-                   if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
+        columns = [
+            field.name
+            for field in arrow_schema(ResultRow)
+            if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        ]
         findings.mapping(grid["objectives"], "objectives", dict.fromkeys(columns, Direction))
     if grid.get("profiles") == {}:
         findings.add("profiles", "a grid needs at least one")

@@ -50,21 +50,26 @@ def study_status(folder: Path) -> StudyStatus:
 def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven: bool) -> TrialStatus:
     if trial_id in stored:
         row = stored[trial_id]
-        return TrialStatus(trial_id=trial_id, state=row["status"],
-                           error=row["error"] if row["status"] == "failed" else None)
+        return TrialStatus(
+            trial_id=trial_id, state=row["status"], error=row["error"] if row["status"] == "failed" else None
+        )
     checkpoint = checkpoint_folder(folder, trial_id)
     progress = TrialProgress.read(checkpoint)
     # A worker of this driver has written its progress since the driver took the lock; an older one was interrupted.
-    running = (driven and progress is not None
-               and (checkpoint / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime)
+    running = (
+        driven
+        and progress is not None
+        and (checkpoint / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime
+    )
     return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
 
 
 def print_status(status: StudyStatus, console: Console | None = None) -> None:
     """One line for the study, and one for each trial and part that there is more to say of."""
     counts = Counter(trial.state for trial in status.trials)
-    total = ", ".join(f"{counts[state]} {state}" for state in ("completed", "failed", "pruned", "running", "missing")
-                      if counts[state])
+    total = ", ".join(
+        f"{counts[state]} {state}" for state in ("completed", "failed", "pruned", "running", "missing") if counts[state]
+    )
     lines = [f"{len(status.trials)} trials planned: {total}"]
     if status.driver:
         lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))

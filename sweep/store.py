@@ -62,8 +62,15 @@ def read_plan_text(folder: Path) -> str:
     try:
         return (folder / "plan.json").read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError([Problem(str(folder), "plan.json", f"cannot be read: {error.strerror}; "
-                                 "a study's folder looks like results/<study>-<profile>")]) from None
+        raise UserError(
+            [
+                Problem(
+                    str(folder),
+                    "plan.json",
+                    f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>",
+                )
+            ]
+        ) from None
 
 
 def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> None:
@@ -161,8 +168,13 @@ def lock_study(folder: Path) -> Iterator[None]:
             time.sleep(0.1)  # `driver_of` holds it for an instant
             if not _try_lock(file, fcntl.LOCK_EX):
                 driver = "pid {pid} on {host}, since {started_at}".format_map(_note(file))
-                raise UserError([Problem(str(folder), "", f"another process runs this study: {driver}; "
-                                         "wait for it, or stop it first")])
+                raise UserError(
+                    [
+                        Problem(
+                            str(folder), "", f"another process runs this study: {driver}; wait for it, or stop it first"
+                        )
+                    ]
+                )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": now}))
@@ -202,8 +214,16 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError([Problem(str(folder), "", f"cannot be written: {error.strerror}; "
-                                 "make room or rights there, or choose another folder with --out")]) from error
+        raise UserError(
+            [
+                Problem(
+                    str(folder),
+                    "",
+                    f"cannot be written: {error.strerror}; "
+                    "make room or rights there, or choose another folder with --out",
+                )
+            ]
+        ) from error
 
 
 def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow], row_type: type) -> bytes:
@@ -244,6 +264,8 @@ def _read_parts(folder: Path, row_type: type, order: list[str]) -> tuple[pd.Data
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A part of an older version: columns that it lacks are missing numbers, columns since removed are dropped."""
-    columns = [table[field.name].cast(field.type) if field.name in table.column_names
-               else pa.nulls(table.num_rows, field.type) for field in schema]
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
     return pa.Table.from_arrays(columns, schema=schema)

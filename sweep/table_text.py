@@ -30,26 +30,32 @@ def columns(table: pd.DataFrame) -> list[Column]:
     shown = [
         _labels(table, "backbone", "Backbone", only_if=table["backbone"].nunique() > 1),
         _labels(table, "strategy", "Strategy"),
-        *(_labels(table, name, heading, only_if=not table[name].isna().all())
-          for name, heading in (("start_layer", "Start layer"), ("stop_layer", "Stop layer"), ("r", "r"))),
+        *(
+            _labels(table, name, heading, only_if=not table[name].isna().all())
+            for name, heading in (("start_layer", "Start layer"), ("stop_layer", "Stop layer"), ("r", "r"))
+        ),
         _labels(table, "order", "Order", only_if=table["order"].nunique() > 1),
         _labels(table, "weighting", "Weighting", only_if=table["weighting"].nunique() > 1),
         _labels(table, "reduced_tokens", "Tokens removed"),
-        *(_numbers(table, *column) for column in (
-            ("Top-1 (%)", "best", "top1_best_pct", percent),
-            ("Top-1 (%)", "last", "top1_pct", percent),
-            ("Top-1 (%)", "EMA", "top1_ema_pct", percent),
-            ("Top-1 (%)", "paper", "published_top1_pct", percent),
-            ("Top-5 (%)", "last", "top5_pct", percent),
-            ("Top-5 (%)", "paper", "published_top5_pct", percent),
-            ("Training time", "here", "train_time_s", duration),
-            ("Training time", "ratio", "train_time_ratio", ratio),
-            ("Training time", "paper", "published_train_time_s", duration),
-            ("Training time", "paper ratio", "published_train_time_ratio", ratio),
-            ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes),
-            ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio),
-            ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes),
-            ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio))),
+        *(
+            _numbers(table, *column)
+            for column in (
+                ("Top-1 (%)", "best", "top1_best_pct", percent),
+                ("Top-1 (%)", "last", "top1_pct", percent),
+                ("Top-1 (%)", "EMA", "top1_ema_pct", percent),
+                ("Top-1 (%)", "paper", "published_top1_pct", percent),
+                ("Top-5 (%)", "last", "top5_pct", percent),
+                ("Top-5 (%)", "paper", "published_top5_pct", percent),
+                ("Training time", "here", "train_time_s", duration),
+                ("Training time", "ratio", "train_time_ratio", ratio),
+                ("Training time", "paper", "published_train_time_s", duration),
+                ("Training time", "paper ratio", "published_train_time_ratio", ratio),
+                ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes),
+                ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio),
+                ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes),
+                ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio),
+            )
+        ),
         _notes(table),
     ]
     return [column for column in shown if column is not None]
@@ -62,8 +68,11 @@ def heading_groups(shown: list[Column]) -> list[tuple[str, int]]:
 
 def to_markdown(table: pd.DataFrame, caption: str) -> str:
     shown = columns(table)
-    lines = [[column.full_heading for column in shown], ["---:" if column.numeric else "---" for column in shown],
-             *zip(*(column.cells for column in shown), strict=True)]
+    lines = [
+        [column.full_heading for column in shown],
+        ["---:" if column.numeric else "---" for column in shown],
+        *zip(*(column.cells for column in shown), strict=True),
+    ]
     body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
     return f"{body}\n\n{caption}\n"
 
@@ -78,23 +87,28 @@ def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:
             rules.append(f"\\cmidrule(lr){{{first}-{first + span - 1}}}")
         first += span
     lines = [" & ".join(map(_tex, cells)) + r" \\" for cells in zip(*(column.cells for column in shown), strict=True)]
-    return "\n".join([
-        r"\begin{table*}[t]",
-        r"\setlength{\tabcolsep}{3pt}",
-        f"\\caption{{{_tex(caption)}}}",
-        f"\\label{{{label}}}",
-        r"\resizebox{\textwidth}{!}{%",
-        f"\\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}",
-        r"\toprule",
-        " & ".join(groups) + r" \\",
-        " ".join(rules),
-        " & ".join(_tex_heading(column.heading) for column in shown) + r" \\",
-        r"\midrule",
-        *lines,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table*}",
-    ]) + "\n"
+    return (
+        "\n".join(
+            [
+                r"\begin{table*}[t]",
+                r"\setlength{\tabcolsep}{3pt}",
+                f"\\caption{{{_tex(caption)}}}",
+                f"\\label{{{label}}}",
+                r"\resizebox{\textwidth}{!}{%",
+                f"\\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}",
+                r"\toprule",
+                " & ".join(groups) + r" \\",
+                " ".join(rules),
+                " & ".join(_tex_heading(column.heading) for column in shown) + r" \\",
+                r"\midrule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\end{table*}",
+            ]
+        )
+        + "\n"
+    )
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -136,9 +150,14 @@ def _numbers(table: pd.DataFrame, group: str, heading: str, name: str, text: Cal
     if name not in table:
         return None
     spreads = table.get(f"{name}_std", pd.Series(float("nan"), table.index))
-    return Column(group, heading, tuple(
-        MISSING if pd.isna(value) else text(value, None if pd.isna(spread) else spread)
-        for value, spread in zip(table[name], spreads, strict=True)))
+    return Column(
+        group,
+        heading,
+        tuple(
+            MISSING if pd.isna(value) else text(value, None if pd.isna(spread) else spread)
+            for value, spread in zip(table[name], spreads, strict=True)
+        ),
+    )
 
 
 def _notes(table: pd.DataFrame) -> Column | None:
@@ -154,13 +173,20 @@ def _note(planned: int, measured: int, failed: int) -> str:
     return ", ".join(words + ([f"{failed} failed"] if failed else []))
 
 
-_TEX = str.maketrans({"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-        MISSING: "--", **{character: f"\\{character}" for character in "&%$#_{}"}})
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        MISSING: "--",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
 
 
 def _tex(text: str) -> str:
     return text.translate(_TEX)
-
 
 
 def _tex_heading(text: str) -> str:

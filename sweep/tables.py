@@ -15,8 +15,17 @@ from sweep.store import completed
 
 # What makes a configuration: a case apart from its seed.
 LABELS = ("backbone", "strategy", "start_layer", "stop_layer", "r", "order", "weighting")
-MEASURES = ("top1_best_pct", "top1_pct", "top1_ema_pct", "top5_pct", "train_time_s", "peak_memory_mib",
-            "step_time_ms", "throughput_img_per_s", "flops_per_image")
+MEASURES = (
+    "top1_best_pct",
+    "top1_pct",
+    "top1_ema_pct",
+    "top5_pct",
+    "train_time_s",
+    "peak_memory_mib",
+    "step_time_ms",
+    "throughput_img_per_s",
+    "flops_per_image",
+)
 RATIOS = {"train_time_ratio": "train_time_s", "peak_memory_ratio": "peak_memory_mib"}
 PUBLISHED = ("top1_pct", "top5_pct", "train_time_s", "peak_memory_mib", *RATIOS)
 
@@ -51,17 +60,25 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     for labels, seeds in cases.items():
         trials = {case.trial_id for case in seeds}
         measured = done[done["trial_id"].isin(trials)]
-        lines.append({
-            "configuration": _describe(seeds[0], varying),
-            **dict(zip(LABELS, labels, strict=True)),
-            "reduced_tokens": removed[seeds[0].trial_id],
-            "trial_ids": " ".join(sorted(trials)),
-            "seeds_planned": len(trials),
-            "seeds_measured": len(measured),
-            "seeds_failed": len((failed & trials) - set(measured["trial_id"])),
-            **{name: value for measure in measures for name, value in (
-                (measure, measured[measure].mean()), (f"{measure}_std", measured[measure].std()))},
-        })
+        lines.append(
+            {
+                "configuration": _describe(seeds[0], varying),
+                **dict(zip(LABELS, labels, strict=True)),
+                "reduced_tokens": removed[seeds[0].trial_id],
+                "trial_ids": " ".join(sorted(trials)),
+                "seeds_planned": len(trials),
+                "seeds_measured": len(measured),
+                "seeds_failed": len((failed & trials) - set(measured["trial_id"])),
+                **{
+                    name: value
+                    for measure in measures
+                    for name, value in (
+                        (measure, measured[measure].mean()),
+                        (f"{measure}_std", measured[measure].std()),
+                    )
+                },
+            }
+        )
     table = pd.DataFrame(lines).astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
     table = table.astype({name: float for measure in measures for name in (measure, f"{measure}_std")})
     table = _with_ratios(table)
@@ -84,8 +101,9 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     if seeds > 1:
         sentences.append(f"Mean ± standard deviation over up to {seeds} seeds")
     if plan.paper_table:
-        sentences.append("Columns headed paper hold the published values (CIFAR-100, 224 x 224 pixels, 300 epochs, the "
-                         "authors' GPU)")
+        sentences.append(
+            "Columns headed paper hold the published values (CIFAR-100, 224 x 224 pixels, 300 epochs, the authors' GPU)"
+        )
     return ". ".join(sentences) + "."
 
 

@@ -44,9 +44,15 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
     trainer = result = error = None
     try:
         trainer = Trainer(
-            model=trial.model, fusion=_without_labels(trial.fusion), data=trial.data, augment=trial.augment,
-            train=trial.train, threads=trial.cpus_per_trial, device="cuda" if trial.gpus_per_trial else "cpu",
-            checkpoint=checkpoint)
+            model=trial.model,
+            fusion=_without_labels(trial.fusion),
+            data=trial.data,
+            augment=trial.augment,
+            train=trial.train,
+            threads=trial.cpus_per_trial,
+            device="cuda" if trial.gpus_per_trial else "cpu",
+            checkpoint=checkpoint,
+        )
         for metrics in trainer:
             replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
             yield metrics
@@ -55,10 +61,18 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
         error = _explain(exception, trial, attempt, folder)
     history = trainer.history if trainer else ()
     row = ResultRow(
-        **planned_columns(trial), attempt=attempt, status="failed" if error else "completed", error=error,
-        **_columns_of_epochs(history), **(_columns_of_result(result) if result else {}),
-        wall_time_s=time.perf_counter() - start, torch_version=torch.__version__, git_commit=_git_commit(),
-        started_at=dt.datetime.fromisoformat(progress.started_at), finished_at=dt.datetime.now(dt.UTC))
+        **planned_columns(trial),
+        attempt=attempt,
+        status="failed" if error else "completed",
+        error=error,
+        **_columns_of_epochs(history),
+        **(_columns_of_result(result) if result else {}),
+        wall_time_s=time.perf_counter() - start,
+        torch_version=torch.__version__,
+        git_commit=_git_commit(),
+        started_at=dt.datetime.fromisoformat(progress.started_at),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
     write_result(folder, row, [_epoch_row(trial, attempt, metrics) for metrics in history])
     shutil.rmtree(checkpoint, ignore_errors=True)
     return row
@@ -71,8 +85,14 @@ def _without_labels(fusion: FusionConfig) -> FusionConfig:
 
 def failed_row(trial: TrialPlan, attempt: int, error: str) -> ResultRow:
     """The row of an attempt whose worker could not write one."""
-    return ResultRow(**planned_columns(trial), attempt=attempt, status="failed", error=error,
-                     git_commit=_git_commit(), finished_at=dt.datetime.now(dt.UTC))
+    return ResultRow(
+        **planned_columns(trial),
+        attempt=attempt,
+        status="failed",
+        error=error,
+        git_commit=_git_commit(),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
 
 
 def planned_columns(trial: TrialPlan) -> dict[str, Any]:
@@ -80,16 +100,30 @@ def planned_columns(trial: TrialPlan) -> dict[str, Any]:
     model, fusion, train = trial.model, trial.fusion, trial.train
     assert fusion.schedule is not None, "a planned trial knows its schedule"
     return {
-        "study": trial.study, "profile": trial.profile, "trial_id": trial.trial_id,
-        "backbone": model.backbone, "image_size": model.image_size, "patch_size": model.patch,
+        "study": trial.study,
+        "profile": trial.profile,
+        "trial_id": trial.trial_id,
+        "backbone": model.backbone,
+        "image_size": model.image_size,
+        "patch_size": model.patch,
         "cls_position": model.cls_position,
-        "strategy": fusion.strategy, "start_layer": fusion.start_layer, "stop_layer": fusion.stop_layer, "r": fusion.r,
-        "order": fusion.order, "weighting": fusion.weighting, "schedule": fusion.schedule,
+        "strategy": fusion.strategy,
+        "start_layer": fusion.start_layer,
+        "stop_layer": fusion.stop_layer,
+        "r": fusion.r,
+        "order": fusion.order,
+        "weighting": fusion.weighting,
+        "schedule": fusion.schedule,
         "reduced_tokens": sum(fusion.schedule),
         "tokens_per_image": sum(tokens_per_layer(fusion.schedule, model.num_tokens)),
-        "dataset": trial.data.dataset, "train_images": trial.data.train_images,
-        "epochs": train.epochs, "batch_size": train.batch_size, "precision": train.precision, "seed": train.seed,
-        "cpus_per_trial": trial.cpus_per_trial, "gpus_per_trial": trial.gpus_per_trial,
+        "dataset": trial.data.dataset,
+        "train_images": trial.data.train_images,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "precision": train.precision,
+        "seed": train.seed,
+        "cpus_per_trial": trial.cpus_per_trial,
+        "gpus_per_trial": trial.gpus_per_trial,
     }
 
 
@@ -98,9 +132,13 @@ def _columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
         return {}
     last, best = history[-1], max(history, key=lambda metrics: metrics.top1_pct)
     return {
-        "top1_pct": last.top1_pct, "top5_pct": last.top5_pct,
-        "top1_ema_pct": last.top1_ema_pct, "top5_ema_pct": last.top5_ema_pct, "final_loss": last.loss,
-        "top1_best_pct": best.top1_pct, "best_epoch": best.epoch,
+        "top1_pct": last.top1_pct,
+        "top5_pct": last.top5_pct,
+        "top1_ema_pct": last.top1_ema_pct,
+        "top5_ema_pct": last.top5_ema_pct,
+        "final_loss": last.loss,
+        "top1_best_pct": best.top1_pct,
+        "best_epoch": best.epoch,
     }
 
 

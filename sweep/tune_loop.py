@@ -21,9 +21,15 @@ def run_tune(submitted: Submissions, events: queue.SimpleQueue[Any], closing: th
     """Run what is submitted until `closing`. Ray Tune's own files go to `scratch`."""
     # tune.run and not Tuner, which pickles searcher and callbacks to restore them; resume is planned minus stored.
     tune.run(
-        tune.with_resources(_train, _resources), search_alg=_Submitted(submitted), num_samples=-1,
-        callbacks=[_Reporter(events, closing)], raise_on_failed_trial=False, verbose=0,
-        storage_path=str(scratch), trial_dirname_creator=lambda trial: trial.trial_id)
+        tune.with_resources(_train, _resources),
+        search_alg=_Submitted(submitted),
+        num_samples=-1,
+        callbacks=[_Reporter(events, closing)],
+        raise_on_failed_trial=False,
+        verbose=0,
+        storage_path=str(scratch),
+        trial_dirname_creator=lambda trial: trial.trial_id,
+    )
 
 
 def _train(config: dict[str, Any]) -> None:

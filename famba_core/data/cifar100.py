@@ -72,7 +72,7 @@ def _find(config: DataConfig) -> _Files:
         config,
         wanted="cifar100/ with train-*.parquet and test-*.parquet, or cifar-100-python/ with train, test and meta",
         remedy="fetch it with `famba-sweep data cifar100`, or name the folder that holds cifar100/ with --data-dir "
-               "or FAMBA_DATA",
+        "or FAMBA_DATA",
     )
 
 
@@ -145,6 +145,13 @@ def _published_bytes(file: Path) -> bytes:
     content = file.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != PICKLE_MD5[file.name]:
-        raise ConfigError([("dataset", f"{file} has md5 {found}, and the published file {PICKLE_MD5[file.name]}: it is "
-                                       "damaged or not CIFAR-100, and is not unpickled")])
+        raise ConfigError(
+            [
+                (
+                    "dataset",
+                    f"{file} has md5 {found}, and the published file {PICKLE_MD5[file.name]}: it is "
+                    "damaged or not CIFAR-100, and is not unpickled",
+                )
+            ]
+        )
     return content

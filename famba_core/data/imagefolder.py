@@ -45,9 +45,16 @@ def load(config: DataConfig, image_size: int, seed: int) -> ImageDataset:
     side = round(image_size * MARGIN)
     gib = (len(train) + len(listing.test)) * 3 * side**2 / 2**30
     if gib > MOST_GIB:
-        raise ConfigError([("train_images", f"{len(train) + len(listing.test)} images of {side} x {side} pixels need "
-                                            f"{gib:.1f} GiB of memory, and {MOST_GIB} GiB is the most; "
-                                            "train on fewer images, or on smaller ones")])
+        raise ConfigError(
+            [
+                (
+                    "train_images",
+                    f"{len(train) + len(listing.test)} images of {side} x {side} pixels need "
+                    f"{gib:.1f} GiB of memory, and {MOST_GIB} GiB is the most; "
+                    "train on fewer images, or on smaller ones",
+                )
+            ]
+        )
     return ImageDataset(
         name="imagefolder",
         train=_decode(train, side),
@@ -73,11 +80,17 @@ def _list(config: DataConfig) -> _Listing:
 
 def _list_splits(train: Path, test: Path) -> _Listing:
     by_class = {split: _images_by_class(split) for split in (train, test)}
-    problems = [f"{split} has no folder {name}, which {other} has"
-                for split, other in ((train, test), (test, train))
-                for name in sorted(by_class[other].keys() - by_class[split].keys())]
-    problems += [f"{split / name} holds no image (a file ending in {', '.join(sorted(SUFFIXES))})"
-                 for split in by_class for name, files in by_class[split].items() if not files]
+    problems = [
+        f"{split} has no folder {name}, which {other} has"
+        for split, other in ((train, test), (test, train))
+        for name in sorted(by_class[other].keys() - by_class[split].keys())
+    ]
+    problems += [
+        f"{split / name} holds no image (a file ending in {', '.join(sorted(SUFFIXES))})"
+        for split in by_class
+        for name, files in by_class[split].items()
+        if not files
+    ]
     if not by_class[train]:
         problems.append(f"{train} has no folder, and there should be one for each class")
     if problems:
@@ -92,9 +105,12 @@ def _list_splits(train: Path, test: Path) -> _Listing:
 
 def _images_by_class(split: Path) -> dict[str, list[Path]]:
     folders = sorted(folder for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    return {folder.name: sorted(file for file in folder.iterdir()
-                                if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-            for folder in folders}
+    return {
+        folder.name: sorted(
+            file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
+        for folder in folders
+    }
 
 
 def _decode(files: Sequence[tuple[Path, int]], side: int) -> Split:

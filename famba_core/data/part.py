@@ -11,8 +11,15 @@ from famba_core.config import ConfigError, DataConfig
 def part_size(config: DataConfig, available: int) -> int:
     """How many of the `available` training images are used. Raises ConfigError where more are asked for."""
     if config.train_images is not None and config.train_images > available:
-        raise ConfigError([("train_images", f"{config.train_images} images are asked for, and the training set of "
-                                            f"{config.dataset} has {available}")])
+        raise ConfigError(
+            [
+                (
+                    "train_images",
+                    f"{config.train_images} images are asked for, and the training set of "
+                    f"{config.dataset} has {available}",
+                )
+            ]
+        )
     return config.train_images or available
 
 

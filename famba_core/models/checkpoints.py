@@ -34,17 +34,28 @@ def load_checkpoint(
     state = _weights(_read(Path(source)) if isinstance(source, str | Path) else source)
     own = model.state_dict()
     notes = []
-    if "pos_embed" in state and state["pos_embed"].ndim == 3 and state["pos_embed"].shape[2] == own["pos_embed"].shape[2]:
+    if (
+        "pos_embed" in state
+        and state["pos_embed"].ndim == 3
+        and state["pos_embed"].shape[2] == own["pos_embed"].shape[2]
+    ):
         converted, changes = _fit_positions(state["pos_embed"], model, cls_position)
         state["pos_embed"] = converted
         notes += changes
     if "head.weight" in state and state["head.weight"].shape[0] != model.config.num_classes:
-        notes.append(f"head of {state['head.weight'].shape[0]} classes left out, for the model has {model.config.num_classes}")
+        notes.append(
+            f"head of {state['head.weight'].shape[0]} classes left out, for the model has {model.config.num_classes}"
+        )
         state["head.weight"], state["head.bias"] = own["head.weight"], own["head.bias"]
     problems = [("checkpoint", f"{name} is missing") for name in own if name not in state]
-    problems += [("checkpoint", f"{name} is not a weight of {model.config.backbone}") for name in state if name not in own]
     problems += [
-        ("checkpoint", f"{name} is {tuple(state[name].shape)}, and {model.config.backbone} has {tuple(own[name].shape)}")
+        ("checkpoint", f"{name} is not a weight of {model.config.backbone}") for name in state if name not in own
+    ]
+    problems += [
+        (
+            "checkpoint",
+            f"{name} is {tuple(state[name].shape)}, and {model.config.backbone} has {tuple(own[name].shape)}",
+        )
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
@@ -79,7 +90,9 @@ def _fit_positions(positions: Tensor, model: Vim, cls_position: ClsPosition) -> 
     patches = positions.shape[1] - 1
     side = round(patches**0.5)
     if side * side != patches:
-        raise ConfigError([("checkpoint", f"pos_embed has {patches + 1} tokens: not a square of patches and a class token")])
+        raise ConfigError(
+            [("checkpoint", f"pos_embed has {patches + 1} tokens: not a square of patches and a class token")]
+        )
     at = patches // 2 if cls_position == "middle" else 0
     of_class, of_patches = positions[:, at : at + 1], torch.cat((positions[:, :at], positions[:, at + 1 :]), dim=1)
     if patches != model.config.num_patches:
@@ -89,6 +102,8 @@ def _fit_positions(positions: Tensor, model: Vim, cls_position: ClsPosition) -> 
         of_patches = resized.flatten(2).transpose(1, 2).to(positions.dtype)
         notes.append(f"position embeddings resized from {side} x {side} to {new_side} x {new_side} patches")
     if cls_position != model.config.cls_position:
-        notes.append(f"class token's position embedding moved from the {cls_position} to the {model.config.cls_position}")
+        notes.append(
+            f"class token's position embedding moved from the {cls_position} to the {model.config.cls_position}"
+        )
     at = model.class_position
     return torch.cat((of_patches[:, :at], of_class, of_patches[:, at:]), dim=1), notes

@@ -56,7 +56,7 @@ class BiMambaMixer(nn.Module):
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         reverse = (False, True)
         conv = _pair(self.conv1d.weight, self.conv1d_b.weight).squeeze(2)
-        u = causal_conv_silu(x, conv, _pair(self.conv1d.bias, self.conv1d_b.bias), reverse=reverse)
+        u = causal_conv_silu(x, conv, _pair(_bias(self.conv1d), _bias(self.conv1d_b)), reverse=reverse)
         steps_and_states = _project(u, self.x_proj, self.x_proj_b)
         dt, B, C = steps_and_states.split((self.rank, self.state_size, self.state_size), dim=-1)
         y = selective_scan(
@@ -75,6 +75,11 @@ class BiMambaMixer(nn.Module):
 
 def _pair(forwards: Tensor, backwards: Tensor) -> Tensor:
     return torch.stack((forwards, backwards))
+
+
+def _bias(conv: nn.Conv1d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _project(x: Tensor, forwards: nn.Linear, backwards: nn.Linear) -> Tensor:

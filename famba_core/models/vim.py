@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Block(nn.Module):
 
 
 class Vim(nn.Module):
-    """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameter names are the official ones."""
+    """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameters have the official names."""
 
     def __init__(self, config: ModelConfig, fusion: FusionConfig):
         super().__init__()
@@ -51,6 +52,10 @@ class Vim(nn.Module):
         self.head = nn.Linear(sizes.width, config.num_classes)
         self.reset_parameters()
 
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Vim's initialisation outside the mixers, which have their own."""
@@ -62,8 +67,9 @@ class Vim(nn.Module):
         # lecun_normal: a normal cut at two deviations, widened so that its variance is still 1 / fan_in
         nn.init.trunc_normal_(patches.weight, std=1.0)
         patches.weight /= 0.87962566103423978 * math.sqrt(fan_in)
+        assert patches.bias is not None
         nn.init.zeros_(patches.bias)
-        for block in self.layers:
+        for block in self.blocks:
             nn.init.kaiming_uniform_(block.mixer.in_proj.weight, a=math.sqrt(5))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ class Vim(nn.Module):
         class_index = torch.full((batch,), at, device=images.device)
         sizes = torch.ones(residual.shape[:2], device=images.device)
 
-        for block, r in zip(self.layers, self.schedule, strict=True):
+        for block, r in zip(self.blocks, self.schedule, strict=True):
             hidden = block.norm(residual)
             if r > 0:
                 # before the mixer, so that both directions scan the shorter sequence

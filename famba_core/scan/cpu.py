@@ -70,7 +70,7 @@ class _Scan(torch.autograd.Function):
         return y.to(u.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
         batch, length, groups, width = u.shape
@@ -111,7 +111,7 @@ class _Conv(torch.autograd.Function):
         return out.to(x.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         rows = _rows(x)
@@ -136,7 +136,7 @@ def _call(name: str, *arguments: Tensor | int | bytes) -> None:
         for a in arguments
     ]
     code = getattr(kernels, f"famba_{name}")(*converted, torch.get_num_threads())
-    assert code == 0, f"{name} has no kernel for {arguments[4]} states"
+    assert code == 0, f"{name} has no kernel for this number of states"
 
 
 def _float(*tensors: Tensor) -> list[Tensor]:

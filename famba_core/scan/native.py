@@ -41,7 +41,7 @@ def library() -> ctypes.CDLL | str:
                 _build(compiler, built)
             return ctypes.CDLL(str(built))
         except subprocess.CalledProcessError as error:
-            return f"{compiler} could not build the kernels: {error.stderr.strip().splitlines()[-1:]}"
+            return f"{compiler} could not build the kernels ({error.stderr.strip() or error})"
         except OSError:
             continue  # a folder that cannot be written, or holds programs that may not run
     return "no folder for the built kernels can be written"

@@ -1,4 +1,4 @@
-"""The naive selective scan: one loop over time in float64, differentiable by autograd. The yardstick of every backend."""
+"""The naive twin of every backend: loops over time in float64, differentiable by autograd."""
 
 from __future__ import annotations
 

@@ -27,8 +27,17 @@ def some_images(size=9, batch=B):
 
 def run(config, images, size, *, seed=0, smoothing=0.1):
     labels = torch.arange(len(images)) % 10
-    return augment(images, labels, config=config, image_size=size, num_classes=10, label_smoothing=smoothing,
-                   mean=MEAN, std=STD, generator=generator(seed))
+    return augment(
+        images,
+        labels,
+        config=config,
+        image_size=size,
+        num_classes=10,
+        label_smoothing=smoothing,
+        mean=MEAN,
+        std=STD,
+        generator=generator(seed),
+    )
 
 
 def cubic(distance, a=-0.75):
@@ -120,8 +129,17 @@ def test_a_flip_mirrors_left_to_right(crop):
 def test_with_everything_off_nothing_changes_and_nothing_is_drawn():
     images = some_images()
     used = generator(5)
-    got, targets = augment(images, torch.arange(B), config=OFF, image_size=9, num_classes=10, label_smoothing=0,
-                           mean=(0, 0, 0), std=(1, 1, 1), generator=used)
+    got, targets = augment(
+        images,
+        torch.arange(B),
+        config=OFF,
+        image_size=9,
+        num_classes=10,
+        label_smoothing=0,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        generator=used,
+    )
     torch.testing.assert_close(got, images / 255, atol=1e-6, rtol=0)
     assert torch.equal(targets, torch.eye(10)[:B])
     assert torch.equal(used.get_state(), generator(5).get_state())
@@ -146,8 +164,16 @@ def test_each_part_alone_changes_the_batch_and_draws_only_its_own(part):
     config = dataclasses.replace(OFF, **{part: getattr(AugmentConfig(), part)})
     drawn = draw(B, config=config, image_size=9, generator=generator(2))
     names = {field.name for field in dataclasses.fields(drawn) if getattr(drawn, field.name) is not None}
-    assert names == {"crop_scale_min": {"crop"}, "flip": {"flip"}, "random_erasing": {"erase", "noise"},
-                     "mixup": {"keep", "cut"}, "cutmix": {"keep", "cut"}}[part]
+    assert (
+        names
+        == {
+            "crop_scale_min": {"crop"},
+            "flip": {"flip"},
+            "random_erasing": {"erase", "noise"},
+            "mixup": {"keep", "cut"},
+            "cutmix": {"keep", "cut"},
+        }[part]
+    )
     batch = some_images(batch=32)
     assert not torch.equal(run(config, batch, 9)[0], run(OFF, batch, 9)[0])
 
@@ -175,15 +201,16 @@ def test_label_smoothing_in_closed_form():
 @pytest.mark.parametrize(("native", "size", "eval_crop"), [(16, 28, 0.875), (40, 28, 0.875), (9, 16, 1.0)])
 def test_evaluation_is_pillows_resize_and_the_middle(native, size, eval_crop):
     images = some_images(native)
-    got = evaluation_view(images, config=dataclasses.replace(OFF, eval_crop=eval_crop), image_size=size,
-                          mean=MEAN, std=STD)
+    got = evaluation_view(
+        images, config=dataclasses.replace(OFF, eval_crop=eval_crop), image_size=size, mean=MEAN, std=STD
+    )
     full = round(size / eval_crop)
     margin = (full - size) // 2
     for image, result in zip(images, got, strict=True):
         for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
             grey = Image.fromarray(image[channel].numpy().astype(np.float32))
             resized = np.asarray(grey.resize((full, full), Image.Resampling.BICUBIC)).clip(0, 255)
-            middle = resized[margin:margin + size, margin:margin + size]
+            middle = resized[margin : margin + size, margin : margin + size]
             np.testing.assert_allclose(result[channel].numpy(), (middle / 255 - mean) / std, atol=2e-4)
 
 
@@ -196,8 +223,19 @@ def test_evaluation_leaves_an_image_of_the_right_size_as_it_is():
 class WaitsForTheDevice(TorchDispatchMode):
     """Collects the operations that would make the host wait, or whose result's shape depends on values."""
 
-    FORBIDDEN = frozenset({"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "index", "index_put_",
-                           "_unique2", "repeat_interleave", "equal"})
+    FORBIDDEN = frozenset(
+        {
+            "_local_scalar_dense",
+            "is_nonzero",
+            "nonzero",
+            "masked_select",
+            "index",
+            "index_put_",
+            "_unique2",
+            "repeat_interleave",
+            "equal",
+        }
+    )
 
     def __init__(self):
         super().__init__()

@@ -58,8 +58,9 @@ def test_half_of_the_images_are_mirrored():
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 0.5), (0.8, 1.0)])
 def test_shares_follow_their_beta_distribution(mixup, cutmix):
-    drawn = draw(20_000, config=dataclasses.replace(OFF, mixup=mixup, cutmix=cutmix), image_size=8,
-                 generator=generator())
+    drawn = draw(
+        20_000, config=dataclasses.replace(OFF, mixup=mixup, cutmix=cutmix), image_size=8, generator=generator()
+    )
     is_cut = drawn.cut[:, 2] > drawn.cut[:, 0]
     assert abs(is_cut.double().mean() - (cutmix > 0) / (1 + (mixup > 0))) < 0.01
     assert torch.equal(drawn.keep[is_cut], torch.ones(int(is_cut.sum())))

@@ -58,7 +58,7 @@ def write_cifar(folder, seed=0):
 
 def sentence(error):
     """The only problem's sentence, on one line."""
-    (_, text), = error.value.problems
+    ((_, text),) = error.value.problems
     assert "\n" not in text
     return text
 
@@ -98,8 +98,14 @@ assert "pyarrow" not in sys.modules
 assert len(load_dataset(DataConfig(dataset="cifar100", data_dir="."), 32).test.labels) == 3
 """
     package = Path(cifar100.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(package)})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -127,8 +133,15 @@ def test_a_set_that_is_nowhere_is_told_where_it_was_looked_for_and_how_to_get_it
         with pytest.raises(DatasetMissing) as error:
             use(DataConfig())
         assert error.value.problems[0][0] == "dataset"
-        for part in (str(tmp_path / "mine"), str(tmp_path / "data"), "train-*.parquet", "cifar-100-python",
-                     "famba-sweep data cifar100", "--data-dir", "FAMBA_DATA"):
+        for part in (
+            str(tmp_path / "mine"),
+            str(tmp_path / "data"),
+            "train-*.parquet",
+            "cifar-100-python",
+            "famba-sweep data cifar100",
+            "--data-dir",
+            "FAMBA_DATA",
+        ):
             assert part in sentence(error)
 
 
@@ -169,8 +182,10 @@ def write_pickles(folder, monkeypatch):
     folder.mkdir(parents=True)
     images = {"train": random_images(50), "test": random_images(10, seed=1)}
     for name, content in {
-        **{split: {"data": array.transpose(0, 3, 1, 2).reshape(-1, 3072), "fine_labels": list(range(len(array)))}
-           for split, array in images.items()},
+        **{
+            split: {"data": array.transpose(0, 3, 1, 2).reshape(-1, 3072), "fine_labels": list(range(len(array)))}
+            for split, array in images.items()
+        },
         "meta": {"fine_label_names": []},
     }.items():
         written = pickle.dumps(content, protocol=2)
@@ -236,8 +251,9 @@ def test_a_download_that_fails_says_so_in_one_sentence(tmp_path, monkeypatch, er
     assert (str(error).split("\n")[0] or "RuntimeError") in sentence(raised)
 
 
-@pytest.mark.skipif(not any((folder / "cifar100").is_dir() for folder in REAL),
-                    reason="needs CIFAR-100 in FAMBA_DATA or ../shared/data")
+@pytest.mark.skipif(
+    not any((folder / "cifar100").is_dir() for folder in REAL), reason="needs CIFAR-100 in FAMBA_DATA or ../shared/data"
+)
 def test_the_real_cifar100():
     folder = next(folder for folder in REAL if (folder / "cifar100").is_dir())
     data = load_dataset(DataConfig(data_dir=str(folder)), image_size=32)

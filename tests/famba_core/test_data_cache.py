@@ -63,14 +63,21 @@ def test_other_files_are_other_entries(folder, source, change, tmp_path):
 
 def flip_a_bit(content):
     middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: b"not an archive" * 100,
-                                    lambda content: content[: len(content) // 2], flip_a_bit])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"not an archive" * 100,
+        lambda content: content[: len(content) // 2],
+        flip_a_bit,
+    ],
+)
 def test_a_damaged_entry_is_built_again(folder, source, damage):
     Reader(source).read()
-    entry, = folder.iterdir()
+    (entry,) = folder.iterdir()
     entry.write_bytes(damage(entry.read_bytes()))
     assert Reader(source).read() == 1
     assert Reader(source).read() == 0

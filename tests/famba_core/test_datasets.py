@@ -24,10 +24,16 @@ def test_digits_are_all_of_them_once_with_their_labels():
     assert data.train.images.dtype == torch.uint8
     assert data.train.labels.dtype == torch.int64
     raw = load_digits()
-    expected = sorted((bytes(np.floor(image * 255 / 16 + 0.5).astype(np.uint8)), int(label))
-                      for image, label in zip(raw.images, raw.target, strict=True))
-    found = [(bytes(image[channel].numpy()), int(label)) for channel in [0] for split in (data.train, data.test)
-             for image, label in zip(split.images, split.labels, strict=True)]
+    expected = sorted(
+        (bytes(np.floor(image * 255 / 16 + 0.5).astype(np.uint8)), int(label))
+        for image, label in zip(raw.images, raw.target, strict=True)
+    )
+    found = [
+        (bytes(image[channel].numpy()), int(label))
+        for channel in [0]
+        for split in (data.train, data.test)
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
     assert sorted(found) == expected
     assert int(data.train.images.max()) == 255
     for channel in (1, 2):
@@ -48,7 +54,10 @@ def test_the_digits_are_described_without_loading_them():
         config = DataConfig(dataset="digits", train_images=train_images)
         info, data = describe_dataset(config), load_dataset(config, image_size=8)
         assert (info.num_classes, info.train_images, info.test_images) == (
-            data.num_classes, len(data.train.labels), len(data.test.labels))
+            data.num_classes,
+            len(data.train.labels),
+            len(data.test.labels),
+        )
 
 
 @pytest.mark.parametrize("size", [1, 9, 10, 57, 299])
@@ -101,6 +110,12 @@ assert len(load_dataset(DataConfig(dataset="digits"), 8).test.labels) == 360
 assert len(load_dataset(DataConfig(dataset="imagefolder", data_dir="."), 8).test.labels) == 1
 """
     package = Path(famba_core.data.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(package)})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from famba_core.data.datasets import DatasetMissing, describe_dataset, load_data
 
 def sentence(error):
     """The only problem's sentence, on one line."""
-    (_, text), = error.value.problems
+    ((_, text),) = error.value.problems
     assert "\n" not in text
     return text
 
@@ -33,8 +33,14 @@ def test_an_image_folder_is_read_in_the_order_of_its_names(tmp_path, test):
     assert data.train.images.shape == (6, 3, 32, 32)  # 28 * 256 / 224
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.test.labels.tolist() == [0, 1]
-    assert data.train.images[:, :, 7, 7].tolist() == [[0, 0, 30], [0, 20, 30], [0, 40, 30],
-                                                      [10, 0, 30], [10, 20, 30], [10, 40, 30]]
+    assert data.train.images[:, :, 7, 7].tolist() == [
+        [0, 0, 30],
+        [0, 20, 30],
+        [0, 40, 30],
+        [10, 0, 30],
+        [10, 20, 30],
+        [10, 40, 30],
+    ]
     assert data.num_classes == 2
     info = describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))
     assert (info.num_classes, info.train_images, info.test_images) == (2, 6, 2)
@@ -46,8 +52,9 @@ def test_an_image_keeps_its_middle_at_the_scale_of_its_shorter_side(tmp_path):
     for transposed, file in ((picture, "0.png"), (picture.transpose(1, 0, 2), "1.png")):
         Image.fromarray(transposed).save(tmp_path / "train" / "ant" / file)  # 96 x 64 and 64 x 96
     Image.new("L", (64, 64), 90).save(tmp_path / "train" / "ant" / "2.png")
-    wide, tall, grey = load_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)),
-                                    image_size=28).train.images[:3]
+    wide, tall, grey = load_dataset(
+        DataConfig(dataset="imagefolder", data_dir=str(tmp_path)), image_size=28
+    ).train.images[:3]
     # Of six bands of 16 pixels the outer two are cropped; at half size the middle of each is its colour.
     assert wide[0, 16, 4::8].tolist() == [40, 80, 120, 160]
     assert torch.equal(tall, wide.transpose(1, 2))

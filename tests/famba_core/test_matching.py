@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from famba_core.fusion.matching import Match, match, merge, merge_sizes
+from famba_core.fusion.matching import match, merge, merge_sizes
 from famba_core.fusion.schedule import most_removable
 
 ORDERS = ["concat", "raster"]
@@ -155,5 +155,4 @@ def test_under_autocast_similarities_keep_their_precision():
     metric = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 2e-3], [1.0, 1.5e-3], [0.0, 1.0]]])
     with torch.autocast("cpu", torch.bfloat16):
         matched = match(metric, 1, torch.tensor([0]), "raster")
-    assert matched == Match(matched.target, 4, matched.class_index)
     assert matched.target.tolist() == [[0, 1, 2, 2, 3]]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from backends import FAST
 from reference_weights import reference_images, reference_weights
 from vim_twin import vim_logits
 
@@ -103,7 +104,7 @@ def test_every_strategy_agrees_with_the_twin(fusion, cls_position, image_size, s
     assert_agrees_with_twin(config, FUSIONS[fusion])
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("cls_position", ["head", "middle"])
 @pytest.mark.parametrize("weighting", ["mean", "size"])
 @pytest.mark.parametrize("order", ["concat", "raster"])

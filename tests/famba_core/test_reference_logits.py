@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from backends import FAST
 from reference_weights import reference_images, reference_weights
 
 from famba_core import FusionConfig, ModelConfig, build_model
@@ -18,7 +19,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_gradients_are_the_published_models(case, backend, monkeypatch):
     if backend == "torch":

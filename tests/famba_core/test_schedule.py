@@ -27,14 +27,8 @@ from famba_core.fusion.schedule import (
     (FusionConfig(strategy="upper", start_layer=15, r=15), (0,) * 14 + (15,) * 10, 4728 - 15 * 55),
     (FusionConfig(strategy="upper", start_layer=6, r=1), (0,) * 5 + (1,) * 19, 4728 - 190),
     (FusionConfig(strategy="upper", start_layer=24, r=98), (0,) * 23 + (98,), 4728 - 98),
-    (FusionConfig(schedule=range(24)), tuple(range(12)) + (12, 13, 14, 15, 16, 17, 18, 12, 6, 3, 1, 1), None),
 ])  # fmt: skip
 def test_schedules_by_hand(fusion, schedule, tokens):
-    if tokens is None:  # after layers 1..19 have removed 0 + 1 + ... + 18 = 171 of 197, 26 are left
-        found, left = token_schedule(fusion), 26
-        assert found[:19] == schedule[:19]
-        assert found[19:] == (12, 6, 3, 2, 1)[: len(found[19:])] or sum(found[19:]) < left
-        return
     found = token_schedule(fusion)
     assert found == schedule
     assert sum(tokens_per_layer(found, 197)) == tokens
@@ -43,6 +37,11 @@ def test_schedules_by_hand(fusion, schedule, tokens):
 def test_a_long_run_of_fusion_stops_at_one_token_beside_the_class_token():
     # 17 -> 9 -> 5 -> 3 -> 2 and no further
     assert token_schedule(FusionConfig(strategy="all", r=50), num_layers=6, num_tokens=17) == (8, 4, 2, 1, 0, 0)
+
+
+def test_an_explicit_schedule_is_clamped_where_the_sequence_ends():
+    # layers 1 to 19 remove 0 + 1 + ... + 18 = 171 of 197 tokens; then 26 -> 14 -> 8 -> 5 -> 3 -> 2
+    assert token_schedule(FusionConfig(schedule=tuple(range(24)))) == (*range(19), 12, 6, 3, 2, 1)
 
 
 def test_the_most_that_a_layer_removes():
@@ -90,19 +89,24 @@ def problems(fusion: FusionConfig, **sizes: int) -> tuple[tuple[str, str], ...]:
 
 def test_what_does_not_fit_a_strategy_is_refused_by_name():
     assert problems(FusionConfig(strategy="lowest", r=1)) == (
-        ("strategy", "'lowest' is not a strategy; choose from none, all, interleaved, lower, upper"),)
+        ("strategy", "'lowest' is not a strategy; choose from none, all, interleaved, lower, upper"),
+    )
     assert problems(FusionConfig(strategy="upper", r=9)) == (
-        ("start_layer", "strategy upper needs it: a layer from 1 to 24"),)
+        ("start_layer", "strategy upper needs it: a layer from 1 to 24"),
+    )
     assert problems(FusionConfig(strategy="upper", start_layer=25, r=9)) == (
-        ("start_layer", "must be a layer from 1 to 24, not 25"),)
+        ("start_layer", "must be a layer from 1 to 24, not 25"),
+    )
     assert problems(FusionConfig(strategy="upper", start_layer=0, stop_layer=7, r=9)) == (
         ("start_layer", "must be a layer from 1 to 24, not 0"),
         ("stop_layer", "strategy upper takes none, and 7 was given"),
     )
     assert problems(FusionConfig(strategy="lower", stop_layer=5)) == (
-        ("r", "strategy lower needs it: tokens to remove in each fusing layer"),)
+        ("r", "strategy lower needs it: tokens to remove in each fusing layer"),
+    )
     assert problems(FusionConfig(schedule=(1, 2)), num_layers=3) == (
-        ("schedule", "has 2 numbers, and the model 3 layers"),)
+        ("schedule", "has 2 numbers, and the model 3 layers"),
+    )
 
 
 def test_wrong_fusion_values_are_refused_together():

@@ -24,9 +24,7 @@ def vim_logits(
     weighting: str = "mean",
 ) -> Tensor:
     """images [B, 3, H, W] -> logits [B, classes], in the dtype of `state`."""
-    return torch.stack(
-        [_one_image(state, image, patch, class_at, schedule, order, weighting) for image in images]
-    )
+    return torch.stack([_one_image(state, image, patch, class_at, schedule, order, weighting) for image in images])
 
 
 def _one_image(
@@ -63,9 +61,7 @@ def _patches(state: State, image: Tensor, patch: int) -> list[Tensor]:
 
 
 def _sum_sizes(sizes: list[float], pairs: dict[int, int], order: str) -> list[float]:
-    return [
-        sizes[i] + sum(sizes[a] for a, b in pairs.items() if b == i) for i in order_after(len(sizes), pairs, order)
-    ]
+    return [sizes[i] + sum(sizes[a] for a, b in pairs.items() if b == i) for i in order_after(len(sizes), pairs, order)]
 
 
 def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:

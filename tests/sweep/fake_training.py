@@ -53,30 +53,53 @@ class FakeTrainer:
 
     def result(self) -> TrainResult:
         return TrainResult(
-            parameters=7, tokens_per_image=42, flops_per_image=3.0, train_time_s=0.5, step_time_ms=10.0,
-            throughput_img_per_s=100.0, peak_memory_mib=1.5, peak_memory_source="cpu_tensor_bytes", device_name="fake")
+            parameters=7,
+            tokens_per_image=42,
+            flops_per_image=3.0,
+            train_time_s=0.5,
+            step_time_ms=10.0,
+            throughput_img_per_s=100.0,
+            peak_memory_mib=1.5,
+            peak_memory_source="cpu_tensor_bytes",
+            device_name="fake",
+        )
 
 
 def epoch_metrics(epoch: int, epochs: int) -> EpochMetrics:
     """Top-1 of 10, 30, 20 % in three epochs: the best is neither the first nor the last."""
     top1 = (10.0, 30.0, 20.0)[(epoch - 1) % 3]
-    return EpochMetrics(epoch=epoch, epochs=epochs, loss=2.0 / epoch, lr=1e-3, top1_pct=top1, top5_pct=60.0,
-                        top1_ema_pct=None, top5_ema_pct=None, train_time_s=0.25)
+    return EpochMetrics(
+        epoch=epoch,
+        epochs=epochs,
+        loss=2.0 / epoch,
+        lr=1e-3,
+        top1_pct=top1,
+        top5_pct=60.0,
+        top1_ema_pct=None,
+        top5_ema_pct=None,
+        train_time_s=0.25,
+    )
 
 
 def fake_trial(seed: int, *, epochs: int = 3, cpus: int = 1, gpus: float = 0) -> TrialPlan:
     return TrialPlan(
-        trial_id=f"fake-seed{seed}", study="study", profile="laptop",
+        trial_id=f"fake-seed{seed}",
+        study="study",
+        profile="laptop",
         model=ModelConfig(backbone="vim_nano", image_size=32, num_classes=10),
         fusion=FusionConfig(strategy="upper", start_layer=13, r=1, schedule=SCHEDULE),
-        data=DataConfig(dataset="digits", train_images=64), augment=AugmentConfig(),
+        data=DataConfig(dataset="digits", train_images=64),
+        augment=AugmentConfig(),
         train=TrainConfig(epochs=epochs, warmup_epochs=0, batch_size=32, seed=seed),
-        cpus_per_trial=cpus, gpus_per_trial=gpus)
+        cpus_per_trial=cpus,
+        gpus_per_trial=gpus,
+    )
 
 
 def plan_of(*trials: TrialPlan) -> Plan:
-    return Plan(study="study", profile="laptop", paper_table=None, objectives={"top1_best_pct": "max"},
-                trials=trials, cases=())
+    return Plan(
+        study="study", profile="laptop", paper_table=None, objectives={"top1_best_pct": "max"}, trials=trials, cases=()
+    )
 
 
 def screen_of(plan: Plan) -> Screen:

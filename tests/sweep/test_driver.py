@@ -30,11 +30,17 @@ TIMES = ["train_time_s", "wall_time_s", "step_time_ms", "throughput_img_per_s", 
 
 def real_plan(epochs: int) -> Plan:
     """Two trials of five tokens on a few digits."""
-    return plan_of(*(
-        replace(fake_trial(seed, epochs=epochs), trial_id=f"real-seed{seed}",
+    return plan_of(
+        *(
+            replace(
+                fake_trial(seed, epochs=epochs),
+                trial_id=f"real-seed{seed}",
                 model=ModelConfig(backbone="vim_nano", image_size=8, num_classes=10),
-                fusion=FusionConfig(schedule=(0,) * 22 + (1, 1)))
-        for seed in (0, 1)))
+                fusion=FusionConfig(schedule=(0,) * 22 + (1, 1)),
+            )
+            for seed in (0, 1)
+        )
+    )
 
 
 class KillingExecutor(RayExecutor):
@@ -62,12 +68,17 @@ def descendants() -> list:
 
 
 def listening_addresses() -> set[str]:
-    return {connection.laddr.ip for process in descendants() for connection in process.net_connections()
-            if connection.status == "LISTEN"}
+    return {
+        connection.laddr.ip
+        for process in descendants()
+        for connection in process.net_connections()
+        if connection.status == "LISTEN"
+    }
 
 
 def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
-        tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     plan = real_plan(epochs=3)
     executors: list[KillingExecutor] = []
 
@@ -94,12 +105,15 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
         pd.testing.assert_frame_equal(by_ray, here, check_exact=True)
 
 
-@pytest.mark.parametrize(("trial", "machines", "capacity"), [
-    (fake_trial(0, cpus=2), [{"CPU": 8.0}], 4),
-    (fake_trial(0, cpus=2), [{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}], 1 + 2),
-    (fake_trial(0, cpus=1, gpus=0.5), [{"CPU": 8.0, "GPU": 2.0}], 4),
-    (fake_trial(0, cpus=1, gpus=1), [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}], 2),
-])
+@pytest.mark.parametrize(
+    ("trial", "machines", "capacity"),
+    [
+        (fake_trial(0, cpus=2), [{"CPU": 8.0}], 4),
+        (fake_trial(0, cpus=2), [{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}], 1 + 2),
+        (fake_trial(0, cpus=1, gpus=0.5), [{"CPU": 8.0, "GPU": 2.0}], 4),
+        (fake_trial(0, cpus=1, gpus=1), [{"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}], 2),
+    ],
+)
 def test_capacity(trial: TrialPlan, machines: list[dict], capacity: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}}
     monkeypatch.setattr("ray.nodes", lambda: [dead, *({"Alive": True, "Resources": has} for has in machines)])

@@ -11,9 +11,11 @@ from sweep.pareto import REFERENCE_MARGIN, frontiers, hypervolume, non_dominated
 
 def naive_non_dominated(values, directions):
     """The definition, pair by pair, in Python numbers."""
+
     def beats(a, b):
         pairs = [(x, y) if direction == "max" else (-x, -y) for x, y, direction in zip(a, b, directions, strict=True)]
         return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
     return [not any(beats(other, row) for other in values) for row in values]
 
 
@@ -46,8 +48,12 @@ def test_frontier_does_not_depend_on_the_order_of_rows():
 
 def counted_hypervolume(gain, cost, ideal, reference):
     """Unit squares of the box whose every point some result dominates; for whole numbers."""
-    squares = [(x, y) for x in range(reference) for y in range(ideal)
-               if any(c <= x and g >= y + 1 for g, c in zip(gain, cost, strict=True))]
+    squares = [
+        (x, y)
+        for x in range(reference)
+        for y in range(ideal)
+        if any(c <= x and g >= y + 1 for g, c in zip(gain, cost, strict=True))
+    ]
     return len(squares) / (ideal * reference)
 
 

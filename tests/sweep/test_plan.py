@@ -19,7 +19,8 @@ cases:
   - {strategy: all, r: 7, order: raster}
 seeds: [0, 1]
 profiles:
-  laptop: {backbone: [vim_nano, vim_micro_small], dataset: digits, image_size: 8, patch_size: 1, epochs: 12, warmup_epochs: 1}
+  laptop:
+    {backbone: [vim_nano, vim_micro_small], dataset: digits, image_size: 8, patch_size: 1, epochs: 12, warmup_epochs: 1}
   photos: {dataset: cifar100}
 """
 

@@ -21,6 +21,7 @@ def study(tmp_path_factory):
         plan = table_plan(number, seeds)
         rows, _ = store.read_rows(save(tmp_path_factory.mktemp("study"), results(plan)))
         return tables.build_table(plan, rows)
+
     return build
 
 
@@ -29,7 +30,8 @@ def points(ax):
     return sorted(
         (x, y, to_rgba(container.lines[0].get_markerfacecolor()) != WHITE)
         for container in ax.containers
-        for x, y in zip(container.lines[0].get_xdata(), container.lines[0].get_ydata(), strict=True))
+        for x, y in zip(container.lines[0].get_xdata(), container.lines[0].get_ydata(), strict=True)
+    )
 
 
 def labels(ax):
@@ -55,7 +57,8 @@ def test_the_line_is_the_staircase_of_the_frontier(study):
     assert (np.diff(y) >= 0).all()
     assert ((np.diff(x) == 0) | (np.diff(y) == 0)).all(), "level or upright, never slanted"
     assert set(zip(x[::2], y[::2], strict=True)) == set(
-        zip(table["train_time_s"][panel.mask], table["top1_best_pct"][panel.mask], strict=True))
+        zip(table["train_time_s"][panel.mask], table["top1_best_pct"][panel.mask], strict=True)
+    )
 
 
 @pytest.mark.parametrize(("number", "seeds"), [(1, (0, 1)), (2, (0,)), (2, (0, 1, 2)), (3, (0,))])
@@ -106,16 +109,20 @@ def test_backbones_have_colours_of_their_own(study):
     assert len(kinds) == 2 * 5, "in grey print the strategies differ by their marker"
 
 
-@pytest.mark.parametrize(("seconds", "divisor", "unit"), [
-    (45, 1, "s"), (299, 1, "s"), (300, 60, "min"), (18000, 3600, "h")])
+@pytest.mark.parametrize(
+    ("seconds", "divisor", "unit"), [(45, 1, "s"), (299, 1, "s"), (300, 60, "min"), (18000, 3600, "h")]
+)
 def test_training_time_has_a_readable_unit(study, seconds, divisor, unit):
     column = study(2)["train_time_s"].clip(upper=0) + seconds
     assert in_readable_unit("train_time_s", column) == (divisor, f"Training time ({unit})")
 
 
 def series(ax, start):
-    return {container.get_label(): (container.lines[0].get_xdata().tolist(), container.lines[0].get_ydata().tolist())
-            for container in ax.containers if container.get_label().startswith(start)}
+    return {
+        container.get_label(): (container.lines[0].get_xdata().tolist(), container.lines[0].get_ydata().tolist())
+        for container in ax.containers
+        if container.get_label().startswith(start)
+    }
 
 
 def test_the_starting_layer_curve_holds_the_tables_numbers(study):
@@ -133,7 +140,9 @@ def test_the_r_curve_holds_the_tables_numbers(study):
     table = study(3)
     time = curves.r_curve_figure(table, "").axes[1]
     assert series(time, "measured")["measured"] == (
-        list(range(1, 10)), table[table["strategy"] == "upper"].sort_values("r")["train_time_ratio"].tolist())
+        list(range(1, 10)),
+        table[table["strategy"] == "upper"].sort_values("r")["train_time_ratio"].tolist(),
+    )
 
 
 def test_curves_are_drawn_only_where_one_knob_moves(study):
@@ -147,8 +156,11 @@ def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
     plan = table_plan(2)
     cases = [dataclasses.replace(case, r=r) for case in plan.cases[1:4] for r in (2, 4)]
     table = study(2)
-    crossed = table.iloc[[1, 1, 2, 2, 3, 3]].assign(
-        r=[case.r for case in cases], start_layer=[case.start_layer for case in cases]).reset_index(drop=True)
+    crossed = (
+        table.iloc[[1, 1, 2, 2, 3, 3]]
+        .assign(r=[case.r for case in cases], start_layer=[case.start_layer for case in cases])
+        .reset_index(drop=True)
+    )
     crossed = crossed.astype({"r": "Int64", "start_layer": "Int64"})
     names = list(series(curves.starting_layer_figure(crossed, "").axes[0], "measured"))
     assert names == ["measured, r 2", "measured, r 4"]
@@ -167,6 +179,7 @@ def test_equal_data_gives_equal_files(study):
     def draw(kind):
         table = study(2)
         return render(plots.frontier_figure(table, frontiers(table, OBJECTIVES), "title"), kind)
+
     first = draw("svg")
     assert first.startswith(b"<?xml")
     assert first == draw("svg")

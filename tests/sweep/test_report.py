@@ -60,8 +60,18 @@ def whole(tmp_path_factory):
 
 def test_a_report_on_a_starting_layer(whole):
     assert names(whole) == {
-        "index.html", "table2.md", "table2.tex", "table2.csv", "frontier.csv", "frontier.svg", "frontier.png",
-        "learning_curves.svg", "learning_curves.png", "starting_layer.svg", "starting_layer.png"}
+        "index.html",
+        "table2.md",
+        "table2.tex",
+        "table2.csv",
+        "frontier.csv",
+        "frontier.svg",
+        "frontier.png",
+        "learning_curves.svg",
+        "learning_curves.png",
+        "starting_layer.svg",
+        "starting_layer.png",
+    }
     assert {path.name for path in whole.index.parent.iterdir()} == names(whole)
     assert all(path.stat().st_size for path in whole.files)
     assert whole.table.read_text().startswith("| ")
@@ -91,8 +101,11 @@ def test_the_page_stands_alone_and_can_be_heard(whole):
 def test_the_frontier_is_listed(whole):
     listed = pd.read_csv(whole.index.with_name("frontier.csv"))
     flags = [name for name in listed if name.startswith("non_dominated")]
-    assert flags == ["non_dominated_top1_best_pct_train_time_s", "non_dominated_top1_best_pct_peak_memory_mib",
-                     "non_dominated"]
+    assert flags == [
+        "non_dominated_top1_best_pct_train_time_s",
+        "non_dominated_top1_best_pct_peak_memory_mib",
+        "non_dominated",
+    ]
     assert listed[flags].any(axis=1).all()
     rows = results(table_plan(2))
     best = max(rows, key=lambda row: row.top1_best_pct)
@@ -123,8 +136,9 @@ def test_a_study_of_one_row(tmp_path):
 
 def test_a_study_that_failed_shows_the_errors_as_text(tmp_path):
     plan = table_plan(2)
-    folder = study(tmp_path, plan, [
-        result(trial, status="failed", error="loss <b>nan</b> & more") for trial in plan.trials])
+    folder = study(
+        tmp_path, plan, [result(trial, status="failed", error="loss <b>nan</b> & more") for trial in plan.trials]
+    )
     paths = write_report(folder)
     text = Page(paths.index).text
     assert "0 of 15 completed, 15 failed" in text

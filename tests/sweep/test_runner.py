@@ -86,12 +86,14 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
         raise AssertionError("there is nothing to run")
 
     assert run_plan(plan, tmp_path, no_executor, screen=screen_of(plan)).exit_code == 1
-    code = ("import sys; from pathlib import Path; from sweep.live import Screen; from sweep.runner import run_plan\n"
-            "from sweep.plan import plan_from_json\n"
-            f"folder = Path({str(tmp_path)!r})\n"
-            "plan = plan_from_json((folder / 'plan.json').read_text())\n"
-            "assert run_plan(plan, folder, None, screen=Screen({})).completed == 1\n"
-            "assert not {'torch', 'ray'} & set(sys.modules), 'slow imports'")
+    code = (
+        "import sys; from pathlib import Path; from sweep.live import Screen; from sweep.runner import run_plan\n"
+        "from sweep.plan import plan_from_json\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "plan = plan_from_json((folder / 'plan.json').read_text())\n"
+        "assert run_plan(plan, folder, None, screen=Screen({})).completed == 1\n"
+        "assert not {'torch', 'ray'} & set(sys.modules), 'slow imports'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -113,7 +115,9 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
     assert starts(tmp_path)[2:] == ["fake-seed101 1"]
     rows, _ = read_rows(tmp_path)
     assert rows[rows["trial_id"] == "fake-seed101"][["attempt", "status"]].values.tolist() == [
-        [1, "failed"], [2, "completed"]]
+        [1, "failed"],
+        [2, "completed"],
+    ]
     assert run_in_process(plan, tmp_path, retry_failed=True).completed == 2
     assert len(starts(tmp_path)) == 3
 
@@ -121,8 +125,13 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
 def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> None:
     summary, executor = run_scripted(tmp_path, {0: ["lost", "ok"], 1: ["lost", "lost"], 2: ["ok"]})
     assert summary == RunSummary(asked=3, completed=2, failed=1, interrupted=False)
-    assert sorted(executor.submitted) == [("fake-seed0", 1), ("fake-seed0", 1), ("fake-seed1", 1), ("fake-seed1", 1),
-                                          ("fake-seed2", 1)]
+    assert sorted(executor.submitted) == [
+        ("fake-seed0", 1),
+        ("fake-seed0", 1),
+        ("fake-seed1", 1),
+        ("fake-seed1", 1),
+        ("fake-seed2", 1),
+    ]
     row = outcomes(read_rows(tmp_path)[0]).loc["fake-seed1"]
     assert (row["status"], row["attempt"]) == ("failed", 1)
     assert "its worker process died" in row["error"]
@@ -190,8 +199,14 @@ def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     processes = []
 
     def start() -> subprocess.Popen[str]:
-        processes.append(subprocess.Popen([sys.executable, HERE / "fake_training.py", tmp_path], text=True,
-                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, HERE / "fake_training.py", tmp_path],
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
         return processes[-1]
 
     yield start

@@ -40,8 +40,13 @@ def printed(folder: Path) -> list[str]:
 
 
 def test_a_study_that_nobody_runs(study: Path) -> None:
-    assert states(study) == {"seed0": "completed", "seed101": "failed", "seed2": "missing", "seed3": "missing",
-                             "seed4": "missing"}
+    assert states(study) == {
+        "seed0": "completed",
+        "seed101": "failed",
+        "seed2": "missing",
+        "seed3": "missing",
+        "seed4": "missing",
+    }
     assert study_status(study).driver is None
     lines = printed(study)
     assert lines[0] == "5 trials planned: 1 completed, 1 failed, 3 missing"

@@ -60,7 +60,8 @@ def test_the_curve_is_stored_with_the_row(tmp_path):
     save(tmp_path, ROWS[:1])
     epochs = store.load_epochs(tmp_path)
     assert [asdict(row) for row in curve(ROWS[0])] == [
-        {name: None if pd.isna(value) else value for name, value in line.items()} for line in epochs.to_dict("records")]
+        {name: None if pd.isna(value) else value for name, value in line.items()} for line in epochs.to_dict("records")
+    ]
 
 
 def test_an_attempt_without_epochs_has_an_empty_curve(tmp_path):
@@ -88,9 +89,16 @@ def test_of_two_writers_of_one_attempt_one_fails_at_the_last_step(tmp_path, monk
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[:-1], lambda data: b"not parquet",
-], ids=["empty", "half", "last byte", "other file"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: b"not parquet",
+    ],
+    ids=["empty", "half", "last byte", "other file"],
+)
 def test_a_damaged_part_takes_nothing_with_it(tmp_path, damage):
     save(tmp_path, ROWS)
     part = tmp_path / "trials" / f"{ROWS[3].trial_id}.1.parquet"
@@ -126,14 +134,22 @@ def test_a_part_of_an_older_version_lacks_numbers_only(tmp_path):
     old = asdict(ROWS[1])
     del old["top1_ema_pct"]
     schema = arrow_schema(ResultRow)
-    pq.write_table(pa.Table.from_pylist([old | {"dropped": 1}], schema=pa.schema(
-        [field for field in schema if field.name != "top1_ema_pct"] + [pa.field("dropped", pa.int64())])),
-        tmp_path / "trials" / "old.1.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(
+            [old | {"dropped": 1}],
+            schema=pa.schema(
+                [field for field in schema if field.name != "top1_ema_pct"] + [pa.field("dropped", pa.int64())]
+            ),
+        ),
+        tmp_path / "trials" / "old.1.parquet",
+    )
     frame, damaged = store.read_rows(tmp_path)
     assert damaged == []
     assert list(frame.columns) == schema.names
     assert frame.set_index("trial_id")["top1_ema_pct"].isna().to_dict() == {
-        ROWS[0].trial_id: False, ROWS[1].trial_id: True}
+        ROWS[0].trial_id: False,
+        ROWS[1].trial_id: True,
+    }
 
 
 def test_temporary_files_are_not_read(tmp_path):
@@ -161,8 +177,11 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path):
     stored = 0
     for round_, lines in enumerate((2, 5, 9)):
         first = 1 + round_ * 1000
-        with subprocess.Popen([sys.executable, "-c", program, str(tmp_path), os.path.dirname(__file__), str(first)],
-                              stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), os.path.dirname(__file__), str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
             for _ in range(1 + lines):
                 writer.stdout.readline()
             writer.send_signal(signal.SIGKILL)
@@ -183,8 +202,10 @@ def test_a_curve_that_a_crash_left_alone_is_replaced(tmp_path):
 
 def test_a_full_disk_leaves_no_rubbish(tmp_path, monkeypatch):
     store.create_study(tmp_path)
+
     def no_room(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(os, "fsync", no_room)
     with pytest.raises(OSError, match="No space left") as caught:
         store.write_result(tmp_path, ROWS[0], [])
@@ -236,21 +257,31 @@ def test_quarantine_overwrites_nothing(tmp_path):
             moved += store.quarantine(tmp_path, [part])
             assert not part.exists()
     assert [path.read_text() for path in moved] == [
-        f"{kind} {text}" for text in ("first", "second", "third") for kind in ("trials", "epochs")]
+        f"{kind} {text}" for text in ("first", "second", "third") for kind in ("trials", "epochs")
+    ]
     assert store.read_rows(tmp_path)[1] == []
 
 
 def test_completed_takes_the_first_completed_attempt(tmp_path):
     trial, other, third = PLAN.trials[:3]
-    save(tmp_path, [
-        result(trial, attempt=1, status="failed", error="x"), result(trial, attempt=2, top1_pct=2.0),
-        result(trial, attempt=3, top1_pct=3.0), result(other, status="pruned"), result(third, top1_pct=5.0)])
+    save(
+        tmp_path,
+        [
+            result(trial, attempt=1, status="failed", error="x"),
+            result(trial, attempt=2, top1_pct=2.0),
+            result(trial, attempt=3, top1_pct=3.0),
+            result(other, status="pruned"),
+            result(third, top1_pct=5.0),
+        ],
+    )
     done = store.completed(store.read_rows(tmp_path)[0])
     assert done.set_index("trial_id")["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
 
 
-DRIVER = "import sys, pathlib, time; from sweep.store import lock_study\n" \
-         "with lock_study(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+DRIVER = (
+    "import sys, pathlib, time; from sweep.store import lock_study\n"
+    "with lock_study(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+)
 
 
 def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):

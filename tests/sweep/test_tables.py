@@ -29,17 +29,31 @@ def test_a_published_table_begins_with_its_unfused_row(number, rows):
     table = paper_table(number)
     assert len(table) == rows
     assert table.loc[0, ["backbone", "strategy", "train_time_s", "peak_memory_mib"]].tolist() == [
-        "vim_tiny", "none", 16382, 8302]
+        "vim_tiny",
+        "none",
+        16382,
+        8302,
+    ]
 
 
-@pytest.mark.parametrize(("number", "strategy", "start_layer", "r", "time", "memory"), [
-    (1, "all", 1, 7, .904, .662), (1, "interleaved", 2, 14, .877, .645), (1, "lower", 1, 9, .864, .571),
-    (1, "upper", 6, 9, .911, .722), (2, "upper", 15, 15, .960, .865), (3, "upper", 6, 1, 1.035, 1.047),
-])
+@pytest.mark.parametrize(
+    ("number", "strategy", "start_layer", "r", "time", "memory"),
+    [
+        (1, "all", 1, 7, 0.904, 0.662),
+        (1, "interleaved", 2, 14, 0.877, 0.645),
+        (1, "lower", 1, 9, 0.864, 0.571),
+        (1, "upper", 6, 9, 0.911, 0.722),
+        (2, "upper", 15, 15, 0.960, 0.865),
+        (3, "upper", 6, 1, 1.035, 1.047),
+    ],
+)
 def test_published_ratios(number, strategy, start_layer, r, time, memory):
     """The ratios to Table 1's Vim-Ti without fusion, divided by hand."""
-    line = paper_table(number).query(
-        f"backbone == 'vim_tiny' and strategy == '{strategy}' and start_layer == {start_layer} and r == {r}").iloc[0]
+    line = (
+        paper_table(number)
+        .query(f"backbone == 'vim_tiny' and strategy == '{strategy}' and start_layer == {start_layer} and r == {r}")
+        .iloc[0]
+    )
     assert round(line["train_time_ratio"], 3) == time
     assert round(line["peak_memory_ratio"], 3) == memory
 
@@ -65,8 +79,11 @@ def test_every_published_row_finds_its_place(number, tmp_path):
 
 def test_rows_that_the_paper_lacks_come_last_and_an_unfused_one_first(tmp_path):
     plan = table_plan(2)
-    cases = [dataclasses.replace(plan.cases[0], backbone="vim_base"),
-             dataclasses.replace(plan.cases[3], r=99), *plan.cases]
+    cases = [
+        dataclasses.replace(plan.cases[0], backbone="vim_base"),
+        dataclasses.replace(plan.cases[3], r=99),
+        *plan.cases,
+    ]
     table = tables.build_table(dataclasses.replace(plan, cases=tuple(cases)), frame(tmp_path, results(plan)))
     assert table["backbone"].iloc[0] == "vim_base"
     assert table["r"].iloc[-1] == 99
@@ -106,8 +123,12 @@ def test_seeds_are_averaged(tmp_path):
     table = tables.build_table(plan, frame(tmp_path, rows))
     assert len(table) == 15
     for line in table.to_dict("records"):
-        values = [row.top1_best_pct for row in rows if (row.start_layer or 0, row.r or 0) == tuple(
-            0 if pd.isna(line[name]) else line[name] for name in ("start_layer", "r"))]
+        values = [
+            row.top1_best_pct
+            for row in rows
+            if (row.start_layer or 0, row.r or 0)
+            == tuple(0 if pd.isna(line[name]) else line[name] for name in ("start_layer", "r"))
+        ]
         assert len(values) == line["seeds_measured"] == 3
         assert line["top1_best_pct"] == pytest.approx(statistics.mean(values))
         assert line["top1_best_pct_std"] == pytest.approx(statistics.stdev(values))
@@ -137,10 +158,16 @@ def test_cases_with_one_schedule_share_a_trial(tmp_path):
 def test_failed_and_pruned_rows_leave_dashes_and_a_note(tmp_path):
     plan = table_plan(2)
     first, second, third, fourth = plan.trials[:4]
-    rows = frame(tmp_path, [
-        result(first, top1_best_pct=50.0), result(second, status="failed", error="x", top1_best_pct=1.0),
-        result(third, status="pruned", top1_best_pct=2.0), result(fourth, status="failed", error="x"),
-        result(fourth, attempt=2, top1_best_pct=60.0)])
+    rows = frame(
+        tmp_path,
+        [
+            result(first, top1_best_pct=50.0),
+            result(second, status="failed", error="x", top1_best_pct=1.0),
+            result(third, status="pruned", top1_best_pct=2.0),
+            result(fourth, status="failed", error="x"),
+            result(fourth, attempt=2, top1_best_pct=60.0),
+        ],
+    )
     table = tables.build_table(plan, rows)
     assert table["top1_best_pct"].dropna().tolist() == [50.0, 60.0]
     notes = table_text.columns(table)[-1]
@@ -165,9 +192,18 @@ def test_configurations_have_distinct_names(tmp_path):
 # as text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.04, "0.0 s"), (43.21, "43.2 s"), (599.94, "599.9 s"), (600, "0:10:00"), (3599.6, "1:00:00"),
-    (16382, "4:33:02"), (360000, "100:00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (43.21, "43.2 s"),
+        (599.94, "599.9 s"),
+        (600, "0:10:00"),
+        (3599.6, "1:00:00"),
+        (16382, "4:33:02"),
+        (360000, "100:00:00"),
+    ],
+)
 def test_durations(seconds, text):
     assert table_text.duration(seconds) == text
 
@@ -207,14 +243,19 @@ def test_markdown_lines_have_equal_columns(tmp_path):
     assert {line.count(" | ") for line in lines} == {len(table_text.columns(table)) - 1}
 
 
-@pytest.mark.parametrize(("number", "seeds", "kind"), [
-    (1, (0, 1), "md"), (2, (0,), "md"), (3, (0,), "md"), (1, (0, 1), "tex"), (2, (0,), "csv")])
+@pytest.mark.parametrize(
+    ("number", "seeds", "kind"),
+    [(1, (0, 1), "md"), (2, (0,), "md"), (3, (0,), "md"), (1, (0, 1), "tex"), (2, (0,), "csv")],
+)
 def test_golden(number, seeds, kind, tmp_path):
     """The last trial is not measured. A change of these files is a change of what users read: make it by hand."""
     plan = table_plan(number, seeds)
     rows = frame(tmp_path, results(plan)[:-1])
     table = tables.build_table(plan, rows)
     caption = tables.caption(plan, rows, table)
-    text = {"md": table_text.to_markdown(table, caption), "tex": table_text.to_latex(table, caption, "tab:golden"),
-            "csv": table_text.to_csv(table.round(6))}[kind]
+    text = {
+        "md": table_text.to_markdown(table, caption),
+        "tex": table_text.to_latex(table, caption, "tab:golden"),
+        "csv": table_text.to_csv(table.round(6)),
+    }[kind]
     assert text == (GOLDEN / f"table{number}.{kind}").read_text()

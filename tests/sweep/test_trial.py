@@ -101,12 +101,15 @@ def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypat
     assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").exists()
 
 
-@pytest.mark.parametrize(("seed", "error", "exception"), [
-    (101, "the training loss is nan in epoch 2 of 3 (", "NonFiniteLoss"),
-    (102, "ZeroDivisionError: division by zero (", "with more to say"),
-    (103, "out of memory with batches of 32 images", "MemoryError"),
-    (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
-])
+@pytest.mark.parametrize(
+    ("seed", "error", "exception"),
+    [
+        (101, "the training loss is nan in epoch 2 of 3 (", "NonFiniteLoss"),
+        (102, "ZeroDivisionError: division by zero (", "with more to say"),
+        (103, "out of memory with batches of 32 images", "MemoryError"),
+        (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
+    ],
+)
 def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exception: str) -> None:
     row = run_to_end(seed, tmp_path)
     assert row.status == "failed"
@@ -153,9 +156,15 @@ def test_the_trainer_gets_what_the_plan_says_and_no_labels(tmp_path: Path, monke
     trial = fake_trial(0, cpus=2)
     list(run_trial(trial, 1, tmp_path))
     list(run_trial(fake_trial(1, gpus=0.5), 1, tmp_path))
-    assert made[0].arguments == {"model": trial.model, "data": trial.data, "augment": trial.augment,
-                                 "train": trial.train, "threads": 2, "device": "cpu",
-                                 "fusion": FusionConfig(schedule=SCHEDULE)}
+    assert made[0].arguments == {
+        "model": trial.model,
+        "data": trial.data,
+        "augment": trial.augment,
+        "train": trial.train,
+        "threads": 2,
+        "device": "cpu",
+        "fusion": FusionConfig(schedule=SCHEDULE),
+    }
     assert made[1].arguments["device"] == "cuda"
 
 
