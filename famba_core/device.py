@@ -21,7 +21,9 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError([("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")]) from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError([("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError([("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")])
     return device

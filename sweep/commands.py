@@ -187,7 +187,8 @@ def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[s
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading, numeric in headings:
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        longest = max(map(len, heading.split()))
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False).print(table)

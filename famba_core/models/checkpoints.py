@@ -72,7 +72,10 @@ def _read(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError([("checkpoint", f"{path} is not there")]) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError:
+        # torch's own sentence advises to read the file unsafely
+        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: it is damaged, or holds code")]) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
 

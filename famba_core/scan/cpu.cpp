@@ -52,13 +52,33 @@ inline Vec exp(Vec x) {
 
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 
+// log(1 + exp(x)) = max(x, 0) + 2 artanh(z / (2 + z)) with z = exp(-|x|), by the first terms of artanh's series: to
+// 1e-7 of the result even where that is tiny. `slope` becomes the derivative, sigmoid(x).
+inline Vec softplus(Vec x, Vec& slope) {
+    const Vec zero = {};
+    const Vec z = exp(x < zero ? x : -x), s = z / (2.0f + z), q = s * s;
+    Vec p = q * (1.0f / 13.0f) + 1.0f / 11.0f;
+    p = p * q + 1.0f / 9.0f;
+    p = p * q + 1.0f / 7.0f;
+    p = p * q + 1.0f / 5.0f;
+    p = p * q + 1.0f / 3.0f;
+    p = p * q + 1.0f;
+    slope = (x < zero ? z : zero + 1.0f) / (1.0f + z);
+    return (x > zero ? x : zero) + 2.0f * s * p;
+}
+
+inline Vec softplus(Vec x) {
+    Vec slope;
+    return softplus(x, slope);
+}
+
 struct Shape {
     long batch, length, groups, width, states;
 };
 
 template <int N>
-void scan_forward(Shape s, const float* u, const float* dt, const float* rate, const float* b, const float* c,
-                  const float* skip, const unsigned char* reverse, float* y, int threads) {
+void scan_forward(Shape s, const float* u, const float* delta, const float* rate, const float* b, const float* c,
+                  const float* skip, const float* bias, const unsigned char* reverse, float* y, int threads) {
     const long step = s.groups * s.width, step_n = s.groups * N;
 #pragma omp parallel for num_threads(threads) collapse(2)
     for (long image = 0; image < s.batch; ++image)
@@ -67,14 +87,14 @@ void scan_forward(Shape s, const float* u, const float* dt, const float* rate, c
                 const int lanes = s.width - e < LANES ? int(s.width - e) : LANES;
                 Vec h[N] = {}, a[N];
                 for (int n = 0; n < N; ++n) a[n] = load(rate + (g * N + n) * s.width + e, lanes);
-                const Vec d = load(skip + g * s.width + e, lanes);
+                const Vec d = load(skip + g * s.width + e, lanes), offset = load(bias + g * s.width + e, lanes);
                 for (long i = 0; i < s.length; ++i) {
                     const long t = image * s.length + (reverse[g] ? s.length - 1 - i : i);
                     const long at = t * step + g * s.width + e, at_n = t * step_n + g * N;
-                    const Vec x = load(u + at, lanes), delta = load(dt + at, lanes), dx = delta * x;
+                    const Vec x = load(u + at, lanes), dt = softplus(load(delta + at, lanes) + offset), dx = dt * x;
                     Vec out = d * x;
                     for (int n = 0; n < N; ++n) {
-                        h[n] = exp(delta * a[n]) * h[n] + dx * b[at_n + n];
+                        h[n] = exp(dt * a[n]) * h[n] + dx * b[at_n + n];
                         out += h[n] * c[at_n + n];
                     }
                     store(y + at, out, lanes);
@@ -82,12 +102,13 @@ void scan_forward(Shape s, const float* u, const float* dt, const float* rate, c
             }
 }
 
-// Gradients of B and C are summed over the channels in lanes and once across them; those of A and D are left per
-// image. `work` holds, for each thread, 2 N vectors of decays and states and 2 N of gradients for each token.
+// Gradients of B and C are summed over the channels in lanes and once across them; those of A, D and the bias are left
+// per image. `work` holds, for each thread and token, the step and its slope, 2 N of decays and states, 2 N of gradients.
 template <int N>
-void scan_backward(Shape s, const float* u, const float* dt, const float* rate, const float* b, const float* c,
-                   const float* skip, const unsigned char* reverse, const float* gy, float* gu, float* gdt,
-                   float* grate, float* gb, float* gc, float* gskip, Vec* work, int threads) {
+void scan_backward(Shape s, const float* u, const float* delta, const float* rate, const float* b, const float* c,
+                   const float* skip, const float* bias, const unsigned char* reverse, const float* gy, float* gu,
+                   float* gdelta, float* grate, float* gb, float* gc, float* gskip, float* gbias, Vec* work,
+                   int threads) {
     const long step = s.groups * s.width, step_n = s.groups * N, tokens = s.length * N;
 #pragma omp parallel num_threads(threads)
     {
@@ -95,24 +116,26 @@ void scan_backward(Shape s, const float* u, const float* dt, const float* rate, 
 #pragma omp critical
         {
             mine = work;
-            work += 4 * tokens;
+            work += 4 * tokens + 2 * s.length;
         }
         Vec *decay = mine, *state = mine + tokens, *sum_b = mine + 2 * tokens, *sum_c = mine + 3 * tokens;
+        Vec *step_of = mine + 4 * tokens, *slope_of = step_of + s.length;
 #pragma omp for collapse(2)
         for (long image = 0; image < s.batch; ++image)
             for (long g = 0; g < s.groups; ++g) {
                 std::memset(sum_b, 0, 2 * tokens * sizeof(Vec));
                 for (long e = 0; e < s.width; e += LANES) {
                     const int lanes = s.width - e < LANES ? int(s.width - e) : LANES;
-                    Vec h[N] = {}, a[N], ga[N] = {}, carry[N] = {}, gd = {};
+                    Vec h[N] = {}, a[N], ga[N] = {}, carry[N] = {}, gd = {}, goffset = {};
                     for (int n = 0; n < N; ++n) a[n] = load(rate + (g * N + n) * s.width + e, lanes);
-                    const Vec d = load(skip + g * s.width + e, lanes);
+                    const Vec d = load(skip + g * s.width + e, lanes), offset = load(bias + g * s.width + e, lanes);
                     for (long i = 0; i < s.length; ++i) {
                         const long t = image * s.length + (reverse[g] ? s.length - 1 - i : i);
                         const long at = t * step + g * s.width + e, at_n = t * step_n + g * N;
-                        const Vec delta = load(dt + at, lanes), dx = delta * load(u + at, lanes);
+                        const Vec dt = step_of[i] = softplus(load(delta + at, lanes) + offset, slope_of[i]);
+                        const Vec dx = dt * load(u + at, lanes);
                         for (int n = 0; n < N; ++n) {
-                            const Vec w = exp(delta * a[n]);
+                            const Vec w = exp(dt * a[n]);
                             h[n] = w * h[n] + dx * b[at_n + n];
                             decay[i * N + n] = w;
                             state[i * N + n] = h[n];
@@ -121,9 +144,8 @@ void scan_backward(Shape s, const float* u, const float* dt, const float* rate, 
                     for (long i = s.length - 1; i >= 0; --i) {
                         const long t = image * s.length + (reverse[g] ? s.length - 1 - i : i);
                         const long at = t * step + g * s.width + e, at_n = t * step_n + g * N;
-                        const Vec x = load(u + at, lanes), delta = load(dt + at, lanes), grad = load(gy + at, lanes);
-                        const Vec dx = delta * x;
-                        Vec gdx = {}, gdelta = {};
+                        const Vec x = load(u + at, lanes), dt = step_of[i], dx = dt * x, grad = load(gy + at, lanes);
+                        Vec gdx = {}, gdt = {};
                         for (int n = 0; n < N; ++n) {
                             const Vec gh = grad * c[at_n + n] + carry[n];
                             sum_c[i * N + n] += grad * state[i * N + n];
@@ -131,16 +153,19 @@ void scan_backward(Shape s, const float* u, const float* dt, const float* rate, 
                             gdx += gh * b[at_n + n];
                             carry[n] = gh * decay[i * N + n];
                             const Vec gexp = i > 0 ? carry[n] * state[(i - 1) * N + n] : Vec{};
-                            gdelta += gexp * a[n];
-                            ga[n] += gexp * delta;
+                            gdt += gexp * a[n];
+                            ga[n] += gexp * dt;
                         }
                         gd += grad * x;
-                        store(gdt + at, gdelta + gdx * x, lanes);
-                        store(gu + at, gdx * delta + grad * d, lanes);
+                        const Vec graw = (gdt + gdx * x) * slope_of[i];
+                        goffset += graw;
+                        store(gdelta + at, graw, lanes);
+                        store(gu + at, gdx * dt + grad * d, lanes);
                     }
                     for (int n = 0; n < N; ++n)
                         store(grate + ((image * s.groups + g) * N + n) * s.width + e, ga[n], lanes);
                     store(gskip + (image * s.groups + g) * s.width + e, gd, lanes);
+                    store(gbias + (image * s.groups + g) * s.width + e, goffset, lanes);
                 }
                 for (long i = 0; i < s.length; ++i) {
                     const long t = image * s.length + (reverse[g] ? s.length - 1 - i : i);
@@ -180,22 +205,23 @@ extern "C" {
         default: return 1;              \
     }
 
-int famba_scan_forward(long batch, long length, long groups, long width, long states, const float* u, const float* dt,
-                       const float* rate, const float* b, const float* c, const float* skip,
-                       const unsigned char* reverse, float* y, int threads) {
+int famba_scan_forward(long batch, long length, long groups, long width, long states, const float* u,
+                       const float* delta, const float* rate, const float* b, const float* c, const float* skip,
+                       const float* bias, const unsigned char* reverse, float* y, int threads) {
     const Shape s{batch, length, groups, width, states};
-#define CALL(N) scan_forward<N>(s, u, dt, rate, b, c, skip, reverse, y, threads)
+#define CALL(N) scan_forward<N>(s, u, delta, rate, b, c, skip, bias, reverse, y, threads)
     DISPATCH(CALL)
 #undef CALL
 }
 
-int famba_scan_backward(long batch, long length, long groups, long width, long states, const float* u, const float* dt,
-                        const float* rate, const float* b, const float* c, const float* skip,
-                        const unsigned char* reverse, const float* gy, float* gu, float* gdt, float* grate, float* gb,
-                        float* gc, float* gskip, float* work, int threads) {
+int famba_scan_backward(long batch, long length, long groups, long width, long states, const float* u,
+                        const float* delta, const float* rate, const float* b, const float* c, const float* skip,
+                        const float* bias, const unsigned char* reverse, const float* gy, float* gu, float* gdelta,
+                        float* grate, float* gb, float* gc, float* gskip, float* gbias, float* work, int threads) {
     const Shape s{batch, length, groups, width, states};
-#define CALL(N) \
-    scan_backward<N>(s, u, dt, rate, b, c, skip, reverse, gy, gu, gdt, grate, gb, gc, gskip, (Vec*)work, threads)
+#define CALL(N)                                                                                                   \
+    scan_backward<N>(s, u, delta, rate, b, c, skip, bias, reverse, gy, gu, gdelta, grate, gb, gc, gskip, gbias, \
+                     (Vec*)work, threads)
     DISPATCH(CALL)
 #undef CALL
 }

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -64,7 +63,7 @@ class _Scan(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
         ctx.reverse = reverse
-        inputs = _float(u, F.softplus(delta.float() + delta_bias), A.transpose(1, 2), B, C, D)
+        inputs = _float(u, delta, A.transpose(1, 2), B, C, D, delta_bias)
         y = torch.empty_like(inputs[0])
         _call("scan_forward", *u.shape, A.shape[2], *inputs, _flags(reverse), y)
         return y.to(u.dtype)
@@ -75,25 +74,22 @@ class _Scan(torch.autograd.Function):
         u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
         batch, length, groups, width = u.shape
         states = A.shape[2]
-        raw = delta.float() + delta_bias
-        inputs = _float(u, F.softplus(raw), A.transpose(1, 2), B, C, D)
+        inputs = _float(u, delta, A.transpose(1, 2), B, C, D, delta_bias)
         (grad_y,) = _float(grad_y)
-        grad_u, grad_step = torch.empty_like(inputs[0]), torch.empty_like(inputs[0])
+        grad_u, grad_delta, _, grad_B, grad_C, _, _ = (torch.empty_like(v) for v in inputs)
         grad_rate = torch.empty(batch, groups, states, width)
-        grad_B, grad_C = torch.empty_like(inputs[3]), torch.empty_like(inputs[4])
-        grad_D = torch.empty(batch, groups, width)
-        work = torch.empty(torch.get_num_threads() * 4 * length * states * LANES)
-        gradients = (grad_u, grad_step, grad_rate, grad_B, grad_C, grad_D)
+        grad_D, grad_bias = torch.empty(2, batch, groups, width).unbind()
+        work = torch.empty(torch.get_num_threads() * (4 * states + 2) * length * LANES)
+        gradients = (grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D, grad_bias)
         _call("scan_backward", *u.shape, states, *inputs, _flags(ctx.reverse), grad_y, *gradients, work)
-        grad_raw = grad_step.mul_(torch.sigmoid(raw))
         return (
             grad_u.to(u.dtype),
-            grad_raw.to(delta.dtype),
+            grad_delta.to(delta.dtype),
             grad_rate.sum(0).transpose(1, 2),
             grad_B.to(B.dtype),
             grad_C.to(C.dtype),
             grad_D.sum(0),
-            grad_raw.sum((0, 1)),
+            grad_bias.sum(0),
             None,
         )
 
