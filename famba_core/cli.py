@@ -6,7 +6,7 @@ import argparse
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -110,15 +110,10 @@ def _train(options: argparse.Namespace) -> int:
     from famba_core.train import NonFiniteLoss, Trainer
 
     given = vars(options)
-    data = _config(DataConfig, given)
-    values = DATASET_DEFAULTS.get(data.dataset, {}) | given
-    values["num_classes"] = describe_dataset(data).num_classes
+    configs = _configs(DATASET_DEFAULTS.get(given.get("dataset", DataConfig.dataset), {}) | given)
+    configs["model"] = replace(configs["model"], num_classes=describe_dataset(configs["data"]).num_classes)
     trainer = Trainer(
-        model=_config(ModelConfig, values),
-        fusion=_config(FusionConfig, values),
-        data=data,
-        augment=_config(AugmentConfig, values),
-        train=_config(TrainConfig, values),
+        **configs,
         threads=options.threads,
         device=options.device,
         checkpoint=options.checkpoint,
@@ -146,8 +141,19 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _config(config: type[Any], values: dict[str, Any]) -> Any:
-    return config(**{field.name: values[field.name] for field in fields(config) if field.name in values})
+def _configs(values: dict[str, Any]) -> dict[str, Any]:
+    """Each group's configuration. Raises one ConfigError with the problems of all of them."""
+    configs: dict[str, Any] = {}
+    problems: list[tuple[str, str]] = []
+    for group, config in GROUPS.items():
+        known = {field.name: values[field.name] for field in fields(config) if field.name in values}
+        try:
+            configs[group] = config(**known)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return configs
 
 
 if __name__ == "__main__":

@@ -49,8 +49,6 @@ BACKBONES = {
     # Same depth as the published models, so that every case of the paper's tables can run on small images.
     "vim_nano": Backbone(width=32, depth=24, state_size=4, patch_size=4, stands_for="vim_tiny"),
     "vim_nano_small": Backbone(width=64, depth=24, state_size=4, patch_size=4, stands_for="vim_small"),
-    "vim_micro": Backbone(width=48, depth=24, state_size=8, patch_size=4, stands_for="vim_tiny"),
-    "vim_micro_small": Backbone(width=96, depth=24, state_size=8, patch_size=4, stands_for="vim_small"),
 }
 
 

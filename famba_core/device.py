@@ -30,9 +30,14 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def prepare(device: torch.device, precision: Precision, threads: int | None) -> None:
-    """Set this process's threads, matrix precision and allocator. Raises ConfigError for a precision it lacks."""
+    """Set this process's threads, matrix precision and allocator.
+
+    Raises ConfigError for a precision that the device lacks and for fewer threads than one.
+    """
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError([("precision", "tf32 needs a CUDA device; choose float32 or bf16")])
+    if threads is not None and threads < 1:
+        raise ConfigError([("threads", f"must be at least 1, not {threads}")])
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if threads is not None:

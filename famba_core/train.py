@@ -227,8 +227,7 @@ class Trainer:
         try:
             saved = torch.load(self.file, map_location=self.device, weights_only=True)
         except Exception as error:
-            reason = str(error).partition("\n")[0] if isinstance(error, OSError) else type(error).__name__
-            warnings.warn(f"{self.file} cannot be read ({reason}); the run starts again", stacklevel=2)
+            warnings.warn(f"{self.file} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
             return
         if saved["identity"] != self.identity:
             raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])

@@ -36,7 +36,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     batch, length, _ = metric.shape
     rows = torch.arange(batch, device=metric.device)
     unit = F.normalize(metric.float(), dim=-1)
-    is_class = F.one_hot(class_index, length).bool()
+    is_class = torch.arange(length, device=metric.device) == class_index.unsqueeze(1)
     with torch.autocast(metric.device.type, enabled=False):  # rounded similarities would tie
         similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
     similarity.masked_fill_(is_class[:, 0::2, None] | is_class[:, None, 1::2], -torch.inf)

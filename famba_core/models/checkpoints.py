@@ -74,7 +74,8 @@ def _read(path: Path) -> object:
         raise ConfigError([("checkpoint", f"{path} is not there")]) from None
     except pickle.UnpicklingError:
         # torch's own sentence advises to read the file unsafely
-        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: it is damaged, or holds code")]) from None
+        reason = "it is damaged, or holds code"
+        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None

@@ -140,7 +140,7 @@ def as_pickle(content: object, file: Path) -> None:
 def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(write, tmp_path):
     trap = tmp_path / "trap"
     write(Malicious(trap), tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match=r"weights\.pth is not a file of plain weights: it is damaged, or holds code$"):
+    with pytest.raises(ConfigError, match=r"is not a file of plain weights: it is damaged, or holds code$"):
         load_checkpoint(build_model(ModelConfig()), tmp_path / "weights.pth")
     assert not trap.exists()
     pickle.loads(pickle.dumps(Malicious(trap)))

@@ -23,7 +23,7 @@ SCHEDULES = {
     ModelConfig(num_classes=1000),
     ModelConfig(backbone="vim_small", image_size=96, patch_size=8),
     ModelConfig(backbone="vim_nano", image_size=8, patch_size=1, num_classes=10),
-    ModelConfig(backbone="vim_micro", image_size=32, cls_position="middle"),
+    ModelConfig(backbone="vim_nano_small", image_size=32, cls_position="middle"),
 ])  # fmt: skip
 def test_parameters_are_the_models(config):
     with torch.device("meta"):
@@ -34,7 +34,7 @@ def test_parameters_are_the_models(config):
 @needs_kernels
 @pytest.mark.parametrize("fusion", SCHEDULES)
 def test_flops_are_torchs_and_the_kernels(fusion):
-    config = ModelConfig(backbone="vim_micro", image_size=32)
+    config = ModelConfig(backbone="vim_nano_small", image_size=32)
     model = build_model(config, SCHEDULES[fusion])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
@@ -70,7 +70,7 @@ def per_image(measure: Callable[[int], int]) -> float:
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("fusion", SCHEDULES)
-@pytest.mark.parametrize("backbone", ["vim_nano", "vim_micro"])
+@pytest.mark.parametrize("backbone", ["vim_nano", "vim_nano_small"])
 def test_activation_bytes_are_those_that_autograd_keeps(backbone, fusion, backend, monkeypatch):
     config = ModelConfig(backbone=backbone, image_size=32)
     model = build_model(config, SCHEDULES[fusion])
@@ -88,7 +88,7 @@ def test_activation_bytes_are_those_that_autograd_keeps(backbone, fusion, backen
 def test_the_saving_by_fusion_is_predicted_on_every_backend(backend, fusion, monkeypatch):
     if backend == "torch":
         monkeypatch.setattr(cpu, "why_not", lambda *tensors, **sizes: "not in this test")
-    config = ModelConfig(backbone="vim_micro", image_size=32)
+    config = ModelConfig(backbone="vim_nano_small", image_size=32)
     fused, plain = build_model(config, SCHEDULES[fusion]), build_model(config)
     predicted = [cost(config, model.schedule).activation_bytes_per_image for model in (fused, plain)]
     measured = [per_image(lambda batch, m=model: kept_for_backward(m, batch)) for model in (fused, plain)]

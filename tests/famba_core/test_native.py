@@ -1,4 +1,4 @@
-"""Building the C++ kernels: what is missing becomes a sentence, what is built is kept, builders do not disturb each other."""
+"""Building the C++ kernels: what is missing becomes a sentence, what is built is kept, builders keep apart."""
 
 import ctypes
 import os

@@ -58,8 +58,8 @@ def test_weight_decay_is_for_matrices_alone(small_backbone):
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)] for p in decayed["params"]}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
-    layer = ("A_log", "A_b_log", "in_proj.weight", "conv1d.weight", "conv1d_b.weight", "x_proj.weight", "x_proj_b.weight",
-             "dt_proj.weight", "dt_proj_b.weight", "out_proj.weight")  # fmt: skip
+    layer = ("A_log", "A_b_log", "in_proj.weight", "conv1d.weight", "conv1d_b.weight", "x_proj.weight",
+             "x_proj_b.weight", "dt_proj.weight", "dt_proj_b.weight", "out_proj.weight")  # fmt: skip
     assert found == {"patch_embed.proj.weight", "head.weight"} | {
         f"layers.{i}.mixer.{name}" for i in range(4) for name in layer
     }

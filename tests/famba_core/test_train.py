@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,16 @@ def trainer(small_backbone: str, made_data: None) -> Any:
     """Make a Trainer; keywords replace those of TRAIN, or are the Trainer's."""
 
     def make(**changes: Any) -> Trainer:
-        own = {key: changes.pop(key) for key in ("fusion", "checkpoint", "device", "augment", "threads", "progress", "model")
-               if key in changes}  # fmt: skip
+        recipe = {field.name: changes.pop(field.name) for field in fields(TrainConfig) if field.name in changes}
         return Trainer(**{
             "model": ModelConfig(backbone=small_backbone, image_size=8, num_classes=5),
             "fusion": FUSION,
             "data": DataConfig(dataset="digits"),
             "augment": AugmentConfig(eval_crop=1.0),
-            "train": replace(TRAIN, **changes),
+            "train": replace(TRAIN, **recipe),
             "threads": 1,
             "device": "cpu",
-        } | own)  # fmt: skip
+        } | changes)  # fmt: skip
 
     return make
 

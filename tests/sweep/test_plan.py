@@ -20,7 +20,7 @@ cases:
 seeds: [0, 1]
 profiles:
   laptop:
-    {backbone: [vim_nano, vim_micro_small], dataset: digits, image_size: 8, patch_size: 1, epochs: 12, warmup_epochs: 1}
+    {backbone: [vim_nano, vim_nano_small], dataset: digits, image_size: 8, patch_size: 1, epochs: 12, warmup_epochs: 1}
   photos: {dataset: cifar100}
 """
 
@@ -46,7 +46,7 @@ def test_trials_of_one_seed_and_backbone_stand_together_with_the_baseline_first(
     order = [(trial.train.seed, trial.model.backbone, trial.fusion.strategy) for trial in made.trials]
     assert order == [
         (seed, backbone, strategy)
-        for seed in (0, 1) for backbone in ("vim_nano", "vim_micro_small") for strategy in ("none", "upper", "all")
+        for seed in (0, 1) for backbone in ("vim_nano", "vim_nano_small") for strategy in ("none", "upper", "all")
     ]  # fmt: skip
     assert [(case.seed, case.backbone, case.strategy) for case in made.cases] == order
     assert [case.baseline for case in made.cases] == [True, False, False] * 4

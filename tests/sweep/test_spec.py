@@ -85,8 +85,8 @@ def test_yaml_as_people_write_it(load):
 
 
 def test_a_list_of_backbones_makes_a_model_each(load):
-    spec = load(GOOD.replace("vim_nano", "[vim_nano, vim_micro_small]"))
-    assert [model.backbone for model in spec.profiles["laptop"].models] == ["vim_nano", "vim_micro_small"]
+    spec = load(GOOD.replace("vim_nano", "[vim_nano, vim_nano_small]"))
+    assert [model.backbone for model in spec.profiles["laptop"].models] == ["vim_nano", "vim_nano_small"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""famba_core without what only sweeps need, and its plans without torch: real interpreters that cannot import them."""
+
+import subprocess
+import sys
+
+import pytest
+
+import famba_core
+
+TRAIN_ONE_STEP = """
+from famba_core import *
+from famba_core.config import BACKBONES, Backbone
+from famba_core.train import Trainer
+
+BACKBONES["small"] = Backbone(width=16, depth=4, state_size=4, patch_size=2)
+trainer = Trainer(
+    model=ModelConfig(backbone="small", image_size=8, num_classes=10), fusion=FusionConfig(strategy="all", r=1),
+    data=DataConfig(dataset="digits", train_images=10), augment=AugmentConfig(eval_crop=1.0),
+    train=TrainConfig(epochs=1, warmup_epochs=0), threads=1, device="cpu",
+)
+(epoch,) = trainer
+print(trainer.steps_per_epoch, epoch.loss > 0)
+"""
+
+
+def run(program: str, blocked: set[str]) -> str:
+    # None in sys.modules is Python's own way to say that a module cannot be imported
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n{program}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_step_is_trained_without_the_libraries_of_sweeps():
+    blocked = {"sweep", "ray", "optuna", "pandas", "pydantic", "matplotlib", "rich", "yaml", "jinja2"}
+    assert run(TRAIN_ONE_STEP, blocked) == "1 True\n"
+
+
+@pytest.mark.parametrize("module", [
+    "famba_core", "famba_core.config", "famba_core.fusion.schedule", "famba_core.cost", "famba_core.cli",
+])  # fmt: skip
+def test_plans_need_neither_torch_nor_numpy(module):
+    run(f"import {module}", {"torch", "numpy"})
+
+
+def test_a_blocked_module_is_blocked():
+    with pytest.raises(AssertionError, match="import of torch halted"):
+        run("import famba_core.train", {"torch"})
+
+
+def test_the_package_gives_its_public_names_and_no_other():
+    assert callable(famba_core.build_model)
+    with pytest.raises(AttributeError, match="module 'famba_core' has no attribute 'build'"):
+        famba_core.build  # noqa: B018

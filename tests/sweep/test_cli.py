@@ -1,0 +1,137 @@
+"""`famba-sweep` as a user types it, each call in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sweep
+
+GRID = """\
+study: tiny
+baselines: [{strategy: none}]
+cases:
+  - {strategy: upper, start_layer: 6, r: 9}
+  - {strategy: upper, start_layer: 5, r: 9}
+profiles:
+  seconds: {backbone: vim_nano, dataset: digits, train_images: 64, image_size: 8, patch_size: 1, epochs: 1,
+            batch_size: 32, ema: false}
+"""
+SLOW = GRID.replace("epochs: 1,", "epochs: 100000,")
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(GRID)
+    return file
+
+
+def famba_sweep(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweep.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, timeout=200)
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys\nfrom sweep.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'ray', 'pandas', 'matplotlib', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "famba-sweep" in done.stdout
+
+
+def test_a_grid_runs_resumes_and_reports(grid: Path, tmp_path: Path) -> None:
+    run = ("run", grid, "--executor", "in-process", "--out", tmp_path / "out")
+    first = famba_sweep(*run, "--limit", 2)
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2 trials completed" in first.stdout
+    study = tmp_path / "out" / "tiny-seconds"
+    before = {part: part.stat().st_mtime_ns for part in (study / "trials").iterdir()}
+    assert len(before) == 2
+
+    second = famba_sweep(*run)
+    assert second.returncode == 0, second.stderr
+    assert "1 of 3 trials to train" in second.stdout
+    assert {part: part.stat().st_mtime_ns for part in before} == before
+    rows = sweep.load_results(study)
+    assert len(rows) == 3
+    assert (rows["status"] == "completed").all()
+    assert rows["train_time_s"].gt(0).all()
+    assert sorted(rows["reduced_tokens"]) == [0, 56, 59]
+    for file in ("index.html", "frontier.svg", "frontier.png", "table.md", "table.tex", "table.csv"):
+        assert (study / "report" / file).stat().st_size > 0
+
+    third = famba_sweep(*run)
+    assert "to train" not in third.stdout
+    assert "3 of 3 trials completed" in third.stdout
+
+    status = famba_sweep("status", study)
+    assert status.returncode == 0
+    assert "3 trials planned: 3 completed" in status.stdout
+    report = famba_sweep("report", study)
+    assert report.returncode == 0
+    assert "index.html" in report.stdout
+
+
+def test_the_plan_trains_nothing(grid: Path, tmp_path: Path) -> None:
+    shown = famba_sweep("plan", grid, "--limit", 2, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "2 of 3 trials" in shown.stdout
+    assert "upper from layer 6, r 9" in shown.stdout
+    assert "upper from layer 5" not in shown.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
+    grid.write_text(SLOW)
+    asked = famba_sweep(grid, "--out", tmp_path / "out")
+    assert asked.returncode == 2
+    assert "3 trials take about" in asked.stderr
+    assert "--yes" in asked.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["GRID", "--profile", "huge"], ["huge", "seconds"]),
+        (["GRID", "--executor", "in-process", "--address", "auto"], ["--address is for --executor ray"]),
+        (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
+        (["GRID", "--executor", "slurm"], ["slurm", "in-process"]),
+        (["status", "nowhere"], ["nowhere", "a study's folder looks like results/<study>-<profile>"]),
+        (["report", "nowhere"], ["nowhere", "a study's folder looks like results/<study>-<profile>"]),
+        (["data", "mnist"], ["mnist", "cifar100"]),
+        ([], []),
+    ],
+)
+def test_wrong_input_costs_a_sentence(arguments: list[str], sentences: list[str], grid: Path, tmp_path: Path) -> None:
+    done = famba_sweep(*(grid if word == "GRID" else word for word in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    for sentence in sentences:
+        assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_every_problem_of_a_grid_is_told_at_once(grid: Path, tmp_path: Path) -> None:
+    grid.write_text(GRID.replace("start_layer: 6", "start_layer: 25").replace("upper, start_layer: 5", "uper"))
+    done = famba_sweep(grid, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2
+    assert "cases[0].start_layer: must be a layer from 1 to 24, not 25" in done.stderr
+    assert "cases[1].strategy" in done.stderr
+    assert "choose from none, all, interleaved, lower, upper" in done.stderr
+
+
+def test_the_doctor_lists_what_is_here() -> None:
+    done = famba_sweep("doctor")
+    assert done.returncode == 0, done.stderr
+    for topic in ("python", "torch", "ray", "cpu", "gpu", "scan: torch", "digits", "cifar100"):
+        assert any(line.startswith(topic) for line in done.stdout.splitlines())
