@@ -229,7 +229,7 @@ class Trainer:
         except Exception as error:
             warnings.warn(f"{self.file} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
             return
-        if saved["identity"] != self.identity:
+        if not isinstance(saved, dict) or saved.get("identity") != self.identity:
             raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])
         self.step.model.load_state_dict(saved["model"])
         self.step.optimizer.load_state_dict(saved["optimizer"])

@@ -1,11 +1,13 @@
 """A backbone small enough for naive twins, and one thread, so that tests neither crowd the machine nor vary with it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from trainers import made_dataset, new_trainer
 
 from famba_core.config import BACKBONES, Backbone
+from famba_core.train import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +23,11 @@ def small_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
     """16 channels, 4 layers, patches of 2 pixels."""
     monkeypatch.setitem(BACKBONES, "small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
     return "small"
+
+
+@pytest.fixture
+def trainer(small_backbone: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
+    """`trainers.new_trainer` on a made data set."""
+    data = made_dataset()
+    monkeypatch.setattr("famba_core.train.load_dataset", lambda config, image_size, seed: data)
+    return new_trainer

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from backends import FAST, needs_kernels
+from backends import FAST, conv_inputs, needs_kernels, outputs_and_gradients
 from torch import Tensor
 
 from famba_core.config import ConfigError
@@ -31,14 +31,6 @@ def scan_inputs(
         0.5 * normal(groups, width),
     ]
     return [x.to(dtype) for x in inputs]
-
-
-def outputs_and_gradients(function: Any, inputs: list[Tensor], **options: Any) -> list[Tensor]:
-    """y and the gradients of a weighted sum of it, in float64."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    y = function(*leaves, **options)
-    pull = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return [x.double() for x in (y.detach(), *torch.autograd.grad((y.double() * pull).sum(), leaves))]
 
 
 def assert_agrees(
@@ -162,52 +154,6 @@ def test_work_cut_into_blocks_is_the_same_work(monkeypatch):
 def test_gradients_of_the_torch_backend_by_finite_differences():
     inputs = [x.requires_grad_() for x in scan_inputs(2, 5, 2, 3, 2, torch.float64)]
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, reverse=(False, True), backend="torch"), inputs)
-
-
-def conv_inputs(batch: int, length: int, groups: int, width: int, taps: int = 4) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(length)
-    shapes = ((batch, length, width), (groups, width, taps), (groups, width))
-    return [torch.randn(*shape, generator=generator) for shape in shapes]
-
-
-@pytest.mark.parametrize("reverse", [(False, True), (True,)])
-@pytest.mark.parametrize(("length", "width"), [(1, 16), (2, 5), (3, 33), (4, 16), (197, 20)])
-@pytest.mark.parametrize("backend", FAST)
-def test_convolutions(backend, length, width, reverse):
-    inputs = conv_inputs(2, length, len(reverse), width)
-    found = outputs_and_gradients(causal_conv_silu, inputs, reverse=reverse, backend=backend)
-    expected = outputs_and_gradients(reference.causal_conv_silu, [x.double() for x in inputs], reverse=reverse)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_convolutions_of_half_a_projection_and_of_strided_rows(backend):
-    x, weight, bias = conv_inputs(3, 8, 2, 40)
-    views = {
-        "half": x.chunk(2, dim=-1)[1],
-        "every second row": torch.cat((x, x), 1)[:, ::2, :20],
-        "part of the rows": torch.cat((x, x), 1)[:, 3:11, :20],
-        "channels first": x.transpose(1, 2)[:, :20, :],
-    }
-    for name, view in views.items():
-        w, b = weight[:, : view.shape[2]], bias[:, : view.shape[2]]
-        found = outputs_and_gradients(causal_conv_silu, [view, w, b], reverse=(False, True), backend=backend)
-        expected = outputs_and_gradients(
-            reference.causal_conv_silu, [t.double() for t in (view, w, b)], reverse=(False, True)
-        )
-        for a, e in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4, msg=name)
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_convolution_of_bfloat16(backend):
-    x, weight, bias = conv_inputs(2, 12, 2, 20)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = causal_conv_silu(x.bfloat16(), weight, bias, reverse=(False, True), backend=backend)
-    assert y.dtype == torch.bfloat16
-    expected = reference.causal_conv_silu(x.bfloat16(), weight, bias, reverse=(False, True))
-    torch.testing.assert_close(y.float(), expected.float(), rtol=2e-2, atol=3e-2)
 
 
 @needs_kernels

@@ -131,8 +131,6 @@ def test_ctrl_c(tmp_path):
     assert (tmp_path / "run" / "last.pt").exists()
 
 
-
-
 def test_help_is_quick_to_come(tmp_path: Path):
     # torch takes seconds; a stand-in that fails shows that nothing imports it
     (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
