@@ -28,6 +28,7 @@ sweep: .venv/ready
 
 check: .venv/ready-test
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 
 test: .venv/ready-test
