@@ -8,6 +8,7 @@ from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConf
 from famba_core.fusion.schedule import token_schedule
 
 if TYPE_CHECKING:
+    from famba_core.models.checkpoints import load_checkpoint
     from famba_core.models.vim import build_model
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "TrainConfig",
     "build_model",
+    "load_checkpoint",
     "token_schedule",
 ]
 
@@ -28,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from famba_core.models.vim import build_model
 
         return build_model
+    if name == "load_checkpoint":
+        from famba_core.models.checkpoints import load_checkpoint
+
+        return load_checkpoint
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

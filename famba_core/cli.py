@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import sys
 import types
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from famba_core.config import BACKBONES, AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 
 # The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a set that is not photographs needs another.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -29,6 +32,7 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "eval_crop": 1.0,
     },
 }
+CHOICES = {"backbone": BACKBONES, "strategy": STRATEGIES}
 GROUPS = {
     "model": ModelConfig,
     "fusion": FusionConfig,
@@ -64,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
     )
     for title, config in GROUPS.items():
         group = result.add_argument_group(title)
-        hints = get_type_hints(config)
+        hints, comments = get_type_hints(config), _comments(config)
         for field in fields(config):
             if field.name != "num_classes":  # the data set's
-                _add_option(group, field, hints[field.name])
+                _add_option(group, field, hints[field.name], comments.get(field.name, ""))
     group = result.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
     group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
@@ -75,17 +79,25 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
+def _comments(config: type) -> dict[str, str]:
+    """What config.py says of each field, in the comment on its line."""
+    return dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(config), re.MULTILINE))
+
+
+def _add_option(group: Any, field: Field[Any], hint: Any, comment: str) -> None:
     option = f"--{field.name.replace('_', '-')}"
     default = argparse.SUPPRESS  # so that what was not given can come from the data set
-    shown = "" if field.default is None or field.default is MISSING else f"default: {field.default}"
+    unset = field.default is None or field.default is MISSING
+    shown = "; ".join(text for text in (comment, "" if unset else f"default: {field.default}") if text).replace(
+        "%", "%%"
+    )
     kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
     kind = kinds[0]
-    if field.name == "backbone":
-        group.add_argument(option, default=default, choices=BACKBONES, help=shown)
+    if field.name in CHOICES:
+        group.add_argument(option, default=default, choices=CHOICES[field.name], help=shown)
     elif field.name == "schedule":
         group.add_argument(
-            option, default=default, type=_schedule, metavar="R,R,...", help="tokens removed in each layer"
+            option, default=default, type=_schedule, metavar="R,R,...", help="tokens removed in each layer, by hand"
         )
     elif get_origin(kind) is Literal:
         group.add_argument(option, default=default, choices=get_args(kind), help=shown)
@@ -100,7 +112,10 @@ def _is_union(hint: Any) -> bool:
 
 
 def _schedule(text: str) -> tuple[int, ...]:
-    return tuple(int(r) for r in text.split(","))
+    try:
+        return tuple(int(r) for r in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 0,0,9,9") from None
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -119,6 +134,9 @@ def _train(options: argparse.Namespace) -> int:
         checkpoint=options.checkpoint,
         progress=lambda batches: tqdm(batches, unit="step", leave=False),
     )
+    asked, effective = requested_schedule(configs["fusion"], len(trainer.schedule)), trainer.schedule
+    if asked != effective:
+        print(f"clamped: layers 1 to {len(effective)} remove {', '.join(map(str, effective))}; more cannot fuse there")
     if trainer.history:
         print(f"resumed after epoch {len(trainer.history)} of {trainer.config.epochs}")
     try:

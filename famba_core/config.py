@@ -5,30 +5,17 @@ Importing this module imports nothing but the standard library, so a plan can be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from famba_core.checks import ConfigError as ConfigError
+from famba_core.checks import check_types, reject
 
 ClsPosition = Literal["head", "middle"]
 Order = Literal["concat", "raster"]
 Weighting = Literal["mean", "size"]
 Precision = Literal["float32", "tf32", "bf16"]
 DatasetName = Literal["digits", "cifar100", "imagefolder"]
-
-
-class ConfigError(ValueError):
-    """Values that cannot work. `problems` holds every (field, sentence) found, not only the first."""
-
-    def __init__(self, problems: Iterable[tuple[str, str]]):
-        self.problems = tuple(problems)
-        super().__init__("; ".join(f"{field}: {sentence}" for field, sentence in self.problems))
-
-
-def _reject(*rules: tuple[str, bool, str]) -> None:
-    """Raise one ConfigError for all rules (field, is broken, sentence) that are broken."""
-    problems = [(field, sentence) for field, broken, sentence in rules if broken]
-    if problems:
-        raise ConfigError(problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +43,15 @@ BACKBONES = {
 class ModelConfig:
     """A Vision Mamba classifier (Famba-V section 3.1; Vim)."""
 
-    backbone: str = "vim_tiny"  # a key of BACKBONES
+    backbone: str = "vim_tiny"  # the name of its sizes in BACKBONES
     image_size: int = 224  # pixels, side of a square image
     patch_size: int | None = None  # pixels; None takes the backbone's
     num_classes: int = 100
     cls_position: ClsPosition = "head"  # "head" is the paper's, "middle" that of the official weights
 
     def __post_init__(self) -> None:
-        _reject(
+        check_types(self)
+        reject(
             (
                 "backbone",
                 self.backbone not in BACKBONES,
@@ -82,7 +70,7 @@ class ModelConfig:
                 f"{self.cls_position!r} is not a place; choose from head, middle",
             ),
         )
-        _reject(
+        reject(
             (
                 "image_size",
                 self.image_size % self.patch != 0,
@@ -117,7 +105,7 @@ class FusionConfig:
     start_layer, stop_layer and r are only its labels; without, they define the schedule.
     """
 
-    strategy: str = "none"  # a name of famba_core.fusion.schedule.STRATEGIES
+    strategy: str = "none"  # which layers fuse, see famba_core/fusion/schedule.py
     start_layer: int | None = None  # first fusing layer, where the strategy takes one
     stop_layer: int | None = None  # last fusing layer, where the strategy takes one
     r: int | None = None  # tokens removed in each fusing layer
@@ -126,9 +114,10 @@ class FusionConfig:
     schedule: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule is not None:
+        if isinstance(self.schedule, list):
             object.__setattr__(self, "schedule", tuple(self.schedule))
-        _reject(
+        check_types(self)
+        reject(
             ("r", self.r is not None and self.r < 0, f"must be at least 0, not {self.r}"),
             (
                 "order",
@@ -149,13 +138,12 @@ class DataConfig:
     """Where the images come from."""
 
     dataset: DatasetName = "cifar100"
-    data_dir: str | None = (
-        None  # folder that holds `cifar100/`, or the image folder; None looks in FAMBA_DATA, then data/
-    )
+    data_dir: str | None = None  # holds cifar100/, or is the image folder; None looks in FAMBA_DATA, then data/
     train_images: int | None = None  # size of a class-balanced, seeded part of the training set; None takes all
 
     def __post_init__(self) -> None:
-        _reject(
+        check_types(self)
+        reject(
             (
                 "dataset",
                 self.dataset not in ("digits", "cifar100", "imagefolder"),
@@ -174,14 +162,15 @@ class AugmentConfig:
     """Augmentation of training images, and the crop that evaluation takes (Famba-V section 4; Vim's recipe)."""
 
     crop_scale_min: float = 0.08  # smallest area of a random resized crop, as a share of the image; 1 switches it off
-    flip: bool = True  # mirror every second image, left to right
+    flip: bool = True  # mirror an image, left to right, with probability one half
     random_erasing: float = 0.25  # probability that a rectangle of an image becomes noise
     mixup: float = 0.8  # alpha of the Beta distribution; 0 switches it off
     cutmix: float = 1.0  # alpha of the Beta distribution; 0 switches it off
     eval_crop: float = 0.875  # share of the side that the evaluation's centre crop keeps (224 of 256)
 
     def __post_init__(self) -> None:
-        _reject(
+        check_types(self)
+        reject(
             (
                 "crop_scale_min",
                 not 0 < self.crop_scale_min <= 1,
@@ -212,8 +201,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         at_least_0 = ("lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "seed")
-        _reject(
+        reject(
             ("epochs", self.epochs < 1, f"must be at least 1, not {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"must be at least 1, not {self.batch_size}"),
             (

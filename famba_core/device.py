@@ -24,6 +24,8 @@ def choose_device(name: str | None = None) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError([("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")])
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
+        raise ConfigError([("device", f"{name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError([("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")])
     return device

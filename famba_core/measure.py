@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable
 from itertools import accumulate
+from operator import itemgetter
 
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -25,7 +26,7 @@ def peak_tensor_bytes(step: Callable[[], object], resident: Iterable[Tensor]) ->
         step()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    changes = sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"), key=itemgetter(0))
     return before + max(accumulate((size for _, size in changes), initial=0))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from famba_core.config import AugmentConfig, TrainConfig
 from famba_core.data.augment import augment
@@ -33,10 +34,9 @@ class TrainStep:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay), lr=config.warmup_lr, betas=BETAS, fused=True
         )
-        self.ema: AveragedModel | None = None
-        if config.ema:
-            decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
-            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+        decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
+        self.average = get_ema_multi_avg_fn(decay)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float, generator: torch.Generator) -> Tensor:
         """Train on uint8 images [B, 3, H, W] with labels [B]; returns the loss, a scalar still on the device."""
@@ -61,7 +61,8 @@ class TrainStep:
         loss.backward()
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update_parameters(model)
+            # not AveragedModel, whose counter of steps would be sent to the device, and waited for, in each of them
+            self.average(list(self.ema.parameters()), list(model.parameters()), None)
         return loss.detach()
 
 

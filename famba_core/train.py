@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import statistics
 import time
 import warnings
@@ -21,12 +22,12 @@ from famba_core.cost import cost
 from famba_core.data.datasets import load_dataset
 from famba_core.device import choose_device, device_name, prepare, synchronize
 from famba_core.evaluate import Accuracy, evaluate
-from famba_core.fusion.schedule import tokens_per_layer
 from famba_core.measure import mib, peak_tensor_bytes, tensors_of
 from famba_core.models.vim import build_model
 from famba_core.step import TrainStep, learning_rate
 
 CHECKPOINT = "last.pt"
+CHECKPOINT_FORMAT = 1  # changes with what a checkpoint holds
 
 
 class NonFiniteLoss(RuntimeError):
@@ -53,7 +54,6 @@ class TrainResult:
     """What the run as a whole measured."""
 
     parameters: int
-    tokens_per_image: int  # tokens that the mixers see, summed over the layers
     flops_per_image: float  # forward, 2 per multiply-add
     train_time_s: float  # all epochs' training steps, without evaluation and set-up
     step_time_ms: float  # median over epochs of their mean; the first, which warms up, is left out where it can be
@@ -106,12 +106,17 @@ class Trainer:
         self.batch_size = min(train.batch_size, len(self.train_split.labels))
         self.steps_per_epoch = len(self.train_split.labels) // self.batch_size
         self.model_config, self.fusion = model, fusion
-        self.identity = repr((model, fusion, data.dataset, data.train_images, augment, train))
+        self.identity = repr((CHECKPOINT_FORMAT, model, fusion, data.dataset, data.train_images, augment, train))
         self.file = None if checkpoint is None else checkpoint / CHECKPOINT
         self.progress = progress
         self.history: tuple[EpochMetrics, ...] = ()
         self.peak_bytes = 0
         self.step = self._new_step()
+        if checkpoint is not None:
+            try:
+                checkpoint.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError([("checkpoint", f"{checkpoint} cannot be a folder: {error.strerror}")]) from None
         self._resume()
 
     def __iter__(self) -> Iterator[EpochMetrics]:
@@ -123,15 +128,18 @@ class Trainer:
             self._save()
             yield metrics
 
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Tokens that each layer removes."""
+        return self.step.model.schedule
+
     def result(self) -> TrainResult:
         """The run's figures, once every epoch is done."""
-        schedule = self.step.model.schedule
-        price = cost(self.model_config, schedule)
+        price = cost(self.model_config, self.schedule)
         warm = [m.train_time_s / self.steps_per_epoch for m in self.history[1:] or self.history]
         step_time = statistics.median(warm)
         return TrainResult(
             parameters=sum(p.numel() for p in self.step.model.parameters()),
-            tokens_per_image=sum(tokens_per_layer(schedule, self.model_config.num_tokens)),
             flops_per_image=price.flops_per_image,
             train_time_s=sum(m.train_time_s for m in self.history),
             step_time_ms=1e3 * step_time,
@@ -169,7 +177,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the training loss is {loss} in epoch {epoch} of {self.config.epochs}")
         raw = self._accuracy(self.step.model)
-        ema = self._accuracy(self.step.ema.module) if self.step.ema is not None else None
+        ema = self._accuracy(self.step.ema) if self.step.ema is not None else None
         return EpochMetrics(
             epoch=epoch,
             epochs=self.config.epochs,
@@ -205,7 +213,6 @@ class Trainer:
     def _save(self) -> None:
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         with open(temporary, "wb") as stream:
             torch.save(
@@ -225,9 +232,11 @@ class Trainer:
         if self.file is None or not self.file.exists():
             return
         try:
-            saved = torch.load(self.file, map_location=self.device, weights_only=True)
-        except Exception as error:
-            warnings.warn(f"{self.file} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
+            saved = torch.load(self.file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # not OSError: the file may be whole
+            damaged = self.file.with_suffix(".damaged")
+            os.replace(self.file, damaged)
+            warnings.warn(f"{damaged} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
             return
         if not isinstance(saved, dict) or saved.get("identity") != self.identity:
             raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])

@@ -1,4 +1,4 @@
-"""Sweeps over compressed Vision Mamba models: `load_results` gives a study's results as a pandas frame."""
+"""Sweeps over compressed Vision Mamba models: `load_results` and `load_epochs` give a study as pandas frames."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     from sweep import store  # here, so that `import sweep` stays light
 
     return store.load_results(folder)
+
+
+def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The learning curves of a study: one row per epoch of an attempt, with the columns of `sweep.schema.EpochRow`.
+
+    Warns and raises as `load_results` does.
+    """
+    from sweep import store
+
+    return store.load_epochs(folder)

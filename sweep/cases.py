@@ -28,9 +28,10 @@ class GridCase(NamedTuple):
 
 def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCase], list[GridCase]]:
     """Baselines and cases, each with its schedule for 196 patches; what is wrong goes to `findings`."""
+    refused = {problem.key for problem in findings.problems}  # entries that are no list or mapping at all
     if "space" in grid and "cases" in grid:
         findings.add("space", "stands beside cases; a grid has one of the two")
-    elif "space" not in grid and not grid.get("cases"):
+    elif "space" not in grid and not grid.get("cases") and not refused & {"space", "cases"}:
         findings.add("cases", "a grid needs at least one case here, or a space")
     baselines = _listed(grid, "baselines", findings)
     cases = _listed(grid, "cases", findings)
@@ -45,7 +46,7 @@ def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCa
         cases = [GridCase("space", labels) for labels in crossed if labels not in first_keys]
 
     budget = _budget(grid["budget"], findings) if "budget" in grid else None
-    if "budget" in grid and budget is None:
+    if "budget" in refused or ("budget" in grid and budget is None):
         # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
         baselines = [GridCase(key, replace(labels, r=0)) for key, labels in baselines]
         cases = [GridCase(key, replace(labels, r=0)) for key, labels in cases]
@@ -85,7 +86,9 @@ def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]
     axes = findings.mapping(values, "space", _AXES, required=("strategy",))
     if len(axes) < len(space) or "strategy" not in axes or not all(axes.values()):
         return []
-    for name in axes:
+    for name, listed in axes.items():
+        if repeated := [value for i, value in enumerate(listed) if value in listed[:i]]:
+            findings.add(f"space.{name}", f"lists {repeated[0]} more than once")
         if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
             findings.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
     cases = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,9 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(HELP)
         return 0 if given else 2
-    options = parser().parse_args(given if given[0] in COMMANDS else ["run", *given])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a dash that the terminal lacks must not end a run
     try:
+        if given[0] not in COMMANDS:
+            _check_grid(given[0])
+            given = ["run", *given]
+        options = parser().parse_args(given)
         code: int = options.function(options)
+        sys.stdout.flush()
         return code
     except UserError as error:
         for problem in error.problems:
@@ -46,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _check_grid(word: str) -> None:
+    """Raise UserError for a first word that is rather a misspelt command; options and grids are left to `run`."""
+    if not word.startswith("-") and Path(word).suffix not in (".yaml", ".yml") and not Path(word).exists():
+        raise UserError(f"{word!r} is neither a command ({', '.join(COMMANDS)}) nor a grid file")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--yes",
         action="store_true",
-        help=f"do not ask before a run of more than {commands.ASK_ABOVE_DEVICE_HOURS:g} device-hour",
+        help=f"start even a run of more than {commands.ASK_ABOVE_DEVICE_HOURS:g} device-hour",
     )
     run.set_defaults(function=commands.run)
 

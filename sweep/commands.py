@@ -41,7 +41,11 @@ def run(options: argparse.Namespace) -> int:
     priced = _priced(plan)
     missing = untrained(plan, folder, limit=options.limit, retry_failed=options.retry_failed)
     if missing and not options.yes:
-        _ask(priced, [trial.trial_id for trial in missing])
+        _refuse_long(priced, [trial.trial_id for trial in missing])
+    if missing and not plan.trials[0].gpus_per_trial:
+        from famba_core.scan.native import library
+
+        library()  # built once here, with its notice, rather than by every worker at the same time
     weights = {trial_id: trial.device_hours for trial_id, trial in priced.trials.items()}
     summary = run_plan(
         plan,
@@ -102,9 +106,9 @@ def report(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    from sweep.status import print_status, study_status
+    from sweep.status import describe, study_status
 
-    print_status(study_status(options.study))
+    print(describe(study_status(options.study)))
     return 0
 
 
@@ -156,16 +160,14 @@ def _device_word(priced: Price) -> str:
     return "A100" if priced.device == "gpu" else "CPU thread"
 
 
-def _ask(priced: Price, missing: Sequence[str]) -> None:
-    """Get leave for a long run. Raises UserError where there is nobody to ask, or the answer is not yes."""
+def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
+    """Raise UserError, with the estimate, for a run that is long enough to be meant."""
     hours = sum(priced.trials[trial_id].device_hours for trial_id in missing)
-    if hours <= ASK_ABOVE_DEVICE_HOURS:
-        return
-    estimate = f"{len(missing)} trials take about {hours:.0f} hours of one {_device_word(priced)}"
-    if not sys.stdin.isatty():
-        raise UserError(f"{estimate}; say --yes to start them, --limit N for fewer, or choose another --profile")
-    if input(f"{estimate}. Start? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UserError("not started")
+    if hours > ASK_ABOVE_DEVICE_HOURS:
+        raise UserError(
+            f"{len(missing)} trials take about {hours:.1f} hours of one {_device_word(priced)}: say --yes to start "
+            "them, --limit N for fewer, or choose another --profile"
+        )
 
 
 def _executor(options: argparse.Namespace, folder: Path, trials: Sequence[TrialPlan]) -> Executor:
@@ -180,18 +182,26 @@ def _executor(options: argparse.Namespace, folder: Path, trials: Sequence[TrialP
 
 
 def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under (heading, is a number), as wide as the terminal; in a file, as wide as they need."""
+    """Print rows under (heading, is a number), as wide as the terminal or, if that is too narrow, as they need."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading, numeric in headings:
-        longest = max(map(len, heading.split()))
+    rows = list(rows)
+    needed = 1
+    for i, (heading, numeric) in enumerate(headings):
+        unbroken = [*heading.split(), *(row[i] for row in rows if numeric)]
+        longest = max(map(len, unbroken))
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
+        needed += longest + 2  # its padding and the space of the box
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    console.width = max(console.width, needed)
+    with console.capture() as text:  # the console itself would end the program where the reader has gone
+        console.print(table)
+    print(text.get(), end="")
 
 
 def _relative(path: Path) -> Path:

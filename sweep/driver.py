@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -20,8 +21,8 @@ from sweep.executor import Event
 from sweep.plan import TrialPlan
 
 # Read when Ray is imported: no statistics sent out, none of its own screens, warnings and result files. The working
-# directory stays, so that relative paths mean what they mean here. The runner submits no more trials than fit, so
-# Tune need not hold them back.
+# directory stays, so that relative paths mean what they mean here. A call that comes when Ray has been shut down fails,
+# rather than start or join another one. The runner submits no more trials than fit, so Tune need not hold them back.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -29,6 +30,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
 }
 # Also read then: every server binds to the loopback address, which ray.init(_node_ip_address="127.0.0.1") does not do,
@@ -69,22 +72,27 @@ class RayExecutor:
         self._submitted.put({"trial": trial, "attempt": attempt, "folder": self._folder})
 
     def poll(self, timeout_s: float) -> list[Event]:
-        events: list[Event] = []
-        try:
-            event = self._events.get(timeout=timeout_s)
+        received: list[Event | Exception] = []
+        with contextlib.suppress(queue.Empty):
+            received.append(self._events.get(timeout=timeout_s))
             while True:
-                if isinstance(event, Exception):
-                    raise event
-                events.append(event)
-                event = self._events.get_nowait()
-        except queue.Empty:
-            return events
+                received.append(self._events.get_nowait())
+        if dead := _dead_servers():  # first: whatever else has come may be only a consequence
+            raise UserError(
+                f"Ray itself has stopped working ({' and '.join(dead)} died); what has ended is stored, and the same "
+                "command goes on"
+            )
+        for error in received:
+            if isinstance(error, Exception):
+                raise error
+        return [event for event in received if not isinstance(event, Exception)]
 
     def close(self) -> None:
         if not self._closing.is_set():
             self._closing.set()
             self._submitted.put(None)
-            self._thread.join(CLOSE_TIMEOUT_S)
+            if not _dead_servers():  # else nothing answers Tune any more
+                self._thread.join(CLOSE_TIMEOUT_S)
             self._free()
 
     def _run_tune(self) -> None:
@@ -132,8 +140,18 @@ def _start_ray(address: str | None) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which would exit at once
 
 
+def _dead_servers() -> list[str]:
+    """Which of the servers that this process started, and that Ray cannot do without, have died."""
+    import ray
+
+    node = ray._private.worker._global_node  # Ray's public calls would wait for them
+    return [name for name, _ in node.dead_processes() if name in ("gcs_server", "raylet")]
+
+
 def _check_reachable(address: str) -> None:
     """Raise UserError where nobody listens; Ray itself would try for minutes."""
+    if "://" in address:
+        raise UserError(f"--address {address}: join the cluster itself, as auto or host:port; Ray clients cannot")
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit():  # not "auto"
@@ -151,7 +169,10 @@ def _capacity(trials: Sequence[TrialPlan]) -> int:
     machines = [
         (node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]
     ]
-    capacity = sum(int(min(has_cpus // cpus, has_gpus / gpus if gpus else has_cpus)) for has_cpus, has_gpus in machines)
+    capacity = 0
+    for has_cpus, has_gpus in machines:
+        on_gpus = int(has_gpus) * int(1 / gpus) if gpus else has_cpus  # a trial does not span two GPUs
+        capacity += int(min(has_cpus // cpus, on_gpus))
     if capacity == 0:
         has_cpus, has_gpus = max(machines)
         raise UserError(

@@ -32,7 +32,7 @@ class Pace:
 
     def trial_eta_s(self, trial_id: str) -> float | None:
         """Seconds from the trial's last epoch to its end; None before its first."""
-        if trial_id not in self._work:
+        if trial_id not in self._work or trial_id not in self._running:  # it may end while the screen is drawn
             return None
         return self._running[trial_id] * self._seconds[trial_id] / self._work[trial_id]
 

@@ -48,7 +48,7 @@ class Findings:
     ) -> dict[str, Any]:
         """Those entries of `value` that are named in `types` and have the type named there.
 
-        Types are exact: true is no number and "3" no whole number, but 3 is a number.
+        Types are exact: true is no number and "3" no whole number, but 3 is a number. Whole numbers fit in 64 bits.
         """
         if not isinstance(value, dict):
             self.add(key, f"must be a mapping with keys {', '.join(types)}{_found(value)}")
@@ -62,7 +62,12 @@ class Findings:
                 self.add(_join(key, name), unknown(name, types))
                 continue
             try:
-                good[name] = _adapter(types[name]).validate_python(entry)
+                typed = _adapter(types[name]).validate_python(entry)
+                large = [n for n in (typed if isinstance(typed, list) else [typed]) if _is_too_large(n)]
+                if large:
+                    self.add(_join(key, name), f"must be a whole number that fits in 64 bits{_found(large[0])}")
+                else:
+                    good[name] = typed
             except ValidationError as error:
                 for detail in error.errors():
                     wanted = _WANTED.get(detail["type"]) or detail["ctx"]["expected"].replace("'", "")
@@ -87,6 +92,10 @@ def unknown(name: object, choices: Collection[str]) -> str:
     """The sentence for a name that is not one of `choices`."""
     close = difflib.get_close_matches(str(name), choices, n=1)
     return f"{name!r} is not known;{f' did you mean {close[0]}?' if close else ''} choose from {', '.join(choices)}"
+
+
+def _is_too_large(value: object) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _found(value: object) -> str:

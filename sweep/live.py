@@ -83,13 +83,13 @@ class Screen:
 
     def lost(self, trial_id: str, sentence: str) -> None:
         """The trial's worker is gone; the trial is not done with."""
-        self._pace.end(trial_id)
         del self._running[trial_id]
+        self._pace.end(trial_id)
         self.note(f"{trial_id}: {sentence}")
 
     def ended(self, trial_id: str, status: Status, error: str | None) -> None:
-        self._pace.end(trial_id)
         trial = self._running.pop(trial_id)
+        self._pace.end(trial_id)
         trial.state = status
         self._ended.append(trial)
         self._done += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None
     if profile_name not in spec.profiles:
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
     profile = spec.profiles[profile_name]
-    data = profile.data if data_dir is None else replace(profile.data, data_dir=data_dir)
+    images = data_dir or profile.data.data_dir
+    data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
     num_classes = _num_classes(data, spec.file, f"profiles.{profile_name}")
     labelled = [*((True, fusion) for fusion in spec.baselines), *((False, fusion) for fusion in spec.cases)]
     trials: dict[str, TrialPlan] = {}
@@ -140,6 +142,7 @@ def _with_id(trial: TrialPlan) -> TrialPlan:
         "data": data,
         "augment": asdict(trial.augment),
         "train": asdict(trial.train),
+        "device": "cuda" if trial.gpus_per_trial else f"cpu with {trial.cpus_per_trial} threads",
     }
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]
     fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
@@ -153,15 +156,20 @@ def plan_to_json(plan: Plan) -> str:
     return _PLAN.dump_json(plan, indent=2).decode()
 
 
-def plan_from_json(text: str) -> Plan:
-    """The plan that `plan_to_json` wrote. Raises UserError where the text is not one."""
+def plan_from_json(text: str | bytes, folder: Path) -> Plan:
+    """The plan that `plan_to_json` wrote. Raises UserError, naming the study's `folder`, where the text is not one."""
     try:
         plan = _PLAN.validate_json(text, strict=True)
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
-        raise UserError(f"plan.json is damaged: {place + ': ' if place else ''}{detail['msg']}") from error
+        raise _damaged(folder, f"{place + ': ' if place else ''}{detail['msg']}") from error
     orphans = {case.trial_id for case in plan.cases} - {trial.trial_id for trial in plan.trials}
     if orphans:
-        raise UserError(f"plan.json is damaged: it has cases without a trial: {', '.join(sorted(orphans))}")
+        raise _damaged(folder, f"it has cases without a trial: {', '.join(sorted(orphans))}")
     return plan
+
+
+def _damaged(folder: Path, finding: str) -> UserError:
+    sentence = f"plan.json is damaged: {finding}; remove it, and the next run of the grid writes it again"
+    return UserError([Problem(str(folder), "", sentence)])

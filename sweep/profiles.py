@@ -15,7 +15,7 @@ class Resources:
     """What one trial occupies."""
 
     cpus_per_trial: int = 1  # threads
-    gpus_per_trial: float = 0.0  # below 1, trials share a GPU
+    gpus_per_trial: float = 0.0  # 0 trains on the CPU; below 1, trials share a GPU
 
     def __post_init__(self) -> None:
         least = {"cpus_per_trial": 1, "gpus_per_trial": 0}
@@ -24,6 +24,8 @@ class Resources:
             for field, low in least.items()
             if getattr(self, field) < low
         ]
+        if self.gpus_per_trial > 1:
+            problems.append(("gpus_per_trial", f"must be at most 1, not {self.gpus_per_trial:g}: a trial uses one GPU"))
         if problems:
             raise ConfigError(problems)
 

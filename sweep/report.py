@@ -15,7 +15,7 @@ from sweep import curves, plots, table_text, tables
 from sweep.pareto import REFERENCE_MARGIN, Frontier, frontiers, non_dominated
 from sweep.plan import Plan, plan_from_json
 from sweep.plot_style import axis_name, render
-from sweep.store import completed, read_epochs, read_plan_text, read_rows, write_atomically
+from sweep.store import completed, read_epochs, read_plan_json, read_rows, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def write_report(folder: Path) -> Report:
 
     Parts that cannot be read are left out and counted on the page. Raises UserError if the folder holds no plan.
     """
-    plan = plan_from_json(read_plan_text(folder))
+    plan = plan_from_json(read_plan_json(folder), folder)
     rows, damaged_rows = read_rows(folder)
     epochs, damaged_epochs = read_epochs(folder)
     table = tables.build_table(plan, rows)

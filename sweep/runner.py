@@ -18,7 +18,7 @@ from sweep.executor import Executor, Finished, Lost, Progress
 from sweep.live import Screen
 from sweep.plan import Plan, TrialPlan, plan_to_json
 from sweep.progress import checkpoint_folder
-from sweep.store import completed, lock_study, quarantine, read_rows, save_plan, write_result
+from sweep.store import completed, lock_study, outcomes, quarantine, read_rows, save_plan, write_result
 from sweep.trial import failed_row
 
 POLL_S = 0.5
@@ -57,14 +57,14 @@ def run_plan(
     """Train the trials of `plan` (the first `limit` of them) that `folder` has no row of, and store their rows.
 
     A trial that fails is stored as failed and the others go on; `retry_failed` tries it again. Ctrl-C and SIGTERM
-    stop what runs and leave its checkpoints. Parts that cannot be read are set aside, and their trials run again.
+    stop what runs and leave its checkpoints. Parts that cannot be read are set aside, as if not stored.
     Raises UserError if another process drives the study, or the executor cannot run these trials.
     """
     asked = plan.trials[:limit]
     with lock_study(folder):
         rows, damaged = read_rows(folder)
         for part in quarantine(folder, damaged):
-            screen.note(f"{part.name} could not be read and runs again; it is kept in {part.parent}")
+            screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
         for trial_id in completed(rows)["trial_id"]:  # left where a worker died after its row was stored
             shutil.rmtree(checkpoint_folder(folder, trial_id), ignore_errors=True)
@@ -90,12 +90,6 @@ def run_plan(
 def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
     """The trials that `run_plan` would train now, in the plan's order."""
     return [trial for trial, _ in _todo(plan.trials[:limit], read_rows(folder)[0], retry_failed)]
-
-
-def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    """The row that counts for each stored trial, by trial_id: a completed one if there is any, else the last."""
-    ranked = rows.assign(done=rows["status"] == "completed").sort_values(["done", "attempt"])
-    return ranked.drop_duplicates("trial_id", keep="last").set_index("trial_id")
 
 
 def _todo(asked: Sequence[TrialPlan], rows: pd.DataFrame, retry_failed: bool) -> deque[tuple[TrialPlan, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class SweepSpec:
 
 GRID_KEYS = {
     "study": str,
-    "paper_table": Literal[1, 2, 3] | None,
+    "paper_table": int | None,
     "baselines": list,
     "cases": list,
     "space": dict,
@@ -49,7 +50,7 @@ GRID_KEYS = {
     "objectives": dict,
     "profiles": dict,
 }
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
 def load_spec(path: Path) -> SweepSpec:
@@ -93,13 +94,16 @@ def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tu
 
 def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
     """The entries that only name things."""
-    for key, name in (("study", grid.get("study")), *(("profiles", name) for name in grid.get("profiles", ()))):
-        if name is not None and not _PLAIN_NAME.fullmatch(str(name)):
+    studies = [grid["study"]] if "study" in grid else []
+    for key, name in (*(("study", name) for name in studies), *(("profiles", name) for name in grid.get("profiles", ()))):
+        if name is None or not _PLAIN_NAME.fullmatch(str(name)):
             findings.add(
                 key,
-                f"{name!r} is not a plain name: letters, digits, _ and -, not starting with - "
-                "(it becomes part of a folder's name)",
+                f"{'null' if name is None else reprlib.repr(name)} is not a plain name: at most 100 letters, digits, "
+                "_ and -, not starting with - (it becomes part of a folder's name)",
             )
+    if grid.get("paper_table") not in (None, 1, 2, 3):
+        findings.add("paper_table", f"must be 1, 2 or 3, not {grid['paper_table']}")
     seeds = grid.get("seeds", [0])
     if not seeds:
         findings.add("seeds", "lists no seed; leave it out for seed 0")

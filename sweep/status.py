@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.text import Text
-
 from sweep.plan import plan_from_json
 from sweep.progress import FILE, TrialProgress, checkpoint_folder
-from sweep.runner import outcomes
-from sweep.store import driver_of, read_plan_text, read_rows
+from sweep.store import driver_of, outcomes, read_plan_json, read_rows
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
 
@@ -40,7 +36,7 @@ class StudyStatus:
 
 def study_status(folder: Path) -> StudyStatus:
     """Where every planned trial stands. Raises UserError if `folder` holds no plan."""
-    plan = plan_from_json(read_plan_text(folder))
+    plan = plan_from_json(read_plan_json(folder), folder)
     rows, damaged = read_rows(folder)
     stored, driver = outcomes(rows)[["status", "error"]].to_dict("index"), driver_of(folder)
     trials = tuple(_trial_status(folder, trial.trial_id, stored, driver is not None) for trial in plan.trials)
@@ -64,7 +60,7 @@ def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven
     return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
 
 
-def print_status(status: StudyStatus, console: Console | None = None) -> None:
+def describe(status: StudyStatus) -> str:
     """One line for the study, and one for each trial and part that there is more to say of."""
     counts = Counter(trial.state for trial in status.trials)
     total = ", ".join(
@@ -79,5 +75,5 @@ def print_status(status: StudyStatus, console: Console | None = None) -> None:
         elif trial.progress:
             state = "running" if trial.state == "running" else "interrupted"
             lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
-    lines += [f"{part}: cannot be read; the next run sets it aside and trains it again" for part in status.damaged]
-    (console or Console(highlight=False)).print(Text("\n".join(lines)), soft_wrap=True)
+    lines += [f"{part}: cannot be read; the next run sets it aside" for part in status.damaged]
+    return "\n".join(lines)

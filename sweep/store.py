@@ -57,10 +57,10 @@ def save_plan(folder: Path, text: str) -> None:
         write_atomically(folder / "plan.json", text.encode())
 
 
-def read_plan_text(folder: Path) -> str:
-    """The text of plan.json. Raises UserError where there is none."""
+def read_plan_json(folder: Path) -> bytes:
+    """What plan.json holds. Raises UserError where there is none."""
     try:
-        return (folder / "plan.json").read_text(encoding="utf-8")
+        return (folder / "plan.json").read_bytes()
     except OSError as error:
         raise UserError(
             [
@@ -137,9 +137,17 @@ def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
     return _load(folder, read_epochs)
 
 
+def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The row that counts for each stored trial, by trial_id: its first completed attempt, or without one its last."""
+    done = rows["status"] == "completed"
+    rank = rows["attempt"].where(~done, -rows["attempt"])
+    ranked = rows.assign(done=done, rank=rank).sort_values(["trial_id", "done", "rank"])
+    return ranked.drop(columns=["done", "rank"]).drop_duplicates("trial_id", keep="last").set_index("trial_id")
+
+
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that count: of every trial, its first completed attempt."""
-    return rows[rows["status"] == "completed"].drop_duplicates("trial_id", ignore_index=True)
+    """The rows that enter tables: those outcomes that are completed."""
+    return outcomes(rows).query("status == 'completed'").reset_index()
 
 
 def quarantine(folder: Path, parts: Iterable[Path]) -> list[Path]:
@@ -247,7 +255,7 @@ def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFr
 def _read_parts(folder: Path, row_type: type, order: list[str]) -> tuple[pd.DataFrame, list[Path]]:
     schema = arrow_schema(row_type)
     tables, damaged = [schema.empty_table()], []
-    for part in sorted(folder.glob("*.parquet")):
+    for part in _parts(folder):
         try:
             source = pa.BufferReader(part.read_bytes())
             table = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
@@ -260,6 +268,16 @@ def _read_parts(folder: Path, row_type: type, order: list[str]) -> tuple[pd.Data
         if pa.types.is_list(field.type):
             frame[field.name] = frame[field.name].map(tuple)
     return frame.sort_values(order, ignore_index=True), damaged
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files to read, by name; none where there is no such folder yet."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".parquet"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError([Problem(str(folder), "", f"cannot be read: {error.strerror}")]) from error
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

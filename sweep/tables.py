@@ -55,7 +55,7 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
     varying = {label for label, values in zip(LABELS, zip(*cases, strict=True), strict=True) if len(set(values)) > 1}
     done, failed = completed(rows), set(rows.loc[rows["status"] == "failed", "trial_id"])
-    measures = dict.fromkeys((*MEASURES, *plan.objectives))
+    measures = [name for name in dict.fromkeys((*MEASURES, *plan.objectives)) if name != "reduced_tokens"]
     lines = []
     for labels, seeds in cases.items():
         trials = {case.trial_id for case in seeds}
@@ -73,8 +73,8 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
                     name: value
                     for measure in measures
                     for name, value in (
-                        (measure, measured[measure].mean()),
-                        (f"{measure}_std", measured[measure].std()),
+                        (measure, measured[measure].astype(float).mean()),
+                        (f"{measure}_std", measured[measure].astype(float).std()),
                     )
                 },
             }
@@ -90,10 +90,10 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     trial = plan.trials[0]
     name = f"Table {plan.paper_table} of Famba-V, measured" if plan.paper_table else "Measured"
     pixels, device = trial.model.image_size, " and ".join(devices(rows)) or "no device yet"
-    seeds = int(table["seeds_planned"].max())
+    seeds, epochs = int(table["seeds_planned"].max()), trial.train.epochs
     sentences = [
         f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
-        f"{trial.train.epochs} epochs), on {device}",
+        f"{epochs} epoch{'s' if epochs > 1 else ''}), on {device}",
         f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {len(table)} rows measured",
         "Top-1 best is the best epoch's on the test set, the paper's rule",
         "Ratios are to the row without fusion",
@@ -118,7 +118,8 @@ def _describe(case: Case, varying: set[str]) -> str:
     words = [strategy if case.stop_layer is None else f"{strategy} to {case.stop_layer}"]
     if case.r is not None:
         words.append(f"r {case.r}")
-    return ", ".join(words + [getattr(case, label) for label in ("backbone", "order", "weighting") if label in varying])
+    told = ("backbone",) if case.strategy == "none" else ("backbone", "order", "weighting")
+    return ", ".join(words + [getattr(case, label) for label in told if label in varying])
 
 
 def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -141,8 +142,16 @@ def _beside_published(table: pd.DataFrame, number: int) -> pd.DataFrame:
 
 
 def _published_key(line: pd.Series) -> tuple[Any, ...]:
-    """What a measured and a published line have in common; small backbones stand for published ones."""
-    start_layer = line["start_layer"] if line["strategy"] == "upper" else None  # the paper prints 1 or 2 for others
+    """What a measured and a published line have in common; small backbones stand for published ones.
+
+    The paper fuses in the order "concat", by plain means. It prints start layers for every strategy, and its lower
+    fusion ends with layer 19 (section 4.1).
+    """
+    if (line.get("order", "concat"), line.get("weighting", "mean")) != ("concat", "mean"):
+        return ()
+    start_layer = line["start_layer"] if line["strategy"] == "upper" else None
+    if line["strategy"] == "lower" and line.get("stop_layer", 19) != 19:
+        return ()
     r = 0 if line["strategy"] == "none" else line["r"]
     backbone = BACKBONES[line["backbone"]].stands_for or line["backbone"]
     return backbone, line["strategy"], start_layer, None if pd.isna(r) else r

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from famba_core.config import FusionConfig
+from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import tokens_per_layer
 from sweep.plan import TrialPlan
 from sweep.progress import TrialProgress, checkpoint_folder
@@ -21,7 +21,7 @@ from sweep.schema import EpochRow, ResultRow
 from sweep.store import write_result
 
 if TYPE_CHECKING:
-    from famba_core.train import EpochMetrics
+    from famba_core.train import EpochMetrics, Trainer
 
 
 def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMetrics, None, ResultRow]:
@@ -33,7 +33,7 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
     """
     import torch  # here, because the process that drives the workers needs none of it
 
-    from famba_core.train import Trainer
+    from famba_core.train import NonFiniteLoss
 
     checkpoint = checkpoint_folder(folder, trial.trial_id)
     progress = TrialProgress.read(checkpoint)
@@ -42,23 +42,16 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
     progress.write(checkpoint)
     start = time.perf_counter() - progress.wall_time_s
     trainer = result = error = None
+    retriable = False
     try:
-        trainer = Trainer(
-            model=trial.model,
-            fusion=_without_labels(trial.fusion),
-            data=trial.data,
-            augment=trial.augment,
-            train=trial.train,
-            threads=trial.cpus_per_trial,
-            device="cuda" if trial.gpus_per_trial else "cpu",
-            checkpoint=checkpoint,
-        )
+        trainer = _trainer(trial, checkpoint)
         for metrics in trainer:
             replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
             yield metrics
         result = trainer.result()
     except Exception as exception:
         error = _explain(exception, trial, attempt, folder)
+        retriable = not isinstance(exception, NonFiniteLoss)  # from the last good epoch; this one would come again
     history = trainer.history if trainer else ()
     row = ResultRow(
         **planned_columns(trial),
@@ -74,8 +67,33 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
         finished_at=dt.datetime.now(dt.UTC),
     )
     write_result(folder, row, [_epoch_row(trial, attempt, metrics) for metrics in history])
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    if not retriable:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return row
+
+
+def _trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
+    """The trial's trainer, at its checkpoint, or at the start where that is of another run."""
+    from famba_core.train import CHECKPOINT, Trainer
+
+    make = functools.partial(
+        Trainer,
+        model=trial.model,
+        fusion=_without_labels(trial.fusion),
+        data=trial.data,
+        augment=trial.augment,
+        train=trial.train,
+        threads=trial.cpus_per_trial,
+        device="cuda" if trial.gpus_per_trial else "cpu",
+        checkpoint=checkpoint,
+    )
+    try:
+        return make()
+    except ConfigError as error:
+        if [field for field, _ in error.problems] != ["checkpoint"]:
+            raise
+        (checkpoint / CHECKPOINT).unlink()  # the folder is this trial's own: an older version of the program wrote it
+        return make()
 
 
 def _without_labels(fusion: FusionConfig) -> FusionConfig:
@@ -143,9 +161,7 @@ def _columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
 
 
 def _columns_of_result(result: Any) -> dict[str, Any]:
-    columns = asdict(result)
-    columns.pop("tokens_per_image")  # planned; the trainer's is the same
-    return columns | {"measured": "in_training"}
+    return asdict(result) | {"measured": "in_training"}
 
 
 def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRow:
@@ -178,7 +194,12 @@ def _git_commit() -> str | None:
     if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code
         return None
     try:
-        git = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        git = subprocess.run(
+            ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return git.stdout.strip()

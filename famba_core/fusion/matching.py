@@ -6,13 +6,14 @@ cosine; the r A tokens with the highest similarity fuse into their partners. The
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famba_core.config import Order
+from famba_core.config import Order, Weighting
 
 
 class Match(NamedTuple):
@@ -62,15 +63,23 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     return Match(target, length - r, target[rows, class_index])
 
 
-def merge(tokens: Tensor, weights: Tensor, matched: Match) -> Tensor:
-    """The weighted mean of all tokens with one target: [B, L, D] and [B, L] -> [B, L - r, D]."""
-    total = _sum_by_target(weights.unsqueeze(-1), matched)
-    return _sum_by_target(tokens * weights.unsqueeze(-1), matched) / total
+def merge(tokens: Sequence[Tensor], sizes: Tensor, matched: Match, weighting: Weighting) -> tuple[list[Tensor], Tensor]:
+    """Replace all tokens with one target by their mean.
 
+    Args:
+        tokens: any number of [B, L, D], fused alike.
+        sizes: patches that each token stands for [B, L].
+        weighting: "mean" counts every token once, "size" by its patches.
 
-def merge_sizes(sizes: Tensor, matched: Match) -> Tensor:
-    """Patches that each token stands for, [B, L] -> [B, L - r]."""
-    return _sum_by_target(sizes.unsqueeze(-1), matched).squeeze(-1)
+    Returns the tokens as [B, L - r, D], and the sizes [B, L - r].
+    """
+    merged_sizes = _sum_by_target(sizes.unsqueeze(-1), matched)
+    if weighting == "size":
+        merged = [_sum_by_target(x * sizes.unsqueeze(-1), matched) / merged_sizes for x in tokens]
+    else:
+        counts = _sum_by_target(torch.ones_like(sizes).unsqueeze(-1), matched)
+        merged = [_sum_by_target(x, matched) / counts for x in tokens]
+    return merged, merged_sizes.squeeze(-1)
 
 
 def _sum_by_target(x: Tensor, matched: Match) -> Tensor:

@@ -92,7 +92,7 @@ def requested_schedule(fusion: FusionConfig, num_layers: int = 24) -> tuple[int,
 
 def most_removable(num_tokens: int) -> int:
     """The most tokens that one layer can fuse away from `num_tokens`: (L - 1) // 2, the class token never fuses."""
-    return (num_tokens - 1) // 2
+    return max(0, num_tokens - 1) // 2
 
 
 def token_schedule(fusion: FusionConfig, num_layers: int = 24, num_tokens: int = 197) -> tuple[int, ...]:

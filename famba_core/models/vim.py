@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from famba_core.config import FusionConfig, ModelConfig
-from famba_core.fusion.matching import match, merge, merge_sizes
+from famba_core.fusion.matching import match, merge
 from famba_core.fusion.schedule import token_schedule
 from famba_core.models.mixer import BiMambaMixer
 
@@ -87,9 +87,8 @@ class Vim(nn.Module):
             if r > 0:
                 # before the mixer, so that both directions scan the shorter sequence
                 matched = match(hidden, r, class_index, self.fusion.order)
-                weights = sizes if self.fusion.weighting == "size" else torch.ones_like(sizes)
-                hidden, residual = (merge(x, weights, matched) for x in (hidden, residual))
-                sizes, class_index = merge_sizes(sizes, matched), matched.class_index
+                (hidden, residual), sizes = merge((hidden, residual), sizes, matched, self.fusion.weighting)
+                class_index = matched.class_index
             residual = residual + block.mixer(hidden)
 
         rows = torch.arange(batch, device=images.device)

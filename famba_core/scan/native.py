@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,49 +21,62 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-sh
 
 @functools.cache
 def library() -> ctypes.CDLL | str:
-    """The kernels, or a sentence that says why this machine cannot have them.
+    """The kernels, or a sentence that says why this machine cannot have them, which is also printed once.
 
     The build takes seconds and is kept in the user's cache folder under a hash of the source, the flags, the compiler
     and the processor, so a new version or another kind of machine builds its own.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return "no C++ compiler (g++ or clang++) was found"
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+        return _load()
+    except _NoKernels as reason:
+        print(f"famba: no C++ kernels, so plain PyTorch computes, several times slower: {reason}", file=sys.stderr)
+        return str(reason)
+
+
+class _NoKernels(Exception):
+    pass
+
+
+def _load() -> ctypes.CDLL:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++") or ""]
+    if not compiler[0]:
+        raise _NoKernels("no C++ compiler (g++ or clang++) was found")
+    try:
+        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+        identity = "\n".join((SOURCE.read_text(), *FLAGS, version, platform.machine(), _processor()))
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"the C++ compiler {compiler} does not run ({error})"
-    identity = "\n".join((SOURCE.read_text(), *FLAGS, version, platform.machine(), _processor()))
+        raise _NoKernels(f"the C++ compiler does not run ({error})") from error
     name = f"scan-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    for folder in _cache_folders():
-        built = folder / name
-        try:
-            if not built.exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                _build(compiler, built)
+    try:
+        built = _cache_folder() / name
+        with contextlib.suppress(OSError):  # not there yet, or damaged
             return ctypes.CDLL(str(built))
-        except subprocess.CalledProcessError as error:
-            return f"{compiler} could not build the kernels ({error.stderr.strip() or error})"
-        except OSError:
-            continue  # a folder that cannot be written, or holds programs that may not run
-    return "no folder for the built kernels can be written"
+        _build(compiler, built)
+        return ctypes.CDLL(str(built))
+    except subprocess.CalledProcessError as error:
+        raise _NoKernels(f"{shlex.join(compiler)} could not build them ({error.stderr.strip() or error})") from error
+    except OSError as error:
+        raise _NoKernels(f"they cannot be stored or loaded ({error})") from error
 
 
-def _build(compiler: str, target: Path) -> None:
+def _cache_folder() -> Path:
+    """The user's cache, or where that cannot be written a folder that only this process knows."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "famba-sweep"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="famba-sweep-"))
+
+
+def _build(compiler: list[str], target: Path) -> None:
     print("famba: building the CPU kernels for this machine, once (a few seconds)", file=sys.stderr)
     # renamed when complete: several processes may build at the same time
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _cache_folders() -> tuple[Path, ...]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "famba-sweep", Path(tempfile.gettempdir()) / f"famba-sweep-{os.getuid()}"
 
 
 def _processor() -> str:

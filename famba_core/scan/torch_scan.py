@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of one [b, L, N, E] buffer: large enough to hide the call overhead, small enough for the caches.
-BLOCK_ELEMENTS = 1 << 19
+# Elements of one [b, L, N, E] buffer. On the CPU large enough to hide the call overhead and small enough for the
+# caches; on a GPU a launch costs more than anything else, so the whole batch goes into one.
+BLOCK_ELEMENTS = {"cpu": 1 << 19}
+MOST_ELEMENTS = 1 << 28
 
 
 def selective_scan(
@@ -119,7 +121,7 @@ def _blocks(u: Tensor, A: Tensor, buffers: int) -> Iterator[tuple[tuple[Any, ...
     batch, length, groups, width = u.shape
     state_size = A.shape[2]
     per_image = length * state_size * width
-    images = min(batch, max(1, BLOCK_ELEMENTS // max(1, per_image)))
+    images = min(batch, max(1, BLOCK_ELEMENTS.get(u.device.type, MOST_ELEMENTS) // max(1, per_image)))
     memory = [A.new_empty(images * per_image) for _ in range(buffers)]
     for g in range(groups):
         rate = A[g].T.contiguous()

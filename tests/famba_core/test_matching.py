@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from famba_core.fusion.matching import match, merge, merge_sizes
+from famba_core.fusion.matching import match, merge
 from famba_core.fusion.schedule import most_removable
 
 ORDERS = ["concat", "raster"]
@@ -33,7 +33,7 @@ def test_every_fusion_is_the_twins(fusion, weighting):
     sizes = torch.randint(1, 5, (batch, length), generator=generator).float()
     weights = sizes if weighting == "size" else torch.ones_like(sizes)
     matched = match(metric, r, class_index, order)
-    merged, merged_sizes = merge(values, weights, matched), merge_sizes(sizes, matched)
+    (merged,), merged_sizes = merge((values,), sizes, matched, weighting)
     for i in range(batch):
         pairs = choose_pairs(metric[i].double(), r, int(class_index[i]))
         expected = torch.stack(fuse(list(values[i].double()), weights[i].tolist(), pairs, order))
@@ -61,7 +61,7 @@ def test_what_holds_for_every_fusion(fusion):
 
     values = torch.randn(batch, length, 4, generator=torch.Generator().manual_seed(2))
     sizes = torch.randint(1, 9, (batch, length), generator=torch.Generator().manual_seed(3)).float()
-    merged, merged_sizes = merge(values, sizes, matched), merge_sizes(sizes, matched)
+    (merged,), merged_sizes = merge((values,), sizes, matched, "size")
     assert torch.equal(merged_sizes.sum(1), sizes.sum(1))
     torch.testing.assert_close(
         (merged * merged_sizes.unsqueeze(-1)).sum(1), (values * sizes.unsqueeze(-1)).sum(1), rtol=1e-5, atol=1e-4
@@ -85,7 +85,7 @@ def test_the_pairs_are_the_ones_that_section_4_names():
         (3, "raster"): [10.0, 7 / 3, 3.0, 5.5],
     }
     for (r, order), merged in expected.items():
-        found = merge(values, ones, match(metric, r, class_index, order))
+        (found,), _ = merge((values,), ones, match(metric, r, class_index, order), "mean")
         torch.testing.assert_close(found, torch.tensor(merged)[None, :, None], msg=f"r {r}, {order}")
 
 
@@ -134,7 +134,8 @@ def test_identical_tokens_fuse_into_themselves():
     token = torch.tensor([0.25, -3.0, 0.5, 8.0])
     values = token.expand(2, 9, 4)
     matched = match(values, 4, torch.zeros(2, dtype=torch.long), "concat")
-    assert torch.equal(merge(values, torch.ones(2, 9), matched), values[:, :5])
+    (merged,), _ = merge((values,), torch.ones(2, 9), matched, "mean")
+    assert torch.equal(merged, values[:, :5])
 
 
 def test_gradients_reach_every_token_in_its_share():
@@ -142,11 +143,13 @@ def test_gradients_reach_every_token_in_its_share():
     matched = match(metric, 4, torch.zeros(2, dtype=torch.long), "concat")
     sizes = torch.arange(1.0, 12.0).expand(2, 11)
     values = torch.randn(2, 11, 3, requires_grad=True)
-    merge(values, sizes, matched).sum().backward()
-    share = sizes / merge_sizes(sizes, matched).gather(1, matched.target)
+    (merged,), merged_sizes = merge((values,), sizes, matched, "size")
+    merged.sum().backward()
+    share = sizes / merged_sizes.gather(1, matched.target)
     torch.testing.assert_close(values.grad, share.unsqueeze(-1).expand_as(values))
     assert torch.autograd.gradcheck(
-        lambda x: merge(x, sizes.double(), matched), torch.randn(2, 11, 3, dtype=torch.float64, requires_grad=True)
+        lambda x: merge((x,), sizes.double(), matched, "size")[0][0],
+        torch.randn(2, 11, 3, dtype=torch.float64, requires_grad=True),
     )
 
 

@@ -45,7 +45,7 @@ def test_no_compiler(monkeypatch):
 
 def test_a_compiler_that_does_not_run(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    assert native.library.__wrapped__().startswith("the C++ compiler /nowhere/c++ does not run (")
+    assert native.library.__wrapped__().startswith("the C++ compiler does not run (")
 
 
 def test_a_compiler_that_fails(cache, tmp_path, monkeypatch, capfd):
@@ -53,7 +53,7 @@ def test_a_compiler_that_fails(cache, tmp_path, monkeypatch, capfd):
         tmp_path, '[ "$1" = --version ] && exec "$REAL" --version; echo "no such instruction" >&2; exit 1'
     )
     monkeypatch.setenv("CXX", broken)
-    assert native.library.__wrapped__() == f"{broken} could not build the kernels (no such instruction)"
+    assert native.library.__wrapped__() == f"{broken} could not build them (no such instruction)"
     assert list(cache.iterdir()) == []
 
 
@@ -86,11 +86,7 @@ def test_a_cache_that_cannot_be_written(cache, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert answer(native.library.__wrapped__()) == 42
-    assert list(tmp_path.glob("famba-sweep-*/scan-*.so"))
-
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
-    monkeypatch.setattr(native, "_cache_folders", lambda: (tmp_path / "file" / "famba-sweep",))
-    assert native.library.__wrapped__() == "no folder for the built kernels can be written"
+    assert list(tmp_path.glob("famba-sweep-*/scan-*.so")), "in a folder of this process alone"
 
 
 @needs_kernels

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(trainer, tmp_path
     file = tmp_path / CHECKPOINT
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "noise": b"noise", "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=r"last\.pt cannot be read \(\w+\); the run starts again"):
+    with pytest.warns(UserWarning, match=r"last\.damaged cannot be read \(\w+\); the run starts again"):
         again = trainer(epochs=1, checkpoint=tmp_path)
     assert again.history == ()
     list(again)

@@ -144,7 +144,7 @@ def test_the_torch_backend_under_autocast_keeps_its_states_in_float32():
 def test_work_cut_into_blocks_is_the_same_work(monkeypatch):
     inputs = scan_inputs(5, 9, 2, 16, 4)
     whole = outputs_and_gradients(selective_scan, inputs, reverse=(False, True), backend="torch")
-    monkeypatch.setattr(torch_scan, "BLOCK_ELEMENTS", 2 * 9 * 16 * 4)  # two images at a time, the last one alone
+    monkeypatch.setitem(torch_scan.BLOCK_ELEMENTS, "cpu", 2 * 9 * 16 * 4)  # two images at a time, the last one alone
     for a, b in zip(
         outputs_and_gradients(selective_scan, inputs, reverse=(False, True), backend="torch"), whole, strict=True
     ):

@@ -66,8 +66,6 @@ def test_values_reach_the_configuration(monkeypatch, small_backbone):
     (["--epochs", "0", "--order", "raster", "--image-size", "9", "--mixup", "-1"],
      ["image_size: 9 pixels do not divide into patches of 2", "mixup: must be at least 0, not -1.0",
       "epochs: must be at least 1, not 0"]),
-    (["--strategy", "sideways", "--r", "2"],
-     ["strategy: 'sideways' is not a strategy; choose from none, all, interleaved, lower, upper"]),
     (["--strategy", "upper", "--stop-layer", "3", "--r", "2"],
      ["start_layer: strategy upper needs it: a layer from 1 to 4",
       "stop_layer: strategy upper takes none, and 3 was given"]),

@@ -54,7 +54,6 @@ class FakeTrainer:
     def result(self) -> TrainResult:
         return TrainResult(
             parameters=7,
-            tokens_per_image=42,
             flops_per_image=3.0,
             train_time_s=0.5,
             step_time_ms=10.0,

@@ -116,3 +116,15 @@ def test_the_published_tables_hold_the_same_rows():
         cases = [case for case in plan_of(name, "paper").cases if number == 1 or not case.baseline]
         assert list(published.strategy) == [case.strategy for case in cases]
         assert list(published.r) == [case.r or 0 for case in cases]
+
+
+def test_profiles_of_one_name_are_one_recipe():
+    """Each grid file can be read alone, so the profiles stand in all of them; they differ in their backbones only."""
+    specs = [load_spec(file) for file in sorted(GRIDS.glob("*.yaml"))]
+    for name in ("paper", "cifar-small", "laptop"):
+        recipes = {
+            (spec.profiles[name].data, spec.profiles[name].augment, spec.profiles[name].train,
+             spec.profiles[name].resources, spec.profiles[name].models[0])
+            for spec in specs
+        }  # fmt: skip
+        assert len(recipes) == 1, name

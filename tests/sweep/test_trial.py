@@ -54,8 +54,10 @@ def test_the_commit_is_that_of_this_checkout() -> None:
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         pytest.skip("these sources are not a git checkout")
-    head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    assert failed_row(fake_trial(0), 1, "lost").git_commit == head.stdout.strip()
+    git = ["git", "-C", str(checkout)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    assert failed_row(fake_trial(0), 1, "lost").git_commit == head + ("-dirty" if changed else "")
 
 
 def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -122,7 +124,8 @@ def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exceptio
     assert (row.parameters, row.train_time_s, row.peak_memory_mib, row.measured) == (None, None, None, None)
     assert read_rows(tmp_path)[0]["error"].tolist() == [row.error]
     assert len(read_epochs(tmp_path)[0]) == 1
-    assert not checkpoint_folder(tmp_path, row.trial_id).exists()
+    # another try goes on from the last epoch, but for a loss that would become infinite again
+    assert checkpoint_folder(tmp_path, row.trial_id).exists() == ("loss is nan" not in error)
 
 
 def test_a_trial_that_cannot_start_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
