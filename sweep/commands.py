@@ -189,18 +189,15 @@ def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[s
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows = list(rows)
-    needed = 1
     for i, (heading, numeric) in enumerate(headings):
         unbroken = [*heading.split(), *(row[i] for row in rows if numeric)]
         longest = max(map(len, unbroken))
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
-        needed += longest + 2  # its padding and the space of the box
     for row in rows:
         table.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
-    console.width = max(console.width, needed)
     with console.capture() as text:  # the console itself would end the program where the reader has gone
-        console.print(table)
+        console.print(table, crop=False)
     print(text.get(), end="")
 
 

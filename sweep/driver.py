@@ -78,10 +78,7 @@ class RayExecutor:
             while True:
                 received.append(self._events.get_nowait())
         if dead := _dead_servers():  # first: whatever else has come may be only a consequence
-            raise UserError(
-                f"Ray itself has stopped working ({' and '.join(dead)} died); what has ended is stored, and the same "
-                "command goes on"
-            )
+            raise _stopped(f"{' and '.join(dead)} died")
         for error in received:
             if isinstance(error, Exception):
                 raise error
@@ -102,6 +99,8 @@ class RayExecutor:
             run_tune(self._submitted, self._events, self._closing, self._scratch)
         except Exception as error:  # raised again by `poll`, in the runner's thread
             self._events.put(error)
+        except SystemExit:  # so Ray ends a thread whose connection to it is gone
+            self._events.put(_stopped("its connection ended"))
 
     def _free(self) -> None:
         import ray
@@ -138,6 +137,10 @@ def _start_ray(address: str | None) -> None:
         raise UserError(f"Ray does not start ({address or 'on this machine'}): {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which would exit at once
+
+
+def _stopped(how: str) -> UserError:
+    return UserError(f"Ray itself has stopped working ({how}); what has ended is stored, and the same command goes on")
 
 
 def _dead_servers() -> list[str]:

@@ -94,8 +94,9 @@ def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tu
 
 def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
     """The entries that only name things."""
-    studies = [grid["study"]] if "study" in grid else []
-    for key, name in (*(("study", name) for name in studies), *(("profiles", name) for name in grid.get("profiles", ()))):
+    names = [("study", grid["study"])] if "study" in grid else []
+    names += [("profiles", name) for name in grid.get("profiles", ())]
+    for key, name in names:
         if name is None or not _PLAIN_NAME.fullmatch(str(name)):
             findings.add(
                 key,

@@ -1,5 +1,7 @@
 """`famba-sweep` as a user types it, each call in a process of its own."""
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import sweep
+from sweep.cli import main
+from sweep.commands import _print_table
 
 GRID = """\
 study: tiny
@@ -88,6 +92,35 @@ def test_the_plan_trains_nothing(grid: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
+def test_a_reader_that_goes_away_is_no_error(grid: Path) -> None:
+    command = f"{sys.executable} -m sweep.cli plan {grid} --profile seconds | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_output_without_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_only)
+    monkeypatch.setattr("sweep.commands.doctor", lambda options: print("no number: –") or 0)
+    assert main(["doctor"]) == 0
+    assert ascii_only.buffer.getvalue() == b"no number: ?\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("columns", [20, 60, 200])
+def test_a_narrow_terminal_shows_every_cell(
+    columns: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    headings = [("trial", False), *((f"measure{i}", True) for i in range(6))]
+    _print_table(headings, [("a-trial-with-a-long-name", *(f"{i}.123456789" for i in range(6)))])
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    folded = "".join(line.strip().split(" ")[0] for line in lines[3:])
+    assert folded == "a-trial-with-a-long-name"
+    assert lines[3].split()[1:] == [f"{i}.123456789" for i in range(6)]
+    assert lines[1].split() == [heading for heading, _ in headings]
+
+
 def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
     grid.write_text(SLOW)
     asked = famba_sweep(grid, "--out", tmp_path / "out")
@@ -103,6 +136,8 @@ def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
         (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["GRID", "--profile", "huge"], ["huge", "seconds"]),
         (["GRID", "--executor", "in-process", "--address", "auto"], ["--address is for --executor ray"]),
+        (["rnu", "GRID"], ["'rnu' is neither a command (run, plan, "]),
+        (["GRID", "--executor", "in-process", "--out", "GRID"], ["cannot be read: Not a directory"]),
         (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
         (["GRID", "--executor", "slurm"], ["slurm", "in-process"]),
         (["status", "nowhere"], ["nowhere", "a study's folder looks like results/<study>-<profile>"]),

@@ -105,6 +105,32 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
         pd.testing.assert_frame_equal(by_ray, here, check_exact=True)
 
 
+class BreakingExecutor(RayExecutor):
+    """Kills Ray's own server when the first epoch has ended."""
+
+    broken = False
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if not self.broken and any(isinstance(event, Progress) for event in events):
+            self.broken = True
+            (raylet,) = (process for process in descendants() if process.name() == "raylet")
+            raylet.kill()
+        return events
+
+
+def test_a_run_whose_ray_dies_ends_and_goes_on_later(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    plan = real_plan(epochs=30)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"Ray itself has stopped working \(raylet died\); what has ended is stored"):
+        run_plan(plan, tmp_path, BreakingExecutor, screen=screen_of(plan))
+    assert time.monotonic() - start < 60
+    assert not [process for process in descendants() if process.status() != "zombie"]
+    assert capfd.readouterr().err == ""
+    assert read_rows(tmp_path)[0].empty
+    assert run_plan(plan, tmp_path, InProcessExecutor, screen=screen_of(plan)).completed == 2
+
+
 @pytest.mark.parametrize(
     ("trial", "machines", "capacity"),
     [

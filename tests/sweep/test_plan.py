@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,13 @@ def test_the_folder_of_the_data_is_no_part_of_an_id(plan, tmp_path):
     assert {trial.data.data_dir for trial in moved.trials} == {str(tmp_path)}
 
 
+def test_workers_find_the_data_wherever_they_run(plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_profile = GRID.replace("epochs: 12", "epochs: 12, data_dir: images")
+    for made in (plan(data_dir="images"), plan(in_profile)):
+        assert made.trials[0].data.data_dir == str(tmp_path / "images")
+
+
 def test_an_id_does_not_depend_on_the_other_cases(plan):
     # Both remove 3 tokens in every layer, so they share a trial, and either may be the first to ask for it.
     one, other = "{strategy: upper, start_layer: 1, r: 3}", "{strategy: all, r: 3}"
@@ -154,7 +162,7 @@ def test_more_training_images_than_there_are(plan):
 
 def test_plan_json_gives_the_plan_back(plan):
     made = plan()
-    assert plan_from_json(plan_to_json(made)) == made
+    assert plan_from_json(plan_to_json(made), Path("study")) == made
     unusual = dataclasses.replace(
         made.trials[0],
         fusion=FusionConfig(strategy="upper", start_layer=3, schedule=(0,) * 24, order="raster", weighting="size"),
@@ -162,7 +170,7 @@ def test_plan_json_gives_the_plan_back(plan):
         gpus_per_trial=0.25,
     )
     made = dataclasses.replace(made, trials=(unusual, *made.trials[1:]), paper_table=2, objectives={"top5_pct": "max"})
-    assert plan_from_json(plan_to_json(made)) == made
+    assert plan_from_json(plan_to_json(made), Path("study")) == made
 
 
 def damaged(change):
@@ -191,6 +199,6 @@ def damaged(change):
 )
 def test_a_damaged_plan_json_is_refused(plan, damage, said):
     text = plan_to_json(plan())
-    with pytest.raises(UserError, match=r"plan\.json is damaged") as error:
-        plan_from_json(damage(text))
+    with pytest.raises(UserError, match=r"study: plan\.json is damaged") as error:
+        plan_from_json(damage(text), Path("study"))
     assert said in str(error.value)

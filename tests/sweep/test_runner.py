@@ -16,8 +16,8 @@ from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process, scre
 from sweep.executor import Event, Finished, Lost
 from sweep.plan import TrialPlan
 from sweep.progress import checkpoint_folder
-from sweep.runner import RunSummary, outcomes, run_plan, untrained
-from sweep.store import read_rows, write_result
+from sweep.runner import RunSummary, run_plan, untrained
+from sweep.store import outcomes, read_rows, write_result
 from sweep.trial import failed_row, run_trial
 
 HERE = Path(__file__).parent
@@ -90,7 +90,7 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
         "import sys; from pathlib import Path; from sweep.live import Screen; from sweep.runner import run_plan\n"
         "from sweep.plan import plan_from_json\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "plan = plan_from_json((folder / 'plan.json').read_text())\n"
+        "plan = plan_from_json((folder / 'plan.json').read_text(), folder)\n"
         "assert run_plan(plan, folder, None, screen=Screen({})).completed == 1\n"
         "assert not {'torch', 'ray'} & set(sys.modules), 'slow imports'"
     )
@@ -164,6 +164,13 @@ def test_a_torn_part_is_set_aside_and_its_trial_runs_again(tmp_path: Path, capsy
     assert "fake-seed0.1.parquet could not be read" in capsys.readouterr().out
     assert (tmp_path / "quarantine" / "trials" / part.name).read_bytes() == torn
     assert starts(tmp_path) == ["fake-seed0 1", "fake-seed1 1", "fake-seed0 1"]
+
+
+def test_what_is_no_part_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "trials" / "notes.parquet").mkdir(parents=True)
+    assert run_in_process(plan_of(fake_trial(0)), tmp_path).completed == 1
+    assert f"notes.parquet could not be read and is set aside in {tmp_path}/quarantine" in capsys.readouterr().out
+    assert (tmp_path / "quarantine" / "trials" / "notes.parquet").is_dir()
 
 
 def test_what_a_worker_left_behind_after_its_row_is_removed(tmp_path: Path) -> None:

@@ -87,7 +87,14 @@ def test_study_and_profile_names_must_be_plain(problems, name):
     assert "is not a plain name" in problems(GOOD.replace("a_study", name))["study"]
 
 
+def test_names_have_at_most_100_characters(problems):
+    said = problems(GOOD.replace("a_study", 101 * "a").replace("laptop", 300 * "b"))
+    assert said["study"].startswith("'aaaaaaaaaaaa...aaaaaaaaaaaaa' is not a plain name: at most 100 letters, digits")
+    assert set(said) == {"study", "profiles"}
+
+
 def test_profile_names_must_be_plain_too(problems):
+    assert "null is not a plain name" in problems(GOOD.replace("laptop:", "null:"))["profiles"]
     assert "'my laptop' is not a plain name" in problems(GOOD.replace("laptop:", "my laptop:"))["profiles"]
 
 
@@ -98,6 +105,8 @@ def test_profile_names_must_be_plain_too(problems):
         ("epochs: 3.0", "must be a whole number, not 3.0"),
         ("epochs: true", "must be a whole number, not true"),
         ("epochs: ", "must be a whole number, and is empty"),
+        ("epochs: 1:30", "must be a whole number, not '1:30'"),
+        ("epochs: 99999999999999999999999", "must be a whole number that fits in 64 bits, not 99999999999999999999999"),
         ("epochs: [3]", "must be a whole number, not [3]"),
         ("lr: .nan", "must be a finite number, not nan"),
         ("lr: '1e-3'", "must be a number, not '1e-3'"),
@@ -168,6 +177,7 @@ def test_a_case_that_only_a_small_profile_clamps(problems):
         ("{strategy: upper, start_layer: [24, 25], r: 1}", "space.start_layer", "must be a layer from 1 to 24, not 25"),
         ("{strategy: [all], r: [1, two]}", "space.r[1]", "must be a whole number, not 'two'"),
         ("{strategy: all, r: 1, stop_layer: 3}", "space.stop_layer", "is taken by none of its strategies: all"),
+        ("{strategy: [all, all], r: 1}", "space.strategy", "lists all more than once"),
         ("{strategy: [alll], r: 1}", "space.strategy", "'alll' is not a strategy"),
     ],
 )  # fmt: skip
@@ -182,6 +192,8 @@ def test_a_grid_has_cases_or_a_space(problems):
     assert both == {"space": "stands beside cases; a grid has one of the two"}
     assert "at least one case" in problems("study: x\nprofiles: {a: {}}")["cases"]
     assert "at least one case" in problems("study: x\ncases: []\nprofiles: {a: {}}")["cases"]
+    assert problems("study: x\ncases:\nprofiles: {a: {}}") == {"cases": "must be a list, and is empty"}
+    assert problems("study: x\nspace: 3\nprofiles: {a: {}}") == {"space": "must be a mapping, not 3"}
 
 
 @pytest.mark.parametrize(
@@ -200,13 +212,18 @@ def test_wrong_budgets_are_reported_without_an_echo_from_every_case(problems, bu
     assert said.startswith(sentence)
 
 
+def test_a_budget_that_is_no_mapping(problems):
+    found = problems(with_space("{strategy: upper, start_layer: 6}", rest="budget: 168"))
+    assert found == {"budget": "must be a mapping, not 168"}
+
+
 def test_a_broken_budget_does_not_hide_a_wrong_layer(problems):
     found = problems(with_space("{strategy: upper, start_layer: 25}", rest="budget: {rule: exact}"))
     assert set(found) == {"budget.reduced_tokens", "space.start_layer"}
 
 
 def test_a_budget_and_an_r_exclude_each_other(problems):
-    found = problems(with_space("{strategy: all, r: [7, 8]}", rest="budget: {reduced_tokens: 168}").replace("8]", "7]"))
+    found = problems(with_space("{strategy: all, r: 7}", rest="budget: {reduced_tokens: 168}"))
     assert found == {"space.r": "the budget derives r, and 7 was given; drop one of the two"}
 
 
@@ -214,6 +231,13 @@ def test_seeds_are_distinct(problems):
     assert problems(GOOD + "seeds: [0, 1, 0]") == {"seeds": "0 is listed 2 times; each seed runs once"}
     assert "lists no seed" in problems(GOOD + "seeds: []")["seeds"]
     assert problems(GOOD + "seeds: [0, true]") == {"seeds[1]": "must be a whole number, not true"}
+
+
+@pytest.mark.parametrize(("number", "found"), [("true", "true"), ("4", "4"), ("2.0", "2.0")])
+def test_the_paper_has_three_tables(problems, number, found):
+    ((key, sentence),) = problems(GOOD + f"paper_table: {number}").items()
+    assert key == "paper_table"
+    assert sentence.endswith(f", not {found}")
 
 
 def test_repeated_keys_are_found_where_yaml_would_keep_the_last(problems):

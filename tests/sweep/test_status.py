@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process
-from rich.console import Console
 
 from sweep.errors import UserError
-from sweep.status import print_status, study_status
+from sweep.status import describe, study_status
 from sweep.store import lock_study
 from sweep.trial import run_trial
 
@@ -34,9 +32,7 @@ def states(folder: Path) -> dict[str, str]:
 
 
 def printed(folder: Path) -> list[str]:
-    out = io.StringIO()
-    print_status(study_status(folder), Console(file=out, width=40))
-    return out.getvalue().splitlines()
+    return describe(study_status(folder)).splitlines()
 
 
 def test_a_study_that_nobody_runs(study: Path) -> None:
@@ -52,7 +48,7 @@ def test_a_study_that_nobody_runs(study: Path) -> None:
     assert lines[0] == "5 trials planned: 1 completed, 1 failed, 3 missing"
     assert lines[1].startswith("fake-seed101: failed: the training loss is nan in epoch 2 of 3 (traceback in logs/")
     assert lines[2] == "fake-seed2: interrupted, epoch 1/3 ended"
-    assert lines[3].endswith("fake-seed3.1.parquet: cannot be read; the next run sets it aside and trains it again")
+    assert lines[3].endswith("fake-seed3.1.parquet: cannot be read; the next run sets it aside")
     assert len(lines) == 4
 
 
@@ -81,3 +77,9 @@ def test_looking_changes_nothing(study: Path) -> None:
 def test_a_folder_without_a_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json"):
         study_status(tmp_path)
+
+
+def test_a_plan_that_is_no_text(study: Path) -> None:
+    (study / "plan.json").write_bytes(b'{"study": "\xff"}')
+    with pytest.raises(UserError, match=rf"{study}: plan\.json is damaged: .*; remove it, and the next run"):
+        study_status(study)

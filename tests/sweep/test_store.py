@@ -233,17 +233,20 @@ def test_a_folder_without_rights_is_the_users_mistake(tmp_path):
 
 
 def test_no_study_is_the_users_mistake(tmp_path):
-    for load in (sweep.load_results, store.load_epochs):
+    for load in (sweep.load_results, sweep.load_epochs):
         with pytest.raises(UserError, match="holds no study"):
             load(tmp_path)
     with pytest.raises(UserError, match=r"plan.json"):
-        store.read_plan_text(tmp_path)
+        store.read_plan_json(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be read: Not a directory"):
+        store.read_rows(tmp_path / "file" / "study")
 
 
 def test_the_plan_is_replaced_whole(tmp_path):
     store.save_plan(tmp_path, '{"study": "ä"}')
     store.save_plan(tmp_path, "{}")
-    assert store.read_plan_text(tmp_path) == "{}"
+    assert store.read_plan_json(tmp_path) == b"{}"
     assert files(tmp_path) == ["plan.json"]
 
 
@@ -274,8 +277,10 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
             result(third, top1_pct=5.0),
         ],
     )
-    done = store.completed(store.read_rows(tmp_path)[0])
+    rows = store.read_rows(tmp_path)[0]
+    done = store.completed(rows)
     assert done.set_index("trial_id")["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
+    assert store.outcomes(rows)["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
 
 
 DRIVER = (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_training import SCHEDULE, FakeTrainer, fake_trial, starts
 
-from famba_core.config import FusionConfig
+from famba_core.config import ConfigError, FusionConfig
 from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import ResultRow
 from sweep.store import read_epochs, read_rows, write_result
@@ -137,6 +138,22 @@ def test_a_trial_that_cannot_start_is_a_failed_row(tmp_path: Path, monkeypatch: 
     assert (row.status, row.top1_pct, row.final_loss) == ("failed", None, None)
     assert row.error
     assert row.error.startswith("ValueError: no such data set (")
+
+
+def test_a_checkpoint_of_another_run_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Particular(FakeTrainer):
+        def __init__(self, *, checkpoint: Path, **rest: Any) -> None:
+            file = checkpoint / "last.pt"
+            if file.exists() and file.read_text() == "other":
+                raise ConfigError([("checkpoint", f"{file} is of another run")])
+            super().__init__(checkpoint=checkpoint, **rest)
+
+    monkeypatch.setattr("famba_core.train.Trainer", Particular)
+    checkpoint = checkpoint_folder(tmp_path, "fake-seed0")
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "last.pt").write_text("other")
+    assert run_to_end(0, tmp_path).status == "completed"
+    assert starts(tmp_path) == ["fake-seed0 1"]
 
 
 def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:
