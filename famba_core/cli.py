@@ -20,7 +20,7 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "image_size": 8,
         "patch_size": 1,
-        "epochs": 10,
+        "epochs": 12,
         "batch_size": 32,
         "lr": 5e-3,
         "warmup_epochs": 1,

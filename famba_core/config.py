@@ -34,8 +34,10 @@ BACKBONES = {
     "vim_small": Backbone(width=384, depth=24, state_size=16, patch_size=16),
     "vim_base": Backbone(width=768, depth=24, state_size=16, patch_size=16),
     # Same depth as the published models, so that every case of the paper's tables can run on small images.
-    "vim_nano": Backbone(width=32, depth=24, state_size=4, patch_size=4, stands_for="vim_tiny"),
-    "vim_nano_small": Backbone(width=64, depth=24, state_size=4, patch_size=4, stands_for="vim_small"),
+    "vim_nano": Backbone(width=16, depth=24, state_size=4, patch_size=4, stands_for="vim_tiny"),
+    "vim_nano_small": Backbone(width=32, depth=24, state_size=4, patch_size=4, stands_for="vim_small"),
+    "vim_micro": Backbone(width=32, depth=24, state_size=4, patch_size=4, stands_for="vim_tiny"),
+    "vim_micro_small": Backbone(width=64, depth=24, state_size=4, patch_size=4, stands_for="vim_small"),
 }
 
 
