@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from sweep.driver_lock import lock_study
 from sweep.executor import Executor, Finished, Lost, Progress
 from sweep.live import Screen
 from sweep.plan import Plan, TrialPlan, plan_to_json
 from sweep.progress import checkpoint_folder
-from sweep.store import completed, lock_study, outcomes, quarantine, read_rows, save_plan, write_result
+from sweep.store import completed, outcomes, quarantine, read_rows, save_plan, write_result
 from sweep.trial import failed_row
 
 POLL_S = 0.5

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sweep.driver_lock import driver_of
 from sweep.plan import plan_from_json
 from sweep.progress import FILE, TrialProgress, checkpoint_folder
-from sweep.store import driver_of, outcomes, read_plan_json, read_rows
+from sweep.store import outcomes, read_plan_json, read_rows
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
 

@@ -15,19 +15,13 @@ when it is damaged. Checksums show damage inside a file.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import fcntl
 import io
-import json
 import os
-import socket
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -42,7 +36,7 @@ def create_study(folder: Path) -> None:
 
     Raises UserError where the folder cannot be written, now rather than after the first trial.
     """
-    with _explained(folder):
+    with explained_as_user_error(folder):
         for name in ("trials", "epochs", "checkpoints"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         probe = folder / "trials" / f".{uuid.uuid4().hex}"
@@ -53,7 +47,7 @@ def create_study(folder: Path) -> None:
 def save_plan(folder: Path, text: str) -> None:
     """Store plan.json, replacing the one before. Raises UserError where the folder cannot be written."""
     create_study(folder)
-    with _explained(folder):
+    with explained_as_user_error(folder):
         write_atomically(folder / "plan.json", text.encode())
 
 
@@ -163,61 +157,7 @@ def quarantine(folder: Path, parts: Iterable[Path]) -> list[Path]:
 
 
 @contextlib.contextmanager
-def lock_study(folder: Path) -> Iterator[None]:
-    """Be the only driver of a study while the block runs; the kernel frees the lock of a process that dies.
-
-    Raises UserError if another process drives the study, naming it, or where the folder cannot be written.
-    """
-    create_study(folder)
-    with contextlib.ExitStack() as stack:
-        with _explained(folder):
-            file = stack.enter_context(open(folder / "driver.lock", "a+", encoding="utf-8"))
-        if not _try_lock(file, fcntl.LOCK_EX):
-            time.sleep(0.1)  # `driver_of` holds it for an instant
-            if not _try_lock(file, fcntl.LOCK_EX):
-                driver = "pid {pid} on {host}, since {started_at}".format_map(_note(file))
-                raise UserError(
-                    [
-                        Problem(
-                            str(folder), "", f"another process runs this study: {driver}; wait for it, or stop it first"
-                        )
-                    ]
-                )
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": now}))
-        file.flush()
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a forked child shares the open file, so closing it is not enough
-
-
-def driver_of(folder: Path) -> dict[str, Any] | None:
-    """Who runs the study now: pid, host, started_at (UTC, ISO 8601); None if nobody does."""
-    path = folder / "driver.lock"
-    if not path.exists():
-        return None
-    with open(path, encoding="utf-8") as file:
-        return None if _try_lock(file, fcntl.LOCK_SH) else _note(file)
-
-
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _note(file: IO[str]) -> dict[str, Any]:
-    """What the holder of the lock wrote into it; it may have been about to."""
-    file.seek(0)
-    return json.loads(file.read() or '{"pid": "unknown", "host": "unknown", "started_at": "just now"}')
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained_as_user_error(folder: Path) -> Iterator[None]:
     """Turn a folder that cannot be written (read-only, no rights, disk full) into a UserError."""
     try:
         yield

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process
 
+from sweep.driver_lock import lock_study
 from sweep.errors import UserError
 from sweep.status import describe, study_status
-from sweep.store import lock_study
 from sweep.trial import run_trial
 
 

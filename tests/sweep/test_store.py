@@ -18,7 +18,7 @@ import pytest
 from synthetic_study import curve, result, results, save, table_plan
 
 import sweep
-from sweep import store
+from sweep import driver_lock, store
 from sweep.errors import UserError
 from sweep.schema import EpochRow, ResultRow, arrow_schema
 
@@ -220,7 +220,7 @@ def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path):
     for function in (store.create_study, lambda folder: store.save_plan(folder, "{}")):
         with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
             function(tmp_path / "file" / "study")
-    with pytest.raises(UserError, match="cannot be written"), store.lock_study(tmp_path / "file" / "study"):
+    with pytest.raises(UserError, match="cannot be written"), driver_lock.lock_study(tmp_path / "file" / "study"):
         pass
 
 
@@ -284,40 +284,40 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
 
 
 DRIVER = (
-    "import sys, pathlib, time; from sweep.store import lock_study\n"
+    "import sys, pathlib, time; from sweep.driver_lock import lock_study\n"
     "with lock_study(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
 )
 
 
 def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
-    assert store.driver_of(tmp_path) is None
+    assert driver_lock.driver_of(tmp_path) is None
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "locked\n"
-        driver = store.driver_of(tmp_path)
+        driver = driver_lock.driver_of(tmp_path)
         assert driver["pid"] == first.pid
         assert driver["host"] == os.uname().nodename
         assert dt.datetime.fromisoformat(driver["started_at"]).tzinfo is not None
-        with pytest.raises(UserError) as caught, store.lock_study(tmp_path):
+        with pytest.raises(UserError) as caught, driver_lock.lock_study(tmp_path):
             pass
         assert f"pid {first.pid} on {driver['host']}, since {driver['started_at']}" in str(caught.value)
         first.kill()
-    assert store.driver_of(tmp_path) is None
-    with store.lock_study(tmp_path):
-        assert store.driver_of(tmp_path)["pid"] == os.getpid()
+    assert driver_lock.driver_of(tmp_path) is None
+    with driver_lock.lock_study(tmp_path):
+        assert driver_lock.driver_of(tmp_path)["pid"] == os.getpid()
         assert json.loads((tmp_path / "driver.lock").read_text())["pid"] == os.getpid()
-    assert store.driver_of(tmp_path) is None
+    assert driver_lock.driver_of(tmp_path) is None
 
 
 def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
     read, write = os.pipe()
-    with store.lock_study(tmp_path):
+    with driver_lock.lock_study(tmp_path):
         child = os.fork()
         if child == 0:
             os.close(write)
             os.read(read, 1)  # until the parent has looked
             os._exit(0)
     try:
-        assert store.driver_of(tmp_path) is None
+        assert driver_lock.driver_of(tmp_path) is None
     finally:
         os.close(write)
         os.close(read)

@@ -1,0 +1,71 @@
+"""One driver for a study at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from sweep.errors import Problem, UserError
+from sweep.store import create_study, explained_as_user_error
+
+
+@contextlib.contextmanager
+def lock_study(folder: Path) -> Iterator[None]:
+    """Be the only driver of a study while the block runs; the kernel frees the lock of a process that dies.
+
+    Raises UserError if another process drives the study, naming it, or where the folder cannot be written.
+    """
+    create_study(folder)
+    with contextlib.ExitStack() as stack:
+        with explained_as_user_error(folder):
+            file = stack.enter_context(open(folder / "driver.lock", "a+", encoding="utf-8"))
+        if not _try_lock(file, fcntl.LOCK_EX):
+            time.sleep(0.1)  # `driver_of` holds it for an instant
+            if not _try_lock(file, fcntl.LOCK_EX):
+                driver = "pid {pid} on {host}, since {started_at}".format_map(_holder(file))
+                raise UserError(
+                    [
+                        Problem(
+                            str(folder), "", f"another process runs this study: {driver}; wait for it, or stop it first"
+                        )
+                    ]
+                )
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": now}))
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a forked child shares the open file, so closing it is not enough
+
+
+def driver_of(folder: Path) -> dict[str, Any] | None:
+    """Who runs the study now: pid, host, started_at (UTC, ISO 8601); None if nobody does."""
+    path = folder / "driver.lock"
+    if not path.exists():
+        return None
+    with open(path, encoding="utf-8") as file:
+        return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: IO[str]) -> dict[str, Any]:
+    """What the holder of the lock wrote into it; it may have been about to."""
+    file.seek(0)
+    return json.loads(file.read() or '{"pid": "unknown", "host": "unknown", "started_at": "just now"}')
