@@ -116,13 +116,22 @@ def test_ctrl_c(tmp_path):
     command = [sys.executable, "-m", "famba_core.cli", "--dataset", "digits", "--train-images", "64", "--backbone",
                "vim_nano", "--epochs", "500", "--threads", "1", "--device", "cpu",
                "--checkpoint", str(tmp_path / "run")]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("epoch 1/500")
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # a shell's background jobs, of which the tests may be one, ignore Ctrl-C, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("epoch 1/500")
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in error
     assert error.splitlines()[-1] == "famba-train: stopped; the same command goes on from there"
