@@ -59,7 +59,7 @@ class ResultRow:
     wall_time_s: float | None = None  # this attempt, everything included
     step_time_ms: float | None = None
     throughput_img_per_s: float | None = None
-    peak_memory_mib: float | None = None
+    peak_memory_mib: float | None = None  # on CUDA the images that live on the device count too
     peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"] | None = None
     flops_per_image: float | None = None  # forward, 2 per multiply-add
     device_name: str | None = None

@@ -1,8 +1,6 @@
 """The store under real faults: torn and rotten files, killed writers and drivers, no room, no rights."""
 
-import datetime as dt
 import errno
-import json
 import os
 import signal
 import struct
@@ -281,47 +279,6 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
     done = store.completed(rows)
     assert done.set_index("trial_id")["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
     assert store.outcomes(rows)["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
-
-
-DRIVER = (
-    "import sys, pathlib, time; from sweep.driver_lock import lock_study\n"
-    "with lock_study(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
-)
-
-
-def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
-    assert driver_lock.driver_of(tmp_path) is None
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "locked\n"
-        driver = driver_lock.driver_of(tmp_path)
-        assert driver["pid"] == first.pid
-        assert driver["host"] == os.uname().nodename
-        assert dt.datetime.fromisoformat(driver["started_at"]).tzinfo is not None
-        with pytest.raises(UserError) as caught, driver_lock.lock_study(tmp_path):
-            pass
-        assert f"pid {first.pid} on {driver['host']}, since {driver['started_at']}" in str(caught.value)
-        first.kill()
-    assert driver_lock.driver_of(tmp_path) is None
-    with driver_lock.lock_study(tmp_path):
-        assert driver_lock.driver_of(tmp_path)["pid"] == os.getpid()
-        assert json.loads((tmp_path / "driver.lock").read_text())["pid"] == os.getpid()
-    assert driver_lock.driver_of(tmp_path) is None
-
-
-def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
-    read, write = os.pipe()
-    with driver_lock.lock_study(tmp_path):
-        child = os.fork()
-        if child == 0:
-            os.close(write)
-            os.read(read, 1)  # until the parent has looked
-            os._exit(0)
-    try:
-        assert driver_lock.driver_of(tmp_path) is None
-    finally:
-        os.close(write)
-        os.close(read)
-        os.waitpid(child, 0)
 
 
 def test_import_sweep_is_light():
