@@ -6,14 +6,15 @@ cosine; the r A tokens with the highest similarity fuse into their partners. The
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from famba_core.config import Order, Weighting
+from famba_core.scan.kernels import Merge
 
 
 class Match(NamedTuple):
@@ -63,27 +64,46 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     return Match(target, length - r, target[rows, class_index])
 
 
-def merge(tokens: Sequence[Tensor], sizes: Tensor, matched: Match, weighting: Weighting) -> tuple[list[Tensor], Tensor]:
-    """Replace all tokens with one target by their mean.
+def shares(matched: Match, sizes: Tensor, weighting: Weighting) -> tuple[Merge, Tensor]:
+    """How much each token counts in the mean that its target becomes.
 
     Args:
-        tokens: any number of [B, L, D], fused alike.
         sizes: patches that each token stands for [B, L].
         weighting: "mean" counts every token once, "size" by its patches.
 
-    Returns the tokens as [B, L - r, D], and the sizes [B, L - r].
+    Returns the merge, and the sizes afterwards [B, L - r].
     """
-    merged_sizes = _sum_by_target(sizes.unsqueeze(-1), matched)
-    if weighting == "size":
-        merged = [_sum_by_target(x * sizes.unsqueeze(-1), matched) / merged_sizes for x in tokens]
-    else:
-        counts = _sum_by_target(torch.ones_like(sizes).unsqueeze(-1), matched)
-        merged = [_sum_by_target(x, matched) / counts for x in tokens]
-    return merged, merged_sizes.squeeze(-1)
+    target, length, _ = matched
+    after = sizes.new_zeros(sizes.shape[0], length)
+    merged_sizes = after.scatter_add(1, target, sizes)
+    counts = merged_sizes if weighting == "size" else after.scatter_add(1, target, torch.ones_like(sizes))
+    weights = sizes if weighting == "size" else 1.0
+    return Merge(target, weights / counts.gather(1, target), length), merged_sizes
 
 
-def _sum_by_target(x: Tensor, matched: Match) -> Tensor:
-    batch, _, width = x.shape
-    first = torch.arange(batch, device=x.device).unsqueeze(1) * matched.length
-    out = x.new_zeros(batch * matched.length, width)
-    return out.index_add(0, (first + matched.target).flatten(), x.flatten(0, 1)).view(batch, matched.length, width)
+def merge_tokens(x: Tensor, merge: Merge) -> Tensor:
+    """Replace all tokens of x [B, L, D] with one target by their weighted mean: [B, L - r, D]."""
+    out: Tensor = _MergeTokens.apply(x, merge.target, merge.share, merge.length)
+    return out
+
+
+class _MergeTokens(torch.autograd.Function):
+    """Its backward needs no token, which autograd would keep for the product with the shares."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor, share: Tensor, length: int) -> Tensor:
+        ctx.save_for_backward(target, share)
+        batch, _, width = x.shape
+        out = x.new_zeros(batch, length, width)
+        return out.scatter_add_(1, _rows(target, width), x * share.unsqueeze(-1).to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        target, share = ctx.saved_tensors
+        rows = grad_out.gather(1, _rows(target, grad_out.shape[2]))
+        return rows * share.unsqueeze(-1).to(rows.dtype), None, None, None
+
+
+def _rows(target: Tensor, width: int) -> Tensor:
+    return target.unsqueeze(-1).expand(-1, -1, width)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from famba_core.models.fused_block import REVERSE
 from famba_core.scan import causal_conv_silu, selective_scan
 
 CONV_WIDTH = 4
@@ -51,12 +52,13 @@ class BiMambaMixer(nn.Module):
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
         self.out_proj.weight /= math.sqrt(num_layers)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [B, L, D] -> [B, L, D]."""
+    def forward(self, hidden: Tensor, backend: str = "auto") -> Tensor:
+        """hidden [B, L, D] -> [B, L, D], with the scan and the convolution of a `backend` of famba_core.scan."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        reverse = (False, True)
         conv = _pair(self.conv1d.weight, self.conv1d_b.weight).squeeze(2)
-        u = causal_conv_silu(x, conv, _pair(_bias(self.conv1d), _bias(self.conv1d_b)), reverse=reverse)
+        u = causal_conv_silu(
+            x, conv, _pair(bias_of(self.conv1d), bias_of(self.conv1d_b)), reverse=REVERSE, backend=backend
+        )
         steps_and_states = _project(u, self.x_proj, self.x_proj_b)
         dt, B, C = steps_and_states.split((self.rank, self.state_size, self.state_size), dim=-1)
         y = selective_scan(
@@ -67,7 +69,8 @@ class BiMambaMixer(nn.Module):
             C,
             _pair(self.D, self.D_b),
             _pair(self.dt_proj.bias, self.dt_proj_b.bias),
-            reverse=reverse,
+            reverse=REVERSE,
+            backend=backend,
         )
         # Both directions share the gate, so it multiplies their mean.
         return self.out_proj(y.mean(dim=2) * F.silu(z))
@@ -77,7 +80,7 @@ def _pair(forwards: Tensor, backwards: Tensor) -> Tensor:
     return torch.stack((forwards, backwards))
 
 
-def _bias(conv: nn.Conv1d) -> Tensor:
+def bias_of(conv: nn.Conv1d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
 

@@ -7,11 +7,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from famba_core.config import FusionConfig, ModelConfig
-from famba_core.fusion.matching import match, merge
+from famba_core.fusion.matching import match, merge_tokens, shares
 from famba_core.fusion.schedule import token_schedule
-from famba_core.models.mixer import BiMambaMixer
+from famba_core.models.fused_block import BlockWeights, fused_block
+from famba_core.models.mixer import BiMambaMixer, bias_of
+from famba_core.scan import check_backend, choose
+from famba_core.scan.kernels import Merge
 
 NORM_EPS = 1e-5
 
@@ -27,27 +31,56 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer's parameters: the norm before the mixer, and the mixer."""
+    """One layer: norm and mixer, and the merge of its tokens before the mixer."""
 
-    def __init__(self, width: int, state_size: int, num_layers: int):
+    def __init__(self, width: int, state_size: int, num_layers: int, backend: str):
         super().__init__()
+        self.backend = backend
         self.mixer = BiMambaMixer(width, state_size, num_layers)
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+
+    def forward(self, residual: Tensor, merge: Merge | None, recompute: bool) -> Tensor:
+        """residual [B, L, D] float32 -> [B, L - r, D] float32. As one function where the backend has its kernels."""
+        taps = self.mixer.conv1d.weight.shape[2]
+        backend, kernels = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        if kernels is not None:
+            return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(self._composed, residual, merge, backend, use_reentrant=False)
+        return self._composed(residual, merge, backend)
+
+    def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
+        hidden = self.norm(residual)
+        if merge is not None:
+            # before the mixer, so that both directions scan the shorter sequence
+            hidden, residual = merge_tokens(hidden, merge), merge_tokens(residual, merge)
+        return residual + self.mixer(hidden, backend)
+
+    def weights(self) -> BlockWeights:
+        m = self.mixer
+        return BlockWeights(
+            self.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d_b.weight, bias_of(m.conv1d),
+            bias_of(m.conv1d_b), m.x_proj.weight, m.x_proj_b.weight, m.dt_proj.weight, m.dt_proj_b.weight,
+            m.dt_proj.bias, m.dt_proj_b.bias, m.A_log, m.A_b_log, m.D, m.D_b, m.out_proj.weight,
+        )  # fmt: skip
 
 
 class Vim(nn.Module):
     """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameters have the official names."""
 
-    def __init__(self, config: ModelConfig, fusion: FusionConfig):
+    def __init__(self, config: ModelConfig, fusion: FusionConfig, backend: str = "auto"):
         super().__init__()
         sizes = config.sizes
         self.config, self.fusion = config, fusion
+        self.recompute = False  # keep only each layer's residual for backward, and compute the rest again
         self.schedule = token_schedule(fusion, sizes.depth, config.num_tokens)
         self.class_position = config.num_patches // 2 if config.cls_position == "middle" else 0
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, sizes.width))
         self.patch_embed = PatchEmbed(config.patch, sizes.width)
-        self.layers = nn.ModuleList(Block(sizes.width, sizes.state_size, sizes.depth) for _ in range(sizes.depth))
+        self.layers = nn.ModuleList(
+            Block(sizes.width, sizes.state_size, sizes.depth, backend) for _ in range(sizes.depth)
+        )
         self.norm_f = nn.RMSNorm(sizes.width, eps=NORM_EPS)
         self.head = nn.Linear(sizes.width, config.num_classes)
         self.reset_parameters()
@@ -83,22 +116,25 @@ class Vim(nn.Module):
         sizes = torch.ones(residual.shape[:2], device=images.device)
 
         for block, r in zip(self.blocks, self.schedule, strict=True):
-            hidden = block.norm(residual)
+            merge = None
             if r > 0:
-                # before the mixer, so that both directions scan the shorter sequence
-                matched = match(hidden, r, class_index, self.fusion.order)
-                (hidden, residual), sizes = merge((hidden, residual), sizes, matched, self.fusion.weighting)
+                with torch.no_grad():
+                    matched = match(block.norm(residual), r, class_index, self.fusion.order)
+                    merge, sizes = shares(matched, sizes, self.fusion.weighting)
                 class_index = matched.class_index
-            residual = residual + block.mixer(hidden)
+            residual = block(residual, merge, self.recompute)
 
         rows = torch.arange(batch, device=images.device)
         # the norm works on each token alone, so only the class token's is computed
         return self.head(self.norm_f(residual[rows, class_index]))
 
 
-def build_model(config: ModelConfig, fusion: FusionConfig | None = None) -> Vim:
+def build_model(config: ModelConfig, fusion: FusionConfig | None = None, backend: str = "auto") -> Vim:
     """A freshly initialised model from torch's global generator, on the CPU, in float32.
 
-    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone.
+    backend: one of famba_core.scan.BACKENDS; "auto" takes the fastest one where the model runs.
+
+    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
     """
-    return Vim(config, fusion or FusionConfig())
+    check_backend(backend)
+    return Vim(config, fusion or FusionConfig(), backend)

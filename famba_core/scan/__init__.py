@@ -5,19 +5,22 @@ Both work on G independent directions over one sequence, tensors [B, L, G, E] wi
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
+from typing import cast
 
 from torch import Tensor
 
 from famba_core.config import ConfigError
-from famba_core.scan import cpu, reference, torch_scan
+from famba_core.scan import cpu
+from famba_core.scan.kernels import Kernels
 
-BACKENDS: dict[str, ModuleType] = {
-    "cpu": cpu,  # C++, built on first use
-    "torch": torch_scan,
-    "reference": reference,  # float64, for comparison only
-}
+BACKENDS = ("cpu", "triton", "mamba_ssm", "torch", "reference")
+AUTO = BACKENDS[:-1]  # the fastest that fits comes first
+MODULES = {"torch": "torch_scan", "triton": "triton_backend"}  # whose modules would hide the packages of that name
+FUSED = ("cpu", "triton")  # those with the kernels of a fused block
 
 
 def selective_scan(
@@ -50,8 +53,9 @@ def selective_scan(
 
     Returns y [B, L, G, E] in u's dtype. Raises ConfigError for a backend that is unknown or does not fit.
     """
-    unfit = cpu.why_not(u, delta, A, B, C, D, delta_bias, state_size=A.shape[2])
-    return _choose(backend, unfit).selective_scan(u, delta, A, B, C, D, delta_bias, reverse=reverse)
+    name, _ = choose(backend, u, delta, A, B, C, D, delta_bias, state_size=A.shape[2])
+    y: Tensor = _module(name).selective_scan(u, delta, A, B, C, D, delta_bias, reverse=reverse)
+    return y
 
 
 def causal_conv_silu(
@@ -68,15 +72,31 @@ def causal_conv_silu(
 
     Returns [B, L, G, E] in x's dtype. Raises ConfigError as `selective_scan` does.
     """
-    unfit = cpu.why_not(x, weight, bias, taps=weight.shape[2])
-    return _choose(backend, unfit).causal_conv_silu(x, weight, bias, reverse=reverse)
+    name, _ = choose(backend, x, weight, bias, taps=weight.shape[2])
+    u: Tensor = _module(name).causal_conv_silu(x, weight, bias, reverse=reverse)
+    return u
 
 
-def _choose(backend: str, unfit_for_cpu: str | None) -> ModuleType:
-    if backend == "auto":
-        backend = "torch" if unfit_for_cpu else "cpu"
-    if backend not in BACKENDS:
+def choose(backend: str, *tensors: Tensor, state_size: int = 1, taps: int = cpu.TAPS) -> tuple[str, Kernels | None]:
+    """The backend that computes with these tensors, and its kernels of a fused block where it has them.
+
+    Raises ConfigError for a backend that is unknown, or that was named and does not fit.
+    """
+    check_backend(backend)
+    for name in AUTO if backend == "auto" else (backend,):
+        module = _module(name)
+        unfit = module.why_not(*tensors, state_size=state_size, taps=taps) if hasattr(module, "why_not") else None
+        if unfit is None:
+            return name, cast(Kernels, module) if name in FUSED else None
+    raise ConfigError([("backend", f"the {backend} backend does not fit: {unfit}; choose auto or torch")])
+
+
+def check_backend(backend: str) -> None:
+    """Raise ConfigError for a backend that does not exist."""
+    if backend not in ("auto", *BACKENDS):
         raise ConfigError([("backend", f"{backend!r} is not a scan backend; choose from auto, {', '.join(BACKENDS)}")])
-    if backend == "cpu" and unfit_for_cpu:
-        raise ConfigError([("backend", f"the cpu backend does not fit: {unfit_for_cpu}; choose torch")])
-    return BACKENDS[backend]
+
+
+@functools.cache
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"famba_core.scan.{MODULES.get(name, name)}")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("cpu.cpp")
+SOURCE = Path(__file__).with_name("cpu_kernels") / "kernels.cpp"
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared", "-std=c++17", "-Wno-psabi")
 
 
@@ -43,10 +43,11 @@ def _load() -> ctypes.CDLL:
         raise _NoKernels("no C++ compiler (g++ or clang++) was found")
     try:
         version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-        identity = "\n".join((SOURCE.read_text(), *FLAGS, version, platform.machine(), _processor()))
+        sources = [path.read_text() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+        identity = "\n".join((*sources, *FLAGS, version, platform.machine(), _processor()))
     except (OSError, subprocess.CalledProcessError) as error:
         raise _NoKernels(f"the C++ compiler does not run ({error})") from error
-    name = f"scan-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    name = f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
         built = _cache_folder() / name
         with contextlib.suppress(OSError):  # not there yet, or damaged

@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written(cache, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert answer(native.library.__wrapped__()) == 42
-    assert list(tmp_path.glob("famba-sweep-*/scan-*.so")), "in a folder of this process alone"
+    assert list(tmp_path.glob("famba-sweep-*/kernels-*.so")), "in a folder of this process alone"
 
 
 @needs_kernels
