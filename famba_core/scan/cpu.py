@@ -6,6 +6,7 @@ Only inputs are kept for backward; states and convolutions are computed again, i
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import torch
@@ -178,17 +179,18 @@ class _Conv(torch.autograd.Function):
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | bytes | None) -> None:
-    """Call a kernel of `dtype`: integers as long, tensors and flags as pointers, and the number of threads last."""
-    converted = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor)
-        else ctypes.c_long(a) if isinstance(a, int)
-        else ctypes.c_float(a) if isinstance(a, float)
-        else a
-        for a in arguments
-    ]  # fmt: skip
-    suffix = "float32" if dtype == torch.float32 else "bfloat16"
-    code = getattr(_library(), f"famba_{name}_{suffix}")(*converted, torch.get_num_threads())
+    """Call a kernel of `dtype`, which also gets the number of threads."""
+    kernel = _kernel(f"famba_{name}_{'float32' if dtype == torch.float32 else 'bfloat16'}")
+    if kernel.argtypes is None:
+        kinds = {int: ctypes.c_long, float: ctypes.c_float}  # everything else is a pointer
+        kernel.argtypes = [*(kinds.get(type(a), ctypes.c_void_p) for a in arguments), ctypes.c_int]
+    code = kernel(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
     assert code == 0, f"{name} has no kernel for this number of states"
+
+
+@functools.cache
+def _kernel(name: str) -> Any:
+    return getattr(_library(), name)
 
 
 def _library() -> ctypes.CDLL:
