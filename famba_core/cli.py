@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
                 _add_option(group, field, hints[field.name], comments.get(field.name, ""))
     group = result.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
+    group.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="of the layers' kernels: cpu, triton, mamba_ssm, torch (default: the fastest that fits)",
+    )
     group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     group.add_argument("--checkpoint", type=Path, metavar="DIR", help="keep the state here; the same command resumes")
     return result
@@ -131,6 +137,7 @@ def _train(options: argparse.Namespace) -> int:
         **configs,
         threads=options.threads,
         device=options.device,
+        backend=options.backend,
         checkpoint=options.checkpoint,
         progress=lambda batches: tqdm(batches, unit="step", leave=False),
     )

@@ -10,8 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConf
 from famba_core.cost import cost
 from famba_core.data.datasets import load_dataset
 from famba_core.device import choose_device, device_name, prepare, synchronize
-from famba_core.evaluate import Accuracy, evaluate
+from famba_core.evaluate import Evaluator
 from famba_core.measure import mib, peak_tensor_bytes, tensors_of
 from famba_core.models.vim import build_model
+from famba_core.scan import choose
 from famba_core.step import TrainStep, learning_rate
 
 CHECKPOINT = "last.pt"
@@ -73,6 +75,7 @@ class Trainer:
         model: its num_classes must be the data set's.
         threads: CPU threads to compute with; None leaves torch's choice.
         device: "cpu", "cuda", ...; None takes CUDA where there is one.
+        backend: of the layers' kernels, a key of `famba_core.scan.BACKENDS`; "auto" takes the fastest that fits.
         checkpoint: folder for the state after each epoch; None keeps none.
         progress: wraps the batches of each epoch, as tqdm does.
 
@@ -89,6 +92,7 @@ class Trainer:
         train: TrainConfig,
         threads: int | None = None,
         device: str | None = None,
+        backend: str = "auto",
         checkpoint: Path | None = None,
         progress: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
     ):
@@ -105,13 +109,21 @@ class Trainer:
         self.test_split = self.dataset.test.to(self.device)
         self.batch_size = min(train.batch_size, len(self.train_split.labels))
         self.steps_per_epoch = len(self.train_split.labels) // self.batch_size
-        self.model_config, self.fusion = model, fusion
+        self.model_config, self.fusion, self.backend = model, fusion, backend
         self.identity = repr((CHECKPOINT_FORMAT, model, fusion, data.dataset, data.train_images, augment, train))
         self.file = None if checkpoint is None else checkpoint / CHECKPOINT
         self.progress = progress
         self.history: tuple[EpochMetrics, ...] = ()
         self.peak_bytes = 0
         self.step = self._new_step()
+        choose(backend, self.step.lr, state_size=model.sizes.state_size)  # refuses one that does not fit
+        self.generator = torch.Generator(self.device)
+        evaluator = partial(
+            Evaluator, split=self.test_split, dataset=self.dataset, config=model, augmentation=augment,
+            precision=train.precision,
+        )  # fmt: skip
+        self.evaluate = evaluator(self.step.model)
+        self.evaluate_ema = None if self.step.ema is None else evaluator(self.step.ema)
         if checkpoint is not None:
             try:
                 checkpoint.mkdir(parents=True, exist_ok=True)
@@ -152,12 +164,13 @@ class Trainer:
     def _new_step(self) -> TrainStep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(self.config.seed, 0))
-            model = build_model(self.model_config, self.fusion).to(self.device)
+            model = build_model(self.model_config, self.fusion, self.backend).to(self.device)
+        model.recompute = self.config.recompute
         return TrainStep(model, self.dataset, self.augmentation, self.config, self.config.epochs * self.steps_per_epoch)
 
     def _epoch(self, epoch: int) -> EpochMetrics:
         seed = _seed(self.config.seed, epoch)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator.manual_seed(seed)
         order = torch.randperm(len(self.train_split.labels), generator=torch.Generator().manual_seed(seed))
         batches = order.to(self.device).split(self.batch_size)[: self.steps_per_epoch]
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -168,16 +181,17 @@ class Trainer:
         start = time.perf_counter()
         for i, batch in enumerate(self.progress(batches)):
             lr = learning_rate((epoch - 1) * self.steps_per_epoch + i, self.steps_per_epoch, self.config)
-            loss_sum += self.step(self.train_split.images[batch], self.train_split.labels[batch], lr, generator)
+            loss_sum += self.step(self.train_split.images[batch], self.train_split.labels[batch], lr, self.generator)
         synchronize(self.device)
         train_time_s = time.perf_counter() - start
         if self.device.type == "cuda":
+            # the largest of all epochs: replayed steps allocate nothing
             self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self.device))
         loss = loss_sum.item() / len(batches)
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the training loss is {loss} in epoch {epoch} of {self.config.epochs}")
-        raw = self._accuracy(self.step.model)
-        ema = self._accuracy(self.step.ema) if self.step.ema is not None else None
+        raw = self.evaluate()
+        ema = None if self.evaluate_ema is None else self.evaluate_ema()
         return EpochMetrics(
             epoch=epoch,
             epochs=self.config.epochs,
@@ -190,16 +204,6 @@ class Trainer:
             train_time_s=train_time_s,
         )
 
-    def _accuracy(self, model: torch.nn.Module) -> Accuracy:
-        return evaluate(
-            model,
-            self.test_split,
-            self.dataset,
-            config=self.model_config,
-            augmentation=self.augmentation,
-            precision=self.config.precision,
-        )
-
     def _measure_peak(self) -> int:
         """Peak tensor bytes of the second step of a throwaway run: the first has not yet made the optimizer's state."""
         step = self._new_step()
@@ -207,7 +211,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(_seed(self.config.seed, 0))
         step(images, labels, 0.0, generator)
         step.optimizer.zero_grad(set_to_none=True)
-        resident = [*tensors_of(_state(step)), images, labels]
+        resident = [*tensors_of(step.state_dict()), images, labels]
         return peak_tensor_bytes(lambda: step(images, labels, 0.0, generator), resident)
 
     def _save(self) -> None:
@@ -220,7 +224,7 @@ class Trainer:
                     "identity": self.identity,
                     "history": [asdict(metrics) for metrics in self.history],
                     "peak_bytes": self.peak_bytes,
-                    **_state(self.step),
+                    **self.step.state_dict(),
                 },
                 stream,
             )
@@ -240,20 +244,9 @@ class Trainer:
             return
         if not isinstance(saved, dict) or saved.get("identity") != self.identity:
             raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])
-        self.step.model.load_state_dict(saved["model"])
-        self.step.optimizer.load_state_dict(saved["optimizer"])
-        if self.step.ema is not None:
-            self.step.ema.load_state_dict(saved["ema"])
+        self.step.load_state_dict(saved)
         self.history = tuple(EpochMetrics(**metrics) for metrics in saved["history"])
         self.peak_bytes = saved["peak_bytes"]
-
-
-def _state(step: TrainStep) -> dict[str, Any]:
-    return {
-        "model": step.model.state_dict(),
-        "optimizer": step.optimizer.state_dict(),
-        "ema": step.ema.state_dict() if step.ema is not None else None,
-    }
 
 
 def _seed(seed: int, epoch: int) -> int:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from famba_core.config import Order, Weighting
-from famba_core.scan.kernels import Merge
 
 
 class Match(NamedTuple):
@@ -23,6 +22,14 @@ class Match(NamedTuple):
     target: Tensor  # [B, L] index in the shortened sequence
     length: int  # L - r
     class_index: Tensor  # [B] place of the class token afterwards
+
+
+class Merge(NamedTuple):
+    """How the tokens of a layer fuse: out[target[t]] is the sum of share[t] x[t]."""
+
+    target: Tensor  # [B, L] int64, index in the shortened sequence
+    share: Tensor  # [B, L] float32, weight in the target's mean
+    length: int  # L - r
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba_core.scan.kernels import Kernels, Merge
+from famba_core.fusion.matching import Merge
+from famba_core.scan.kernels import Kernels
 
 REVERSE = (False, True)
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from famba_core.config import FusionConfig, ModelConfig
-from famba_core.fusion.matching import match, merge_tokens, shares
+from famba_core.config import FusionConfig, ModelConfig, Order
+from famba_core.fusion.matching import Match, Merge, match, merge_tokens, shares
 from famba_core.fusion.schedule import token_schedule
 from famba_core.models.fused_block import BlockWeights, fused_block
 from famba_core.models.mixer import BiMambaMixer, bias_of
 from famba_core.scan import check_backend, choose
-from famba_core.scan.kernels import Merge
+from famba_core.scan.kernels import Kernels
 
 NORM_EPS = 1e-5
 
@@ -41,13 +41,26 @@ class Block(nn.Module):
 
     def forward(self, residual: Tensor, merge: Merge | None, recompute: bool) -> Tensor:
         """residual [B, L, D] float32 -> [B, L - r, D] float32. As one function where the backend has its kernels."""
-        taps = self.mixer.conv1d.weight.shape[2]
-        backend, kernels = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        backend, kernels = self._choose(residual)
         if kernels is not None:
             return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
-            return checkpoint(self._composed, residual, merge, backend, use_reentrant=False)
+            # nothing in it is random, and a CUDA graph may not ask for the generator's state
+            return checkpoint(self._composed, residual, merge, backend, use_reentrant=False, preserve_rng_state=False)
         return self._composed(residual, merge, backend)
+
+    @torch.no_grad()
+    def match(self, residual: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
+        """Which of the layer's normalised tokens fuse; see `famba_core.fusion.matching.match`."""
+        _, kernels = self._choose(residual)
+        if kernels is None:
+            return match(self.norm(residual), r, class_index, order)
+        hidden = kernels.rms_norm(residual, self.norm.weight, NORM_EPS, None, torch.float32)
+        return kernels.match(hidden, r, class_index, order)
+
+    def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
+        taps = self.mixer.conv1d.weight.shape[2]
+        return choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
 
     def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
         hidden = self.norm(residual)
@@ -118,9 +131,8 @@ class Vim(nn.Module):
         for block, r in zip(self.blocks, self.schedule, strict=True):
             merge = None
             if r > 0:
-                with torch.no_grad():
-                    matched = match(block.norm(residual), r, class_index, self.fusion.order)
-                    merge, sizes = shares(matched, sizes, self.fusion.weighting)
+                matched = block.match(residual, r, class_index, self.fusion.order)
+                merge, sizes = shares(matched, sizes, self.fusion.weighting)
                 class_index = matched.class_index
             residual = block(residual, merge, self.recompute)
 

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba_core.scan.kernels import Merge, Reverse, ScanGradients
+from famba_core.fusion.matching import Merge, match
+from famba_core.scan.kernels import Reverse, ScanGradients
 from famba_core.scan.native import library
+
+__all__ = ["match"]  # plain PyTorch serves here
 
 STATE_SIZES = (1, 2, 4, 8, 16, 32)  # that the kernels are compiled for
 TAPS = 4  # width of the convolution that the kernels are compiled for

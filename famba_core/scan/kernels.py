@@ -12,15 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from famba_core.fusion.matching import Merge
+
 Reverse = tuple[bool, ...]  # for each direction, whether time runs from L to 1
-
-
-class Merge(NamedTuple):
-    """How the tokens of a layer fuse: out[target[t]] is the sum of share[t] x[t]."""
-
-    target: Tensor  # [B, L] int64, index in the shortened sequence
-    share: Tensor  # [B, L] float32, weight in the target's mean
-    length: int  # L - r
 
 
 class ScanGradients(NamedTuple):
@@ -36,6 +30,9 @@ class ScanGradients(NamedTuple):
 
 class Kernels(Protocol):
     """One device's kernels. They raise nothing: what does not fit is refused before, by `why_not`."""
+
+    def match(self, metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
+        """See `famba_core.fusion.matching.match`."""
 
     def rms_norm(self, residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
         """residual [B, L, D], weight [D] -> merge(norm(residual)) [B, L - r, D] in `dtype`."""

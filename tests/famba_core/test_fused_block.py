@@ -9,9 +9,8 @@ import torch
 from backends import needs_kernels
 from torch import Tensor
 
-from famba_core.fusion.matching import match, shares
+from famba_core.fusion.matching import Merge, match, shares
 from famba_core.models.vim import Block
-from famba_core.scan.kernels import Merge
 
 pytestmark = needs_kernels
 

@@ -1,30 +1,50 @@
 """Learning rate, weight decay, moving average: one training step and the closed forms it follows."""
 
+import contextlib
+import copy
 import math
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from reference_weights import reference_weights
+from tape import TapeRecorder
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from famba_core import AugmentConfig, FusionConfig, ModelConfig, TrainConfig, build_model
+from famba_core.capture import WARMUP_CALLS, Captured
 from famba_core.data.image_dataset import ImageDataset, Split
 from famba_core.step import TrainStep, learning_rate, parameter_groups
 
 PLAIN = AugmentConfig(crop_scale_min=1.0, flip=False, random_erasing=0.0, mixup=0.0, cutmix=0.0, eval_crop=1.0)
 
+FUSIONS = [
+    FusionConfig(schedule=(0, 2, 0, 1)),
+    FusionConfig(schedule=(3, 2, 1, 1), order="raster", weighting="size"),
+]
 
-def new_step(backbone: str, config: TrainConfig, steps: int = 100) -> TrainStep:
-    model = build_model(
-        ModelConfig(backbone=backbone, image_size=8, num_classes=5), FusionConfig(schedule=(0, 2, 0, 1))
-    )
+
+def new_step(
+    backbone: str,
+    config: TrainConfig,
+    steps: int = 100,
+    *,
+    fusion: FusionConfig = FUSIONS[0],
+    augmentation: AugmentConfig = PLAIN,
+    backend: str = "auto",
+) -> TrainStep:
+    model = build_model(ModelConfig(backbone=backbone, image_size=8, num_classes=5), fusion, backend)
     model.load_state_dict(reference_weights(model.state_dict()))
     empty = Split(images=torch.empty(0, 3, 8, 8, dtype=torch.uint8), labels=torch.empty(0, dtype=torch.long))
     dataset = ImageDataset(name="made", train=empty, test=empty, num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3)
-    return TrainStep(model, dataset, PLAIN, config, steps)
+    return TrainStep(model, dataset, augmentation, config, steps)
 
 
-def a_batch(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def a_batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
     return images, torch.randint(0, 5, (count,), generator=generator)
 
@@ -127,3 +147,91 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_its_weights_in_float32(small_ba
         assert {p.grad.dtype for p in step.model.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["float32"]
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
+def tensors(step: TrainStep) -> list[torch.Tensor]:
+    """Everything that a step changes."""
+    return [x for x in tree_leaves(step.state_dict()) if isinstance(x, torch.Tensor)]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_replayed_step_is_the_step(fusion, small_backbone, monkeypatch):
+    """Nothing in it was fixed by the batch, the learning rate or the random numbers of the capture."""
+
+    def on_tape(function: Callable[..., torch.Tensor], device: object, *, name: str, generator: Any) -> Captured:
+        return Captured(function, TapeRecorder(lambda: tensors(replayed), generator), name)
+
+    def run(step: TrainStep) -> list[float]:
+        generator = torch.Generator()
+        losses = []
+        for i in range(WARMUP_CALLS + 6):
+            if i % 4 == 0:
+                generator.manual_seed(i)
+            losses.append(step(*a_batch(seed=i), 1e-3 * (i + 1), generator))
+        return torch.stack(losses).tolist()
+
+    single, replayed = (
+        new_step(
+            small_backbone,
+            TrainConfig(ema_decay=0.9),
+            fusion=fusion,
+            augmentation=AugmentConfig(),
+            backend="torch",
+        )
+        for _ in range(2)
+    )
+    expected = run(single)
+    monkeypatch.setattr("famba_core.step.captured", on_tape)
+    assert run(replayed) == expected
+    assert replayed._run is not None
+    assert replayed._run.is_graph
+    assert len(set(expected)) == len(expected)
+    for a, b in zip(tensors(replayed), tensors(single), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_that_goes_on_from_a_saved_state_follows_its_learning_rate(small_backbone):
+    images, labels = a_batch()
+    generator = torch.Generator()
+    first, second = (new_step(small_backbone, TrainConfig()) for _ in range(2))
+    first(images, labels, 1e-2, generator)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in (first, second):
+        step(images, labels, 3e-2, generator)
+    for a, b in zip(tensors(second), tensors(first), strict=True):
+        assert torch.equal(a, b)
+
+
+class OnlyOneDevice(TorchDispatchMode):
+    """Refuses operators between devices: a copy from the host makes it wait."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "_sample_dirichlet":  # the meta device has none
+            return torch.empty_like(args[0])
+        if name == "_fused_adamw_":  # nor this, which is one kernel
+            assert all(x.device.type == "meta" for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
+            return None
+        result = func(*args, **(kwargs or {}))
+        devices = {x.device.type for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)}
+        assert devices <= {"meta"}, f"{func} on {devices}"
+        return result
+
+
+class MetaGenerator(torch.Generator):
+    device = torch.device("meta")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_step_neither_reads_nor_feeds_the_device(fusion, recompute, small_backbone, monkeypatch):
+    """The meta device has no values: what asks for one fails, as it would wait on a GPU."""
+    monkeypatch.setattr("torch.autocast", lambda *args, **options: contextlib.nullcontext())
+    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda parameter: None)
+    cpu = new_step(small_backbone, TrainConfig(), fusion=fusion)
+    cpu.model.recompute = recompute
+    step = TrainStep(cpu.model.to("meta"), cpu.dataset, AugmentConfig(), TrainConfig(), 100)
+    images, labels = (x.to("meta") for x in a_batch())
+    with OnlyOneDevice():
+        loss = step(images, labels, 1e-3, MetaGenerator())
+    assert loss.device.type == "meta"

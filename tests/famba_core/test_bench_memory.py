@@ -1,0 +1,57 @@
+"""Bytes kept for backward and the peak of a call, on functions whose bytes are known."""
+
+import pytest
+import torch
+from torch import nn
+
+from famba_core.bench.memory import peak_mib, saved_bytes_per_image
+
+MIB = 2**20
+
+
+def test_a_product_keeps_its_inputs_once():
+    w = nn.Parameter(torch.ones(10))
+
+    def forward(batch):
+        x = torch.ones(batch, 10)
+        return (x * w) + (x.view(-1).view(batch, 10) * w) + (x[:, :5].sum() * w)  # x three times, as views too
+
+    # x, 10 floats an image; the sum of a part is a scalar, which a batch keeps once
+    assert saved_bytes_per_image(forward, [w]) == 40
+
+
+def test_the_whole_storage_of_a_view_counts():
+    w = nn.Parameter(torch.ones(2))
+    assert saved_bytes_per_image(lambda batch: torch.ones(batch, 8)[:, :2] * w, [w]) == 32
+
+
+def test_parameters_do_not_count_and_what_depends_on_them_does():
+    layer = nn.Linear(6, 3, bias=False)
+
+    def forward(batch):
+        return layer(torch.ones(batch, 6)).exp()
+
+    # the input for the weight's gradient, exp's output for its own; the weight would be for the input's gradient
+    assert saved_bytes_per_image(forward, layer.parameters()) == 4 * (6 + 3)
+
+
+def test_what_a_batch_keeps_once_drops_out():
+    w = nn.Parameter(torch.ones(7))
+    assert saved_bytes_per_image(lambda batch: (w.exp() * torch.ones(batch, 7)).sum(1), [w]) == 28
+
+
+def test_a_forward_without_a_graph_is_a_defect():
+    with pytest.raises(AssertionError):
+        saved_bytes_per_image(lambda batch: torch.ones(batch), [])
+
+
+def test_the_peak_is_above_what_lives_already():
+    kept = torch.zeros(3 * MIB, dtype=torch.uint8)
+
+    def call():
+        first = torch.zeros(2 * MIB, dtype=torch.uint8)
+        del first
+        torch.zeros(5 * MIB, dtype=torch.uint8)
+
+    assert peak_mib(call, torch.device("cpu")) == 5
+    assert peak_mib(call, torch.device("cpu"), [kept, kept[5:]]) == 8
