@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from famba_core.fusion.matching import Merge
+from famba_core.config import Order
+from famba_core.fusion.matching import Match, Merge
 
 Reverse = tuple[bool, ...]  # for each direction, whether time runs from L to 1
 
