@@ -1,15 +1,82 @@
-"""Memory of a training step on the CPU, counted tensor by tensor."""
+"""Time and memory of a training step, or of anything else that is called over and over."""
 
 from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Iterable
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from operator import itemgetter
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from famba_core.checks import reject
+from famba_core.device import synchronize
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """How long a call takes: median and quartiles over n timed calls."""
+
+    median_ms: float
+    q25_ms: float
+    q75_ms: float
+    n: int
+
+
+def measure_step(
+    step: Callable[[], object],
+    *,
+    device: torch.device,
+    warmup: int = 3,
+    min_steps: int = 5,
+    max_steps: int = 1000,
+    budget_s: float = 1.0,
+) -> StepTime:
+    """Time calls of `step` one after another, on a device that nothing else uses.
+
+    After `warmup` calls, `min_steps` are timed, and then as many more as fit into `budget_s` seconds, `max_steps` in
+    all. On CUDA the times are those between events on the current stream, and the device is waited for only between
+    the two lots: what the host does meanwhile costs nothing while the device is busy, as in training.
+
+    Raises ConfigError for fewer steps than one; whatever `step` raises comes through.
+    """
+    reject(
+        ("warmup", warmup < 0, f"must be at least 0, not {warmup}"),
+        ("min_steps", min_steps < 1, f"must be at least 1, not {min_steps}"),
+        ("max_steps", max_steps < min_steps, f"must be at least min_steps ({min_steps}), not {max_steps}"),
+    )
+    for _ in range(warmup):
+        step()
+    times_ms = _times_ms(step, device, min_steps)
+    left_ms = 1e3 * budget_s - sum(times_ms)
+    more = max(0, min(max_steps - min_steps, int(left_ms / max(np.median(times_ms), 1e-6))))
+    times_ms += _times_ms(step, device, more)
+    q25, median, q75 = np.quantile(times_ms, (0.25, 0.5, 0.75)).tolist()
+    return StepTime(median_ms=median, q25_ms=q25, q75_ms=q75, n=len(times_ms))
+
+
+def _times_ms(step: Callable[[], object], device: torch.device, n: int) -> list[float]:
+    """Milliseconds of each of n calls."""
+    synchronize(device)
+    if device.type != "cuda":
+        marks = [time.perf_counter()]
+        for _ in range(n):
+            step()
+            marks.append(time.perf_counter())
+        return [1e3 * (end - start) for start, end in pairwise(marks)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(n + 1)]
+    events[0].record()
+    for event in events[1:]:
+        step()
+        event.record()
+    synchronize(device)
+    return [start.elapsed_time(end) for start, end in pairwise(events)]
 
 
 def peak_tensor_bytes(step: Callable[[], object], resident: Iterable[Tensor]) -> int:

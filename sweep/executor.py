@@ -1,10 +1,11 @@
-"""What the runner sees of the place where trials run: submit, poll, close."""
+"""What the runner sees of the place where jobs run, trials and measurements: submit, poll, close."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from sweep.measure import Measured, MeasureJob
 from sweep.plan import TrialPlan
 from sweep.schema import Status
 
@@ -12,17 +13,20 @@ if TYPE_CHECKING:
     from famba_core.train import EpochMetrics  # would import torch into a process that only drives
 
 
+Job = TrialPlan | MeasureJob
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A trial has ended an epoch."""
+    """A job has got further: a trial by an epoch, a measuring job by a measurement."""
 
-    trial_id: str
-    metrics: EpochMetrics
+    trial_id: str  # of the job
+    metrics: EpochMetrics | Measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A trial has ended, well or badly, and its worker has stored its row."""
+    """A job has ended, well or badly, and its worker has stored what it gave."""
 
     trial_id: str
     status: Status
@@ -31,7 +35,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A trial has ended and its worker could not say that it stored a row: it was killed, or its disk is full."""
+    """A job has ended and its worker could not say that all is stored: it was killed, or its disk is full."""
 
     trial_id: str
     reason: str
@@ -47,8 +51,8 @@ class Executor(Protocol):
     def capacity(self) -> int:
         """Trials that can run at the same time."""
 
-    def submit(self, trial: TrialPlan, attempt: int) -> None:
-        """Start a trial, or continue it from its checkpoint. At most `capacity` may be under way."""
+    def submit(self, job: Job, attempt: int) -> None:
+        """Start a trial, or continue it from its checkpoint; at most `capacity` may be under way. Or measure, alone."""
 
     def poll(self, timeout_s: float) -> list[Event]:
         """Events since the last call, in order; waits for the first one, about `timeout_s` at most."""

@@ -1,4 +1,4 @@
-"""One trial after another in this process: for a debugger, a profiler, a machine without Ray."""
+"""One job after another in this process: for a debugger, a profiler, a machine without Ray."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.errors import UserError
-from sweep.executor import Event, Finished, Lost, Progress
+from sweep.executor import Event, Finished, Job, Lost, Progress
+from sweep.job import run_job
+from sweep.measure import Measured
 from sweep.plan import TrialPlan
-from sweep.schema import ResultRow
-from sweep.trial import run_trial
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics
 
 
 class InProcessExecutor:
-    """Trains one epoch in each `poll`.
+    """Trains one epoch, or takes one measurement, in each `poll`.
 
     More `cpus_per_trial` than the machine has cores are only slow, and give the numbers that were planned; a GPU
     that is not there raises UserError.
@@ -32,28 +32,27 @@ class InProcessExecutor:
         if gpus > there:
             raise UserError(f"a trial takes {gpus:g} GPUs (gpus_per_trial), and this machine has {there}")
         self._folder = folder
-        self._trial_id = ""
-        self._epochs: Generator[EpochMetrics, None, ResultRow] | None = None
+        self._job_id = ""
+        self._steps: Generator[EpochMetrics | Measured, None, Finished] | None = None
 
-    def submit(self, trial: TrialPlan, attempt: int) -> None:
-        assert self._epochs is None, "one trial at a time"
-        self._trial_id = trial.trial_id
-        self._epochs = run_trial(trial, attempt, self._folder)
+    def submit(self, job: Job, attempt: int) -> None:
+        assert self._steps is None, "one job at a time"
+        self._job_id = job.trial_id
+        self._steps = run_job(job, attempt, self._folder)
 
     def poll(self, timeout_s: float) -> list[Event]:
-        if self._epochs is None:
+        if self._steps is None:
             return []
         try:
-            return [Progress(trial_id=self._trial_id, metrics=next(self._epochs))]
+            return [Progress(trial_id=self._job_id, metrics=next(self._steps))]
         except StopIteration as end:
-            row: ResultRow = end.value
-            event: Event = Finished(trial_id=row.trial_id, status=row.status, error=row.error)
-        except Exception as error:  # the row could not be stored
-            event = Lost(trial_id=self._trial_id, reason=f"{type(error).__name__}: {error}")
-        self._epochs = None
+            event: Event = end.value
+        except Exception as error:  # what was to be stored could not be
+            event = Lost(trial_id=self._job_id, reason=f"{type(error).__name__}: {error}")
+        self._steps = None
         return [event]
 
     def close(self) -> None:
-        if self._epochs is not None:
-            self._epochs.close()
-            self._epochs = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None

@@ -44,6 +44,7 @@ class Screen:
         self._console = console or Console(highlight=False)
         self._running: dict[str, _Trial] = {}
         self._ended: deque[_Trial] = deque(maxlen=LAST_ENDED)
+        self._phase: str | None = None  # what is going on before the trials
         self._last_line = time.monotonic()
 
     @contextmanager
@@ -60,6 +61,24 @@ class Screen:
             get_renderable=self._table, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
         ):
             yield
+
+    @contextmanager
+    def measuring(self, total: int) -> Iterator[None]:
+        """The block, within that of `showing`, in which `total` measurements are taken before any trial trains."""
+        self._to_measure, began = total, time.monotonic()
+        self.note(f"measuring {schedules(total)} first, one at a time")
+        self.measured(0)
+        try:
+            yield
+        finally:
+            self._phase = None
+        self._plain(f"measuring has taken {clock(time.monotonic() - began)}")
+
+    def measured(self, done: int) -> None:
+        """So many of the measurements are behind."""
+        self._phase = f"measuring {min(done + 1, self._to_measure)} of {schedules(self._to_measure)}"
+        if time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._plain(self._phase)
 
     def note(self, sentence: str) -> None:
         """A line that stays."""
@@ -104,8 +123,10 @@ class Screen:
             self.note(line)
 
     def _total(self) -> str:
-        elapsed = time.monotonic() - self._began
-        return f"{self._done}/{self._planned} done, {clock(elapsed)} elapsed, {clock(self._pace.study_eta_s())} to go"
+        elapsed = clock(time.monotonic() - self._began)
+        if self._phase:
+            return f"{self._phase}, {elapsed} elapsed"
+        return f"{self._done}/{self._planned} done, {elapsed} elapsed, {clock(self._pace.study_eta_s())} to go"
 
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -135,6 +156,11 @@ class Screen:
             else:
                 table.add_row(trial.trial_id, trial.state, style=style)
         return Group(table, Text(self._total(), style="bold"))
+
+
+def schedules(number: int) -> str:
+    """So many schedules, in words."""
+    return f"{number} schedule{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float | None) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -124,29 +125,66 @@ def _num_classes(data: DataConfig, file: Path, key: str) -> int:
         raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
 
 
+# Of TrainConfig, what changes the numbers in a training step and neither its time nor its memory.
+_NOT_IN_STEP_COST = frozenset(
+    ("epochs", "lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "label_smoothing", "ema_decay", "seed")
+)
+# Fields of later versions, left out of an id at these values: what was stored without them is still found.
+_ADDED = {"recompute": False}
+
+
+def measure_id(trial: TrialPlan) -> str:
+    """Names what decides the time and the memory of the trial's training step.
+
+    Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
+    """
+    train = {name: value for name, value in _train(trial).items() if name not in _NOT_IN_STEP_COST}
+    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train})}"
+
+
 def _with_id(trial: TrialPlan) -> TrialPlan:
     """The trial with an id made of what defines its result, and of nothing else.
 
     The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
     to ask for this trial, and what is stored must still be found.
     """
-    schedule = trial.fusion.schedule
-    assert schedule is not None
-    fusing = [layer for layer, r in enumerate(schedule, start=1) if r]
+    digest = _digest(_workload(trial) | {"train": _train(trial)})
+    return replace(trial, trial_id=f"{_readable(trial)}-seed{trial.train.seed}-{digest}")
+
+
+def _workload(trial: TrialPlan) -> dict[str, Any]:
+    """What runs and on what, training settings apart."""
     data = asdict(trial.data)
     del data["data_dir"]
-    defining = {
+    return {
         "model": asdict(trial.model) | {"patch_size": trial.model.patch},
-        "schedule": schedule,
-        "fusion": [trial.fusion.order, trial.fusion.weighting] if fusing else None,
+        "schedule": trial.fusion.schedule,
+        "fusion": [trial.fusion.order, trial.fusion.weighting] if _fusing_layers(trial) else None,
         "data": data,
         "augment": asdict(trial.augment),
-        "train": asdict(trial.train),
         "device": "cuda" if trial.gpus_per_trial else f"cpu with {trial.cpus_per_trial} threads",
     }
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _train(trial: TrialPlan) -> dict[str, Any]:
+    """The training settings that enter an id."""
+    return {name: value for name, value in asdict(trial.train).items() if value != _ADDED.get(name, ...)}
+
+
+def _readable(trial: TrialPlan) -> str:
+    schedule, fusing = trial.fusion.schedule, _fusing_layers(trial)
+    assert schedule is not None
     fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
-    return replace(trial, trial_id=f"{trial.model.backbone}-{fused}-seed{trial.train.seed}-{digest}")
+    return f"{trial.model.backbone}-{fused}"
+
+
+def _fusing_layers(trial: TrialPlan) -> list[int]:
+    assert trial.fusion.schedule is not None
+    return [layer for layer, r in enumerate(trial.fusion.schedule, start=1) if r]
+
+
+def _digest(defining: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]
 
 
 _PLAN = TypeAdapter(Plan)

@@ -189,6 +189,7 @@ def _page(
         torch_versions=distinct("torch_version"),
         commits=distinct("git_commit"),
         memory=distinct("peak_memory_source"),
+        time_source=table["train_time_source"].iloc[0],
         columns=table_text.columns(table),
         heading_groups=table_text.heading_groups,
         listed=listed.to_dict("records"),

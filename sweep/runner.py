@@ -1,4 +1,4 @@
-"""Run a plan: what is planned and not stored is submitted, and nothing that is stored is trained again."""
+"""Run a plan: what is planned and not stored is measured and trained, and nothing that is stored is done again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pandas as pd
 from sweep.driver_lock import lock_study
 from sweep.executor import Executor, Finished, Lost, Progress
 from sweep.live import Screen
+from sweep.measure import Measured
+from sweep.measure_phase import measure_first
 from sweep.plan import Plan, TrialPlan, plan_to_json
 from sweep.progress import checkpoint_folder
 from sweep.store import completed, outcomes, quarantine, read_rows, save_plan, write_result
@@ -57,6 +59,7 @@ def run_plan(
 ) -> RunSummary:
     """Train the trials of `plan` (the first `limit` of them) that `folder` has no row of, and store their rows.
 
+    What they will do in a training step is measured before, alone on a device, where no measurement is stored.
     A trial that fails is stored as failed and the others go on; `retry_failed` tries it again. Ctrl-C and SIGTERM
     stop what runs and leave its checkpoints. Parts that cannot be read are set aside, as if not stored.
     Raises UserError if another process drives the study, or the executor cannot run these trials.
@@ -114,6 +117,7 @@ def _run(
             contextlib.closing(executor_factory(folder, trials)) as executor,
             screen.showing([trial.trial_id for trial in trials], planned=asked, capacity=executor.capacity),
         ):
+            measure_first(executor, trials, folder, screen)
             _drive(executor, todo, folder, screen)
     except KeyboardInterrupt:
         return True
@@ -131,8 +135,8 @@ def _drive(executor: Executor, waiting: deque[tuple[TrialPlan, int]], folder: Pa
             screen.started(trial.trial_id)
         for event in executor.poll(POLL_S):
             match event:
-                case Progress():
-                    screen.progress(event.trial_id, event.metrics)
+                case Progress(metrics=metrics) if not isinstance(metrics, Measured):
+                    screen.progress(event.trial_id, metrics)
                 case Finished():
                     del running[event.trial_id]
                     screen.ended(event.trial_id, event.status, event.error)

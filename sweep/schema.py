@@ -47,7 +47,9 @@ class ResultRow:
     gpus_per_trial: float
     # what was measured
     parameters: int | None = None
-    measured: Literal["in_training", "isolated"] | None = None  # where step time and memory come from
+    # Where step time, throughput and peak memory come from: a measurement of the step alone on a device, or training
+    # itself, with whatever ran beside it.
+    measured: Literal["in_training", "isolated"] | None = None
     top1_pct: float | None = None  # last epoch, raw weights
     top5_pct: float | None = None
     top1_best_pct: float | None = None  # best epoch on the test set, raw weights: the paper's rule
@@ -55,7 +57,8 @@ class ResultRow:
     top1_ema_pct: float | None = None  # last epoch, averaged weights
     top5_ema_pct: float | None = None
     final_loss: float | None = None  # mean training loss of the last epoch
-    train_time_s: float | None = None  # training steps only: no evaluation, no set-up
+    train_time_s: float | None = None  # training steps only, as it was in training: no evaluation, no set-up
+    isolated_train_time_s: float | None = None  # the isolated step time, times the number of steps
     wall_time_s: float | None = None  # this attempt, everything included
     step_time_ms: float | None = None
     throughput_img_per_s: float | None = None
@@ -67,6 +70,40 @@ class ResultRow:
     git_commit: str | None = None
     started_at: dt.datetime | None = None  # UTC
     finished_at: dt.datetime | None = None  # UTC
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRow:
+    """One isolated measurement: a training step alone on a device, for every trial that it stands for."""
+
+    study: str
+    profile: str
+    measure_id: str
+    # what ran, as in ResultRow
+    backbone: str
+    schedule: tuple[int, ...]
+    order: str
+    weighting: str
+    dataset: str
+    image_size: int
+    patch_size: int
+    batch_size: int
+    precision: str
+    cpus_per_trial: int
+    gpus_per_trial: float
+    # what was measured
+    timed_steps: int  # n of the median and the quartiles
+    step_time_ms: float  # median
+    step_time_q25_ms: float
+    step_time_q75_ms: float
+    steps_per_epoch: int
+    throughput_img_per_s: float
+    peak_memory_mib: float
+    peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"]
+    device_name: str
+    torch_version: str
+    git_commit: str | None = None
+    finished_at: dt.datetime  # UTC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +133,7 @@ _ARROW = {
 
 
 def arrow_schema(row_type: type) -> pa.Schema:
-    """The Arrow schema of ResultRow or EpochRow, from its annotations: `X | None` is nullable, Literal a string."""
+    """The Arrow schema of a row type, from its annotations: `X | None` is nullable, Literal a string."""
     hints = typing.get_type_hints(row_type)
     columns = []
     for field in fields(row_type):

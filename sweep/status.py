@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweep.driver_lock import driver_of
+from sweep.measure_phase import measuring_folder
 from sweep.plan import plan_from_json
 from sweep.progress import FILE, TrialProgress, checkpoint_folder
-from sweep.store import outcomes, read_plan_json, read_rows
+from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
 
@@ -33,6 +34,7 @@ class StudyStatus:
     trials: tuple[TrialStatus, ...]  # in the plan's order
     damaged: tuple[Path, ...]  # parts that cannot be read: as if not stored
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
+    measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
 
 
 def study_status(folder: Path) -> StudyStatus:
@@ -41,7 +43,9 @@ def study_status(folder: Path) -> StudyStatus:
     rows, damaged = read_rows(folder)
     stored, driver = outcomes(rows)[["status", "error"]].to_dict("index"), driver_of(folder)
     trials = tuple(_trial_status(folder, trial.trial_id, stored, driver is not None) for trial in plan.trials)
-    return StudyStatus(trials=trials, damaged=tuple(damaged), driver=driver)
+    damaged += read_measurements(folder)[1]
+    measuring = _of_this_driver(folder, measuring_folder(folder)) if driver else None
+    return StudyStatus(trials=trials, damaged=tuple(damaged), driver=driver, measuring=measuring)
 
 
 def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven: bool) -> TrialStatus:
@@ -52,13 +56,18 @@ def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven
         )
     checkpoint = checkpoint_folder(folder, trial_id)
     progress = TrialProgress.read(checkpoint)
-    # A worker of this driver has written its progress since the driver took the lock; an older one was interrupted.
-    running = (
-        driven
-        and progress is not None
-        and (checkpoint / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime
-    )
+    running = driven and _of_this_driver(folder, checkpoint) is not None
     return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
+
+
+def _of_this_driver(folder: Path, place: Path) -> TrialProgress | None:
+    """The progress in `place`, if it was written since the driver took the lock; an older one was interrupted."""
+    progress = TrialProgress.read(place)
+    try:
+        current = (place / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime
+    except FileNotFoundError:  # it ended meanwhile
+        return None
+    return progress if current else None
 
 
 def describe(status: StudyStatus) -> str:
@@ -70,6 +79,8 @@ def describe(status: StudyStatus) -> str:
     lines = [f"{len(status.trials)} trials planned: {total}"]
     if status.driver:
         lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))
+    if status.measuring:
+        lines.append(f"measuring: {status.measuring.epoch} of {status.measuring.epochs} schedules done, then it trains")
     for trial in status.trials:
         if trial.error:
             lines.append(f"{trial.trial_id}: failed: {trial.error}")

@@ -3,6 +3,7 @@
     plan.json                             the resolved plan
     trials/<trial_id>.<attempt>.parquet   one row: that attempt's result
     epochs/<trial_id>.<attempt>.parquet   its learning curve
+    measurements/<measure_id>.parquet     one row: a training step measured alone, for the trials that share it
     checkpoints/<trial_id>/               while a trial runs
     quarantine/                           parts that could not be read
     report/                               drawn from the above, and replaceable
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.errors import Problem, UserError
-from sweep.schema import EpochRow, ResultRow, arrow_schema
+from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
 
 def create_study(folder: Path) -> None:
@@ -83,6 +84,12 @@ def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> No
     write_atomically(row_part, _to_parquet([row], ResultRow), replace=False)
 
 
+def write_measurement(folder: Path, row: MeasureRow) -> None:
+    """Store an isolated measurement. Raises OSErrors as they come."""
+    (folder / "measurements").mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "measurements" / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
+
+
 def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Write a file so that readers see all of it or nothing, whenever this process or the machine dies.
 
@@ -116,6 +123,11 @@ def read_rows(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
 def read_epochs(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
     """All stored epochs, in the order of trial, attempt and epoch, and the parts that cannot be read."""
     return _read_parts(folder / "epochs", EpochRow, ["trial_id", "attempt", "epoch"])
+
+
+def read_measurements(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """All stored isolated measurements, in the order of their ids, and the parts that cannot be read."""
+    return _read_parts(folder / "measurements", MeasureRow, ["measure_id"])
 
 
 def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
@@ -174,7 +186,7 @@ def explained_as_user_error(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow], row_type: type) -> bytes:
+def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[MeasureRow], row_type: type) -> bytes:
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(row_type))
     sink = io.BytesIO()
     # Dictionaries and statistics would be most of a part this small, and of the time to read it.

@@ -26,6 +26,8 @@ MEASURES = (
     "throughput_img_per_s",
     "flops_per_image",
 )
+# With an isolated measurement these have one value for all seeds, and so no spread.
+MEASURED_ONCE = ("train_time_s", "peak_memory_mib", "step_time_ms", "throughput_img_per_s")
 RATIOS = {"train_time_ratio": "train_time_s", "peak_memory_ratio": "peak_memory_mib"}
 PUBLISHED = ("top1_pct", "top5_pct", "train_time_s", "peak_memory_mib", *RATIOS)
 
@@ -47,6 +49,9 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
         MEASURES and the objectives: mean over the measured seeds; with _std: standard deviation (n - 1 degrees of
             freedom), missing for one seed
         RATIOS: the mean over that of the row without fusion of the same backbone
+        train_time_source: "isolated" if every completed trial of the plan has an isolated measurement; train_time_s is
+            then isolated_train_time_s, and MEASURED_ONCE have no spread. Else "in_training", for all lines, because
+            times of the two kinds do not compare
         published_...: the columns PUBLISHED of the paper, where the grid names a table of it
     """
     cases: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
@@ -55,6 +60,10 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
     varying = {label for label, values in zip(LABELS, zip(*cases, strict=True), strict=True) if len(set(values)) > 1}
     done, failed = completed(rows), set(rows.loc[rows["status"] == "failed", "trial_id"])
+    done = done[done["trial_id"].isin(removed)]
+    isolated = len(done) > 0 and bool((done["measured"] == "isolated").all())
+    if isolated:
+        done = done.assign(train_time_s=done["isolated_train_time_s"])
     measures = [name for name in dict.fromkeys((*MEASURES, *plan.objectives)) if name != "reduced_tokens"]
     lines = []
     for labels, seeds in cases.items():
@@ -81,7 +90,9 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
         )
     table = pd.DataFrame(lines).astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
     table = table.astype({name: float for measure in measures for name in (measure, f"{measure}_std")})
-    table = _with_ratios(table)
+    if isolated:
+        table[[f"{name}_std" for name in MEASURED_ONCE]] = np.nan
+    table = _with_ratios(table).assign(train_time_source="isolated" if isolated else "in_training")
     return table if plan.paper_table is None else _beside_published(table, plan.paper_table)
 
 
@@ -97,6 +108,7 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
         f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {len(table)} rows measured",
         "Top-1 best is the best epoch's on the test set, the paper's rule",
         "Ratios are to the row without fusion",
+        _time_words(table),
     ]
     if seeds > 1:
         sentences.append(f"Mean ± standard deviation over up to {seeds} seeds")
@@ -120,6 +132,12 @@ def _describe(case: Case, varying: set[str]) -> str:
         words.append(f"r {case.r}")
     told = ("backbone",) if case.strategy == "none" else ("backbone", "order", "weighting")
     return ", ".join(words + [getattr(case, label) for label in told if label in varying])
+
+
+def _time_words(table: pd.DataFrame) -> str:
+    if (table["train_time_source"] == "isolated").all():
+        return "Training time is the time of a step, measured alone on the device, times the number of steps"
+    return "Training time is as it was in training, with whatever ran beside it"
 
 
 def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,28 +8,31 @@ import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import tokens_per_layer
-from sweep.plan import TrialPlan
+from sweep.plan import TrialPlan, measure_id
 from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import EpochRow, ResultRow
-from sweep.store import write_result
+from sweep.store import read_measurements, write_result
 
 if TYPE_CHECKING:
-    from famba_core.train import EpochMetrics, Trainer
+    from famba_core.train import EpochMetrics, Trainer, TrainResult
+
+# What a row takes from the isolated measurement of its training step.
+_ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
 
 
 def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMetrics, None, ResultRow]:
     """Train a trial, from its checkpoint if there is one, and store its row in the study `folder`.
 
     Yields the epochs as they end; returns the row, which is stored by then. Whatever goes wrong in training makes a
-    failed row. An interrupt, and closing the generator, leave the checkpoint and no row. Raises OSError if the row
-    cannot be stored.
+    failed row. An interrupt, and closing the generator, leave the checkpoint and no row. The row's step time and memory
+    are those of the isolated measurement, if one is stored. Raises OSError if the row cannot be stored.
     """
     import torch  # here, because the process that drives the workers needs none of it
 
@@ -40,17 +43,18 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
     if progress is None or progress.attempt != attempt:
         progress = TrialProgress.begin(attempt, trial.train.epochs)
     progress.write(checkpoint)
+    isolated = _isolated(trial, folder)
     start = time.perf_counter() - progress.wall_time_s
     trainer = result = error = None
     retriable = False
     try:
-        trainer = _trainer(trial, checkpoint)
+        trainer = _resumed_trainer(trial, checkpoint)
         for metrics in trainer:
             replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
             yield metrics
         result = trainer.result()
     except Exception as exception:
-        error = _explain(exception, trial, attempt, folder)
+        error = explain(exception, trial, folder, f"{trial.trial_id}.{attempt}")
         retriable = not isinstance(exception, NonFiniteLoss)  # from the last good epoch; this one would come again
     history = trainer.history if trainer else ()
     row = ResultRow(
@@ -59,10 +63,10 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
         status="failed" if error else "completed",
         error=error,
         **_columns_of_epochs(history),
-        **(_columns_of_result(result) if result else {}),
+        **(_columns_of_result(result, trial.train.epochs, isolated) if result else {}),
         wall_time_s=time.perf_counter() - start,
         torch_version=torch.__version__,
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         started_at=dt.datetime.fromisoformat(progress.started_at),
         finished_at=dt.datetime.now(dt.UTC),
     )
@@ -72,12 +76,11 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
     return row
 
 
-def _trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
-    """The trial's trainer, at its checkpoint, or at the start where that is of another run."""
-    from famba_core.train import CHECKPOINT, Trainer
+def new_trainer(trial: TrialPlan, checkpoint: Path | None) -> Trainer:
+    """What trains the trial, from the state in the folder `checkpoint` if there is one."""
+    from famba_core.train import Trainer
 
-    make = functools.partial(
-        Trainer,
+    return Trainer(
         model=trial.model,
         fusion=_without_labels(trial.fusion),
         data=trial.data,
@@ -87,13 +90,19 @@ def _trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
         device="cuda" if trial.gpus_per_trial else "cpu",
         checkpoint=checkpoint,
     )
+
+
+def _resumed_trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
+    """The trial's trainer, at its checkpoint, or at the start where that is of another run."""
+    from famba_core.train import CHECKPOINT
+
     try:
-        return make()
+        return new_trainer(trial, checkpoint)
     except ConfigError as error:
         if [field for field, _ in error.problems] != ["checkpoint"]:
             raise
         (checkpoint / CHECKPOINT).unlink()  # the folder is this trial's own: an older version of the program wrote it
-        return make()
+        return new_trainer(trial, checkpoint)
 
 
 def _without_labels(fusion: FusionConfig) -> FusionConfig:
@@ -108,7 +117,7 @@ def failed_row(trial: TrialPlan, attempt: int, error: str) -> ResultRow:
         attempt=attempt,
         status="failed",
         error=error,
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         finished_at=dt.datetime.now(dt.UTC),
     )
 
@@ -160,8 +169,23 @@ def _columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
     }
 
 
-def _columns_of_result(result: Any) -> dict[str, Any]:
-    return asdict(result) | {"measured": "in_training"}
+def _columns_of_result(result: TrainResult, epochs: int, isolated: Mapping[Any, Any] | None) -> dict[str, Any]:
+    columns = asdict(result) | {"measured": "in_training"}
+    if isolated is None or isolated["device_name"] != result.device_name:
+        return columns
+    steps = epochs * isolated["steps_per_epoch"]
+    return columns | {
+        "measured": "isolated",
+        "isolated_train_time_s": steps * isolated["step_time_ms"] / 1e3,
+        **{name: isolated[name] for name in _ISOLATED},
+    }
+
+
+def _isolated(trial: TrialPlan, folder: Path) -> Mapping[Any, Any] | None:
+    """The stored measurement of the trial's training step."""
+    rows, _ = read_measurements(folder)
+    found = rows[rows["measure_id"] == measure_id(trial)].to_dict("records")
+    return found[0] if found else None
 
 
 def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRow:
@@ -170,25 +194,25 @@ def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRo
     return EpochRow(study=trial.study, trial_id=trial.trial_id, attempt=attempt, **columns)
 
 
-def _explain(error: Exception, trial: TrialPlan, attempt: int, folder: Path) -> str:
-    """One sentence for the row; the traceback goes into a file that the sentence names."""
+def explain(error: Exception, trial: TrialPlan, folder: Path, name: str) -> str:
+    """What went wrong, in one sentence; the traceback goes into a log of that name, which the sentence gives."""
     import torch
 
     from famba_core.train import NonFiniteLoss
 
-    log = folder / "logs" / f"{trial.trial_id}.{attempt}.txt"
+    log = folder / "logs" / f"{name}.txt"
     log.parent.mkdir(exist_ok=True)
     log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     message = " ".join(str(error).split("\n\n")[0].split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
-        message = f"out of memory with batches of {trial.train.batch_size} images: {message}"
+        message = f"out of memory with batches of {trial.train.batch_size} images{message and f': {message}'}"
     elif not isinstance(error, NonFiniteLoss):
         message = f"{type(error).__name__}: {message}"
     return f"{message} (traceback in {log.relative_to(folder)})"
 
 
 @functools.cache
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the source that runs, if it runs from a checkout."""
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code

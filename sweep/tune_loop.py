@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sweep.executor import Event, Finished, Lost, Progress
-from sweep.trial import run_trial
+from sweep.job import run_job
 
-Submissions = queue.SimpleQueue  # of configs {"trial", "attempt", "folder"}, and None at the end
+Submissions = queue.SimpleQueue  # of configs {"job", "attempt", "folder"}, and None at the end
+Send = Callable[[Event], None]
 
 
-def run_tune(submitted: Submissions, events: queue.SimpleQueue[Any], closing: threading.Event, scratch: Path) -> None:
-    """Run what is submitted until `closing`. Ray Tune's own files go to `scratch`."""
+def run_tune(submitted: Submissions, send: Send, closing: threading.Event, scratch: Path) -> None:
+    """Run what is submitted until `closing`, and `send` what becomes of it. Ray Tune's own files go to `scratch`."""
     # tune.run and not Tuner, which pickles searcher and callbacks to restore them; resume is planned minus stored.
     tune.run(
         tune.with_resources(_train, _resources),
         search_alg=_Submitted(submitted),
         num_samples=-1,
-        callbacks=[_Reporter(events, closing)],
+        callbacks=[_Reporter(send, closing)],
         raise_on_failed_trial=False,
         verbose=0,
         storage_path=str(scratch),
@@ -34,18 +36,18 @@ def run_tune(submitted: Submissions, events: queue.SimpleQueue[Any], closing: th
 
 def _train(config: dict[str, Any]) -> None:
     """Runs in the worker."""
-    epochs = run_trial(config["trial"], config["attempt"], config["folder"])
+    steps = run_job(config["job"], config["attempt"], config["folder"])
     while True:
         try:
-            tune.report({"metrics": next(epochs)})
+            tune.report({"metrics": next(steps)})
         except StopIteration as end:
             tune.report({"status": end.value.status, "error": end.value.error})
             return
 
 
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    trial = config["trial"]
-    return tune.PlacementGroupFactory([{"CPU": trial.cpus_per_trial, "GPU": trial.gpus_per_trial}])
+    job = config["job"]
+    return tune.PlacementGroupFactory([{"CPU": job.cpus_per_trial, "GPU": job.gpus_per_trial}])
 
 
 class _Submitted(Searcher):
@@ -78,10 +80,10 @@ class _Submitted(Searcher):
 
 
 class _Reporter(tune.Callback):
-    """Turns what Tune sees into events, and ends its trials when the executor closes."""
+    """Sends what Tune sees as events, and ends its trials when the executor closes."""
 
-    def __init__(self, events: queue.SimpleQueue[Event], closing: threading.Event) -> None:
-        self._events = events
+    def __init__(self, send: Send, closing: threading.Event) -> None:
+        self._send = send
         self._closing = closing
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
@@ -93,7 +95,7 @@ class _Reporter(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "metrics" in result:
-            self._events.put(Progress(trial_id=trial.config["trial"].trial_id, metrics=result["metrics"]))
+            self._send(Progress(trial_id=trial.config["job"].trial_id, metrics=result["metrics"]))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial)
@@ -102,11 +104,11 @@ class _Reporter(tune.Callback):
         self._end(trial)
 
     def _end(self, trial: Any) -> None:
-        trial_id, last = trial.config["trial"].trial_id, trial.last_result or {}
+        trial_id, last = trial.config["job"].trial_id, trial.last_result or {}
         if "status" in last:
-            self._events.put(Finished(trial_id=trial_id, status=last["status"], error=last["error"]))
+            self._send(Finished(trial_id=trial_id, status=last["status"], error=last["error"]))
         else:
-            self._events.put(Lost(trial_id=trial_id, reason=_reason(trial.get_pickled_error())))
+            self._send(Lost(trial_id=trial_id, reason=_reason(trial.get_pickled_error())))
 
 
 def _reason(error: BaseException | None) -> str:

@@ -1,23 +1,28 @@
 """Trials that train in no time: the trainer's interface without a model, with faults to order.
 
-As a script, `fake_training.py FOLDER` runs a plan of four slow trials in this process, for tests that send it signals.
+As a script, `fake_training.py FOLDER` runs a plan of four slow trials in this process, for tests that send it signals;
+with `measuring` after the folder, a plan of four slow measurements.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import famba_core.train
+import sweep.measure
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.train import EpochMetrics, NonFiniteLoss, TrainResult
 from sweep.in_process import InProcessExecutor
 from sweep.live import Screen
-from sweep.plan import Plan, TrialPlan
+from sweep.plan import Plan, TrialPlan, measure_id
 from sweep.runner import RunSummary, run_plan
+from sweep.schema import MeasureRow
 
 SCHEDULE = (0,) * 12 + (1,) * 12
 FAULTS = {  # seed -> what goes wrong in the second epoch
@@ -62,6 +67,59 @@ class FakeTrainer:
             peak_memory_source="cpu_tensor_bytes",
             device_name="fake",
         )
+
+
+def fake_measure(log: Path, *, pause_s: float = 0.0) -> Callable[[TrialPlan], MeasureRow]:
+    """In place of `measure.measure`: a step of 2 ms per image of the batch, 4 steps an epoch; 13 images are too many.
+
+    Each call writes "measuring measure_id" into `log` before it begins.
+    """
+
+    def measure(trial: TrialPlan) -> MeasureRow:
+        with open(log, "a") as lines:
+            lines.write(f"measuring {measure_id(trial)}\n")
+        time.sleep(pause_s)
+        batch = trial.train.batch_size
+        if batch == 13:
+            raise MemoryError
+        return MeasureRow(
+            study=trial.study,
+            profile=trial.profile,
+            measure_id=measure_id(trial),
+            backbone=trial.model.backbone,
+            schedule=trial.fusion.schedule or (),
+            order=trial.fusion.order,
+            weighting=trial.fusion.weighting,
+            dataset=trial.data.dataset,
+            image_size=trial.model.image_size,
+            patch_size=trial.model.patch,
+            batch_size=batch,
+            precision=trial.train.precision,
+            cpus_per_trial=trial.cpus_per_trial,
+            gpus_per_trial=trial.gpus_per_trial,
+            timed_steps=5,
+            step_time_ms=2.0 * batch,
+            step_time_q25_ms=1.0 * batch,
+            step_time_q75_ms=3.0 * batch,
+            steps_per_epoch=4,
+            throughput_img_per_s=500.0,
+            peak_memory_mib=100.0 + batch,
+            peak_memory_source="cpu_tensor_bytes",
+            device_name="fake",
+            torch_version="2.13.0",
+            finished_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        )
+
+    return measure
+
+
+def with_batch(trial: TrialPlan, batch_size: int) -> TrialPlan:
+    """The same trial with a training step of its own."""
+    return replace(
+        trial,
+        trial_id=f"{trial.trial_id}-batch{batch_size}",
+        train=replace(trial.train, batch_size=batch_size),
+    )
 
 
 def epoch_metrics(epoch: int, epochs: int) -> EpochMetrics:
@@ -114,6 +172,11 @@ def starts(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    folder, measuring = Path(sys.argv[1]), "measuring" in sys.argv
     famba_core.train.Trainer = FakeTrainer  # type: ignore[assignment, misc]
-    FakeTrainer.epoch_s = 0.3
-    sys.exit(run_in_process(plan_of(*(fake_trial(seed) for seed in range(4))), Path(sys.argv[1])).exit_code)
+    FakeTrainer.epoch_s = 0.0 if measuring else 0.3
+    sweep.measure.measure = fake_measure(folder / "measured.txt", pause_s=0.5 if measuring else 0.0)
+    trials = [fake_trial(seed) for seed in range(4)]
+    if measuring:
+        trials = [with_batch(trial, 16 + trial.train.seed) for trial in trials]
+    sys.exit(run_in_process(plan_of(*trials), folder).exit_code)

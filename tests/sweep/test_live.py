@@ -136,3 +136,51 @@ def test_the_table_has_epoch_loss_accuracy_and_time_left() -> None:
     assert lines[1].split()[:3] == ["a", "training", "2/3"]
     assert lines[1].split()[-3:] == ["1.000", "30.0%", "0:00"]
     assert lines[2].split() == ["b", "starting"]
+
+
+def test_without_a_terminal_the_measuring_phase_has_a_line_at_each_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("sweep.live.time.monotonic", lambda: now)
+    out = io.StringIO()
+    screen = Screen({"a": 1.0}, console=Console(file=out))
+    with screen.showing(["a"], planned=1, capacity=1):
+        with screen.measuring(15):
+            for done in range(1, 16):  # one in 4 s
+                now += 4.0
+                screen.measured(done)
+        screen.started("a")
+    assert out.getvalue().splitlines() == [
+        "1 of 1 trials to train, 1 at a time",
+        "measuring 15 schedules first, one at a time",
+        "measuring 9 of 15 schedules",  # after 32 s
+        "measuring has taken 1:00",
+        "a: started",
+    ]
+
+
+def test_a_terminal_shows_which_is_measured_and_then_the_trials() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    screen = Screen({"a": 1.0}, console=console)
+
+    def total() -> str:
+        shown = Console(file=io.StringIO(), width=100)
+        shown.print(screen._table())
+        return shown.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+
+    with screen.showing(["a"], planned=1, capacity=1):
+        with screen.measuring(2):
+            assert total().startswith("measuring 1 of 2 schedules, 0:0")
+            screen.measured(1)
+            assert total().startswith("measuring 2 of 2 schedules, 0:0")
+            screen.measured(2)
+            assert total().startswith("measuring 2 of 2 schedules, 0:0")
+        assert total().startswith("0/1 done, ")
+    assert "measuring has taken" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_phase_that_is_interrupted_is_over() -> None:
+    screen = Screen({"a": 1.0}, console=Console(file=io.StringIO()))
+    with screen.showing(["a"], planned=1, capacity=1):
+        with pytest.raises(KeyboardInterrupt), screen.measuring(1):
+            raise KeyboardInterrupt
+        assert screen._total().startswith("0/1 done")

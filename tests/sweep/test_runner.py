@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process, screen_of, starts
+from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process, screen_of, starts
 
-from sweep.executor import Event, Finished, Lost
+from sweep.executor import Event, Finished, Job, Lost
+from sweep.measure import MeasureJob, measure_all
 from sweep.plan import TrialPlan
 from sweep.progress import checkpoint_folder
 from sweep.runner import RunSummary, run_plan, untrained
@@ -24,8 +25,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def fake_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
+    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "measured.txt"))
 
 
 class ScriptedExecutor:
@@ -40,12 +42,19 @@ class ScriptedExecutor:
         self.running: list[tuple[TrialPlan, int]] = []
         self.closed = False
 
-    def submit(self, trial: TrialPlan, attempt: int) -> None:
+    def submit(self, trial: Job, attempt: int) -> None:
+        if isinstance(trial, MeasureJob):
+            self.measuring = trial
+            return
         self.submitted.append((trial.trial_id, attempt))
         self.running.append((trial, attempt))
         assert len(self.running) <= self.capacity
 
     def poll(self, timeout_s: float) -> list[Event]:
+        if not self.running:
+            measured = list(measure_all(self.measuring, self.folder))
+            assert [event.error for event in measured] == [None]
+            return [Finished(trial_id=self.measuring.trial_id, status="completed", error=None)]
         trial, attempt = self.running.pop()
         end = next(self.script[trial.trial_id])
         if end in ("ok", "stored"):

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pyarrow as pa
 import pytest
 
-from sweep.schema import EpochRow, ResultRow, arrow_schema
+from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
 PROMISED = {
     "study",
@@ -55,12 +55,12 @@ def test_the_promised_columns_are_there():
     assert set(arrow_schema(ResultRow).names) >= PROMISED
 
 
-@pytest.mark.parametrize("row_type", [ResultRow, EpochRow])
+@pytest.mark.parametrize("row_type", [ResultRow, EpochRow, MeasureRow])
 def test_a_column_for_each_field_in_order(row_type):
     assert arrow_schema(row_type).names == [field.name for field in fields(row_type)]
 
 
-@pytest.mark.parametrize("row_type", [ResultRow, EpochRow])
+@pytest.mark.parametrize("row_type", [ResultRow, EpochRow, MeasureRow])
 def test_only_optional_fields_may_be_null(row_type):
     hints = typing.get_type_hints(row_type)
     for column in arrow_schema(row_type):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_training import FakeTrainer, fake_trial, plan_of, run_in_process
+from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
 
 from sweep.driver_lock import lock_study
 from sweep.errors import UserError
@@ -17,6 +17,7 @@ from sweep.trial import run_trial
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of five trials one completed, one failed, one was interrupted, one has a torn part, and one never started."""
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
+    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in (0, 101, 2, 3, 4)))
     run_in_process(plan, tmp_path, limit=2)
     interrupted = run_trial(fake_trial(2), 1, tmp_path)

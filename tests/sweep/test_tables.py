@@ -243,6 +243,63 @@ def test_markdown_lines_have_equal_columns(tmp_path):
     assert {line.count(" | ") for line in lines} == {len(table_text.columns(table)) - 1}
 
 
+# where the times come from
+
+
+def isolated(row):
+    """The row with an isolated measurement: its time is not in the order of its training's."""
+    return dataclasses.replace(
+        row,
+        measured="isolated",
+        isolated_train_time_s=1000.0 - row.train_time_s,
+        step_time_ms=5.0,
+        throughput_img_per_s=200.0,
+    )
+
+
+def test_times_are_isolated_where_all_of_the_study_are(tmp_path):
+    plan = table_plan(2)
+    rows = results(plan)
+    table = tables.build_table(plan, frame(tmp_path, map(isolated, rows)))
+    by_trial = {row.trial_id: row for row in rows}
+    assert set(table["train_time_source"]) == {"isolated"}
+    unfused = 1000.0 - by_trial[table.loc[0, "trial_ids"]].train_time_s
+    for line in table.to_dict("records"):
+        time = 1000.0 - by_trial[line["trial_ids"]].train_time_s
+        assert (line["train_time_s"], line["train_time_ratio"]) == pytest.approx((time, time / unfused))
+    assert "the time of a step, measured alone on the device, times" in tables.caption(plan, frame(tmp_path, []), table)
+
+
+def test_one_row_without_an_isolated_time_makes_all_times_those_of_training(tmp_path):
+    plan = table_plan(2)
+    rows = results(plan)
+    mixed = frame(tmp_path / "mixed", [*map(isolated, rows[1:]), rows[0]])
+    old = frame(tmp_path / "old", rows)
+    table = tables.build_table(plan, mixed)
+    assert set(table["train_time_source"]) == {"in_training"}
+    times = ["train_time_s", "train_time_ratio"]
+    pd.testing.assert_frame_equal(table[times], tables.build_table(plan, old)[times])
+    assert "Training time is as it was in training" in tables.caption(plan, mixed, table)
+
+
+def test_a_row_that_the_plan_no_longer_has_does_not_decide_where_times_come_from(tmp_path):
+    plan = table_plan(2)
+    old, *rows = results(plan)
+    stored = [dataclasses.replace(old, trial_id="of-an-older-grid"), *map(isolated, [old, *rows])]
+    assert set(tables.build_table(plan, frame(tmp_path, stored))["train_time_source"]) == {"isolated"}
+
+
+def test_what_is_measured_once_for_all_seeds_has_no_spread(tmp_path):
+    plan = table_plan(1, seeds=(0, 1))
+    in_training = tables.build_table(plan, frame(tmp_path / "old", results(plan)))
+    table = tables.build_table(plan, frame(tmp_path / "new", map(isolated, results(plan))))
+    for name in ("train_time_s", "peak_memory_mib", "step_time_ms", "throughput_img_per_s"):
+        assert table[name].notna().all()
+        assert table[f"{name}_std"].isna().all()
+    assert in_training[["train_time_s_std", "peak_memory_mib_std"]].notna().all(axis=None)
+    assert table["top1_pct_std"].notna().all()
+
+
 @pytest.mark.parametrize(
     ("number", "seeds", "kind"),
     [(1, (0, 1), "md"), (2, (0,), "md"), (3, (0,), "md"), (1, (0, 1), "tex"), (2, (0,), "csv")],
