@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.skipif(UNFIT is not None, reason=f"{UNFIT}; test_triton_interpreted.py runs these in an interpreter"),
 ]
 BOTH = (False, True)
+# eight bits, through a dozen of roundings, which the interpreter does towards zero
+LAYER_BF16 = 6e-2 if triton_backend.interpreting() else 3e-2
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +104,9 @@ def test_the_gated_scan_and_its_gradients(length, width, states, groups, dtype):
     assert torch.equal(grads.gated, found)
     expected_grads = torch.autograd.grad((expected * grad.double().cpu()).sum(), twins)
     all_found = (grads.u, grads.delta, grads.A, grad_B, grad_C, grads.D, grads.delta_bias, grad_xz[..., width:])
-    for name, a, b in zip(("u", "delta", "A", "B", "C", "D", "delta_bias", "z"), all_found, expected_grads, strict=True):
+    for name, a, b in zip(
+        ("u", "delta", "A", "B", "C", "D", "delta_bias", "z"), all_found, expected_grads, strict=True
+    ):
         assert_close(a, b, 1e-4 if precise else 1e-2, name)
     # nothing else was written
     assert grad_low[..., :12].isnan().all()
@@ -140,7 +144,7 @@ def test_inputs_with_holes_between_their_elements():
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("length", "width"), [(1, 5), (3, 64), (35, 70)])
+@pytest.mark.parametrize(("length", "width"), [(1, 5), (3, 64), (35, 70), (62, 3), (125, 2)])
 @pytest.mark.parametrize("reverse", [(False, True), (True,), (False, True, False)])
 def test_the_convolution(length, width, reverse):
     inputs = conv_inputs(2, length, len(reverse), width)
@@ -259,7 +263,7 @@ def test_a_whole_layer_is_the_composed_one(r, bf16):
         assert a.grad is not None
         assert b.grad is not None
         error = (a.grad.double().cpu() - b.grad).norm() / b.grad.norm()
-        assert error < (3e-2 if bf16 else 1e-4)  # eight bits, through a dozen of roundings
+        assert error < (LAYER_BF16 if bf16 else 1e-4)
 
 
 def test_the_same_bits_every_time():
