@@ -1,5 +1,7 @@
 """`famba-bench` from the command line, on a model that takes milliseconds."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -132,13 +134,15 @@ def test_a_greedy_peer_gets_fewer_images_and_the_automatic_choice_as_few_beside_
     assert {("mambapy", 2), ("auto", 2), ("auto", 8), ("torch", 8)} <= set(batches)
 
 
-def test_ctrl_c_shows_and_writes_what_there_is(small, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_show_and_write_what_there_is(number, small, tmp_path, capfd, monkeypatch):
     real, turns = timing._turn, []
+    before = signal.getsignal(signal.SIGTERM)
 
     def interrupted(*arguments):
         turns.append(None)
         if len(turns) > 1:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
         return real(*arguments)
 
     monkeypatch.setattr(timing, "_turn", interrupted)
@@ -148,6 +152,7 @@ def test_ctrl_c_shows_and_writes_what_there_is(small, tmp_path, capfd, monkeypat
     out, err = capfd.readouterr()
     assert "Selective scan" in out
     assert "stopped" in err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

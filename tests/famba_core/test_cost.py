@@ -103,12 +103,14 @@ UPPER = token_schedule(FusionConfig(strategy="upper", start_layer=6, r=9))
 TOKEN_RATIO = (24 * 197 - 9 * 19 * 20 / 2) / (24 * 197)
 
 
-def test_a_step_does_three_times_the_products_of_a_forward_pass():
+def test_a_step_does_three_times_the_products_of_a_forward_pass_and_the_steps_projection_again():
     image = image_work(TINY, [0] * 24)
     scan = 24 * 197 * 2 * 384 * (2 * CONV_WIDTH + SCAN_FLOPS_PER_STATE * 16)
-    assert image.matmul_flops == 3 * (cost(TINY, [0] * 24).flops_per_image - scan)
+    steps = 24 * 197 * 2 * 2 * 384 * 12
+    assert image.matmul_flops == 3 * (cost(TINY, [0] * 24).flops_per_image - scan) + steps
     assert image.exps == 2 * 24 * 197 * 2 * 384 * 16
-    assert image_work(TINY, [0] * 24, recompute=True).matmul_flops > 1.3 * image.matmul_flops
+    again = 24 * 197 * 2 * (2 * 192 * 384 + 2 * 384 * (12 + 32))
+    assert image_work(TINY, [0] * 24, recompute=True).matmul_flops == image.matmul_flops + again
     assert step_cost(TINY, UPPER, batch=6).work.exps == 6 * image_work(TINY, UPPER).exps
 
 
@@ -144,5 +146,5 @@ def test_bfloat16_halves_what_lies_between_the_products_and_no_residual():
 def test_recompute_predicts_less_memory_and_more_time():
     even = limits(matmul_flops_per_s=1e12, vector_ops_per_s=1e12, exps_per_s=1e12, bytes_per_s=1e11)
     time, memory = predicted_ratios(TINY, [0] * 24, even, batch=64, recompute=True)
-    assert 1 < time < 1.4
+    assert 1 < time < 1.2
     assert memory < 0.5

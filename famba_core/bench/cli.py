@@ -1,0 +1,90 @@
+"""`famba-bench`: how fast this machine trains Vision Mamba, beside what else is installed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, PRECISIONS, SECTIONS, Settings
+from famba_core.checks import ConfigError
+from famba_core.config import BACKBONES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `famba-bench`; returns the exit code: 0, 2 for wrong input, 1 where nothing could be measured, 130 for
+    Ctrl-C and SIGTERM."""
+    options = parser().parse_args(arguments)
+    try:
+        settings = Settings(
+            device=options.device,
+            precision=_tuple(options.precision),
+            batch=options.batch,
+            backbone=options.backbone,
+            sections=_tuple(options.sections) or tuple(SECTIONS),
+            quick=options.quick,
+            threads=options.threads,
+            out=options.out,
+        )
+        from famba_core.bench.run import run  # torch takes seconds to import
+
+        with _terminated_as_interrupted():
+            rows = run(settings)
+    except ConfigError as error:
+        for field, sentence in error.problems:
+            print(f"famba-bench: {field}: {sentence}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfamba-bench: stopped; what was measured is shown above", file=sys.stderr)
+        return 130
+    if options.out is not None:
+        print(f"written to {options.out}")
+    return 0 if any(row.status == "measured" for row in rows) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="famba-bench",
+        description="Time kernels, models and training steps in turns: this project's backends, and mamba-ssm and "
+        "mambapy where they are installed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="sections:\n" + "\n".join(f"  {name:<10}{text}" for name, text in SECTIONS.items()),
+    )
+    result.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
+    precisions = ", ".join(f"{' and '.join(default)} on {kind}" for kind, default in DEFAULT_PRECISION.items())
+    result.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, help=f"one or more, timed in turns (default: {precisions})"
+    )
+    batches = ", ".join(f"{batch} on {kind}" for kind, batch in DEFAULT_BATCH.items())
+    result.add_argument("--batch", type=int, metavar="N", help=f"images in a step (default: {batches})")
+    result.add_argument("--backbone", choices=BACKBONES, default=Settings.backbone, help="default: %(default)s")
+    result.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="SECTION", help="default: all of them")
+    result.add_argument("--quick", action="store_true", help="few rounds and sizes: does everything run?")
+    result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    result.add_argument("--out", type=Path, metavar="DIR", help="write bench.parquet, bench.svg and bench.png there")
+    return result
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, so that what was measured is written then too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(dict.fromkeys(values))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

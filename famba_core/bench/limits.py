@@ -1,0 +1,62 @@
+"""The limits of the device at hand: its data sheet's, or measured where there is none."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from famba_core.config import Precision
+from famba_core.device import device_name, synchronize
+from famba_core.roofline import Limits, known_limits
+
+MATMUL_SIZES = {"cpu": 1536, "cuda": 8192}
+COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
+# Vector units without one for exponentials compute a polynomial and scale it: about as many instructions.
+INSTRUCTIONS_PER_EXP = 10
+BEST_OF = 7
+START_S = {"cpu": 15e-6, "cuda": 2e-6}  # an operator of torch, with what autograd does for it; in a CUDA graph
+
+
+def device_limits(device: torch.device, precision: Precision) -> Limits:
+    """Peak rates from the data sheet, or else the best of a few matrix products and copies."""
+    known = known_limits(device_name(device), precision) if device.type == "cuda" else None
+    if known is not None:
+        return known
+    matmul = _matmul_flops_per_s(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    # float32 matrix products saturate the vector units with multiply-adds, which count twice
+    float32 = matmul if precision == "float32" else _matmul_flops_per_s(device, torch.float32)
+    return Limits(
+        matmul_flops_per_s=matmul,
+        vector_ops_per_s=float32 / 2,
+        exps_per_s=float32 / 2 / INSTRUCTIONS_PER_EXP,
+        start_s=START_S[device.type],
+        bytes_per_s=_copied_bytes_per_s(device),
+        source="measured",
+    )
+
+
+def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    size = MATMUL_SIZES[device.type]
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    out = torch.empty_like(a)
+    return 2 * size**3 / _best_s(lambda: torch.mm(a, b, out=out), device)
+
+
+def _copied_bytes_per_s(device: torch.device) -> float:
+    """Reading and writing both count."""
+    source = torch.zeros(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best_s(lambda: target.copy_(source), device)
+
+
+def _best_s(call: object, device: torch.device) -> float:
+    assert callable(call)
+    times = []
+    for _ in range(1 + BEST_OF):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

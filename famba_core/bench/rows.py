@@ -1,0 +1,119 @@
+"""What one measurement says: the benchmark's only schema, and its Parquet file."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+Status = Literal["measured", "skipped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRow:
+    """One measurement. What was not measured is None. Ratios are to the row that `ratio_to` names."""
+
+    section: str
+    name: str  # what was measured: a backend, a fusion strategy, a size
+    status: Status = "measured"
+    note: str | None = None  # why it was skipped or failed
+    backend: str  # that computed; "auto" where it was left to choose
+    peer: bool = False  # another project's implementation
+    backbone: str
+    precision: str
+    batch: int  # images
+    tokens: int  # at the first layer, class token included
+    layers: int
+    recompute: bool = False
+    strategy: str = "none"
+    schedule: tuple[int, ...] = ()  # tokens removed in each layer
+    reduced_tokens: int = 0
+
+    median_ms: float | None = None
+    q25_ms: float | None = None
+    q75_ms: float | None = None
+    n: int = 0  # timed calls
+    images_per_s: float | None = None
+    peak_mib: float | None = None  # of tensors on the CPU, of the allocator on CUDA
+    saved_bytes_per_token: float | None = None  # kept for backward, per token, layer and image
+    saved_bytes_per_image: float | None = None
+    fusion_ms: float | None = None  # matching and merging alone, forward and backward, all layers
+    fusion_pct: float | None = None  # their share of the step
+
+    ratio_to: str | None = None
+    token_ratio: float | None = None  # tokens that the mixers see, summed over the layers
+    time_ratio: float | None = None  # time per image
+    memory_ratio: float | None = None
+    saved_ratio: float | None = None
+    predicted_time_ratio: float | None = None
+    predicted_memory_ratio: float | None = None
+    predicted_peak_mib: float | None = None
+    paper_time_ratio: float | None = None  # Famba-V Table 1
+    paper_memory_ratio: float | None = None
+
+    limit_matmul_ms: float | None = None  # least time at the device's peak rates, resource by resource
+    limit_vector_ms: float | None = None
+    limit_memory_ms: float | None = None
+    limit_pct: float | None = None  # share of the limit reached, all resources working at once
+    limit_serial_pct: float | None = None  # share of the limit reached, one resource after the other
+    limit_source: str | None = None
+
+    device: str
+    threads: int | None = None  # of the CPU; None on CUDA
+    versions: str  # torch and what else computed
+
+
+def with_ratios(rows: Sequence[BenchRow], reference: BenchRow) -> list[BenchRow]:
+    """The rows with their ratios to `reference`; what either of the two lacks stays None."""
+    return [
+        replace(
+            row,
+            ratio_to=reference.name,
+            time_ratio=_ratio(reference.images_per_s, row.images_per_s),
+            memory_ratio=_ratio(row.peak_mib, reference.peak_mib),
+            saved_ratio=_ratio(row.saved_bytes_per_image, reference.saved_bytes_per_image),
+        )
+        for row in rows
+    ]
+
+
+def fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
+    """The row with the most images per second, or None where none was measured."""
+    return max((row for row in rows if row.images_per_s), key=lambda row: row.images_per_s or 0.0, default=None)
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else above / below
+
+
+def write_parquet(rows: Sequence[BenchRow], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write all rows, replacing the file at once. Raises OSError where that fails."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64(), tuple: pa.list_(pa.int32())}
+    hints = get_type_hints(BenchRow)
+    schema = pa.schema(
+        [pa.field(f.name, arrow[_plain(hints[f.name])], nullable=_optional(hints[f.name])) for f in fields(BenchRow)],
+        metadata=dict(metadata),
+    )
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def _optional(hint: Any) -> bool:
+    return types.NoneType in get_args(hint)
+
+
+def _plain(hint: Any) -> type:
+    """str | None -> str, tuple[int, ...] -> tuple, a Literal -> str."""
+    for option in get_args(hint) if _optional(hint) else (hint,):
+        if option is not types.NoneType:
+            origin = getattr(option, "__origin__", option)
+            return str if origin is Literal else origin
+    raise TypeError(f"{hint} has no column type")

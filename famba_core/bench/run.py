@@ -1,0 +1,109 @@
+"""A run of the benchmark: section after section, each printed and stored as soon as it is measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from famba_core.bench.growth import BATCH, DEPTH, TOKENS, run_growth
+from famba_core.bench.kernels import run_mixer, run_model, run_scan
+from famba_core.bench.peers import chosen, registered
+from famba_core.bench.plot import write_plot
+from famba_core.bench.rooflines import run_roofline
+from famba_core.bench.rows import BenchRow, write_parquet
+from famba_core.bench.session import Session
+from famba_core.bench.settings import Settings
+from famba_core.bench.table import section_text
+from famba_core.bench.training import run_step
+from famba_core.checks import ConfigError
+
+RUNNERS: dict[str, Callable[[Session], None]] = {
+    "scan": run_scan,
+    "mixer": run_mixer,
+    "model": run_model,
+    "step": run_step,
+    "growth": run_growth,
+    "roofline": run_roofline,
+}
+SHOWN = {"growth": (TOKENS, BATCH, DEPTH)}  # sections of rows, where a section has several
+PARQUET = "bench.parquet"
+
+
+def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[BenchRow]:
+    """Measure the sections that `settings` names and show their tables; the rows, and with `out` the files.
+
+    Ctrl-C comes through, after what was measured until then was shown and written. Raises ConfigError for a device,
+    precision or folder that cannot be used, before anything is measured.
+    """
+    if settings.out is not None:
+        _make_folder(settings.out)
+    with registered():
+        session = Session(settings, progress=progress_line)
+        show(heading(session))
+        for section in settings.sections:
+            before = len(session.rows)
+            try:
+                RUNNERS[section](session)
+            finally:
+                clear_progress()
+                show(_text(section, session.rows[before:], session.rows))
+                if settings.out is not None:
+                    write_files(session, settings.out)
+        return session.rows
+
+
+def heading(session: Session) -> str:
+    """Device, threads, versions and limits."""
+    auto = chosen(session.device, session.model.sizes)
+    lines = [f"{session.device_name}; {session.versions}", f"{session.model.backbone}; auto takes the backend {auto}"]
+    lines += [f"not here: {i.backend}: {i.missing}" for i in session.implementations if i.missing]
+    for precision in session.precisions:
+        limits = session.limits(precision)
+        lines.append(
+            f"limits in {precision} ({limits.source}): {limits.matmul_flops_per_s / 1e12:.2f} TFLOP/s in matrix "
+            f"products, {limits.vector_ops_per_s / 1e12:.3f} T instructions/s, {limits.exps_per_s / 1e12:.3f} T "
+            f"exponentials/s, {limits.bytes_per_s / 1e9:.0f} GB/s"
+        )
+    return "\n".join((*lines, ""))
+
+
+def write_files(session: Session, folder: Path) -> None:
+    """The Parquet file and the plots; what cannot be written is said on stderr, and the rest goes on."""
+    try:
+        write_parquet(session.rows, folder / PARQUET, {"heading": heading(session)})
+        write_plot(session.rows, folder)
+    except ImportError as error:
+        print(f"famba-bench: not everything was written: {error.name} is not installed", file=sys.stderr)
+    except OSError as error:
+        print(f"famba-bench: {folder}: {error.strerror}", file=sys.stderr)
+
+
+def progress_line(doing: str) -> None:
+    """Overwrites itself on a terminal; elsewhere only what begins is worth a line."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{doing}", end="", file=sys.stderr, flush=True)
+    elif "warming up" in doing:
+        print(doing, file=sys.stderr, flush=True)
+
+
+def clear_progress() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _text(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow]) -> str:
+    """A section's tables; the roofline's is of everything that has a limit."""
+    parts = SHOWN.get(section, (section,))
+    texts = [section_text(part, [row for row in new if row.section == part]) for part in parts]
+    if section == "roofline":
+        limited = [row for row in all_rows if row.backend == "auto" and row.limit_pct is not None]
+        texts = [section_text(section, [*limited, *(row for row in new if row.status != "measured")])]
+    return "\n".join(text for text in texts if text)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([("out", f"{folder} cannot be a folder: {error.strerror}")]) from None

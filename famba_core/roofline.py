@@ -1,0 +1,106 @@
+"""What a device can do at most, and the least time that some work takes there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from famba_core.config import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done, whichever device does it."""
+
+    matmul_flops: float  # 2 per multiply-add
+    vector_ops: float  # instructions on single values outside of matrix products; a multiply-add is one
+    exps: float  # exponentials, beside the vector_ops
+    bytes: float  # moved between memory and chip
+
+    def __add__(self, other: Work) -> Work:
+        return Work(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)})
+
+    def __mul__(self, times: float) -> Work:
+        return Work(**{f.name: getattr(self, f.name) * times for f in fields(Work)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Peak rates of a device in one precision."""
+
+    matmul_flops_per_s: float
+    vector_ops_per_s: float
+    exps_per_s: float
+    bytes_per_s: float
+    start_s: float  # to start one kernel or operator; part of no limit, and of predicted times
+    source: str  # "data sheet" or "measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds that work takes at the limits, resource by resource."""
+
+    matmul: float
+    vector: float
+    memory: float
+
+    @property
+    def overlapped(self) -> float:
+        """Everything at once: nothing can be faster."""
+        return max(self.matmul, self.vector, self.memory)
+
+    @property
+    def serial(self) -> float:
+        """One resource after the other: what kernels reach that each saturate one of them."""
+        return self.matmul + self.vector + self.memory
+
+
+def least_times(work: Work, limits: Limits) -> Times:
+    """Exponentials have units of their own, and take a slot for an instruction too."""
+    issued = (work.vector_ops + work.exps) / limits.vector_ops_per_s
+    return Times(
+        matmul=work.matmul_flops / limits.matmul_flops_per_s,
+        vector=max(issued, work.exps / limits.exps_per_s),
+        memory=work.bytes / limits.bytes_per_s,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sheet:
+    """A GPU's data sheet: dense tera-FLOP/s with float32 sums, and what its exponentials follow from."""
+
+    bf16: float
+    tf32: float
+    float32: float
+    terabytes_per_s: float
+    processors: int  # streaming multiprocessors
+    gigahertz: float  # boost clock
+
+
+_EXPS_PER_CLOCK = 16  # of one streaming multiprocessor
+_GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, with the wait for the one before
+
+# The first name that the device's own contains; NVIDIA's data sheets.
+_SHEETS = {
+    "H200": _Sheet(bf16=989, tf32=494, float32=67, terabytes_per_s=4.8, processors=132, gigahertz=1.98),
+    "H100 PCIe": _Sheet(bf16=756, tf32=378, float32=51, terabytes_per_s=2.0, processors=114, gigahertz=1.755),
+    "H100": _Sheet(bf16=989, tf32=494, float32=67, terabytes_per_s=3.35, processors=132, gigahertz=1.98),
+    "A100-SXM4-80GB": _Sheet(bf16=312, tf32=156, float32=19.5, terabytes_per_s=2.039, processors=108, gigahertz=1.41),
+    "A100 80GB PCIe": _Sheet(bf16=312, tf32=156, float32=19.5, terabytes_per_s=1.935, processors=108, gigahertz=1.41),
+    "A100": _Sheet(bf16=312, tf32=156, float32=19.5, terabytes_per_s=1.555, processors=108, gigahertz=1.41),
+    "RTX 4090": _Sheet(bf16=165, tf32=82.6, float32=82.6, terabytes_per_s=1.008, processors=128, gigahertz=2.52),
+}
+
+
+def known_limits(device_name: str, precision: Precision) -> Limits | None:
+    """The limits of a GPU by its name, such as "NVIDIA H200", or None for one whose data sheet is not here."""
+    sheet = next((sheet for name, sheet in _SHEETS.items() if name in device_name), None)
+    if sheet is None:
+        return None
+    return Limits(
+        matmul_flops_per_s=1e12 * {"bf16": sheet.bf16, "tf32": sheet.tf32, "float32": sheet.float32}[precision],
+        vector_ops_per_s=1e12 * sheet.float32 / 2,  # the sheet counts a multiply-add twice
+        exps_per_s=1e9 * sheet.gigahertz * sheet.processors * _EXPS_PER_CLOCK,
+        bytes_per_s=1e12 * sheet.terabytes_per_s,
+        start_s=_GRAPH_START_S,
+        source="data sheet",
+    )
