@@ -201,7 +201,7 @@ class TrainConfig:
     ema_decay: float | None = None  # per step; None scales the paper's 0.99996 to the run's length
     precision: Precision = "float32"
     seed: int = 0
-    recompute: bool = False  # keep only each layer's residual for backward: less memory, about a third more time
+    recompute: bool = False  # keep only each layer's residual for backward: less memory, somewhat more time
 
     def __post_init__(self) -> None:
         check_types(self)

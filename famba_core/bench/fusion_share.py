@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from famba_core.bench.timing import Contender, Rounds, interleave
 from famba_core.bench.workloads import Workload
 from famba_core.capture import captured
 from famba_core.config import FusionConfig
-from famba_core.fusion.matching import match, shares
+from famba_core.fusion.matching import shares
 from famba_core.fusion.schedule import token_schedule, tokens_per_layer
 from famba_core.models.vim import NORM_EPS
 from famba_core.scan import choose
@@ -77,8 +76,9 @@ class _Layer:
 
     def fused(self) -> Tensor:
         kernels, weight, residual = self.kernels, self.weight, self.before
-        metric = F.rms_norm(residual, weight.shape, weight, NORM_EPS)
-        merge, _ = shares(match(metric, self.r, self.class_index, self.fusion.order), self.sizes, self.fusion.weighting)
+        metric = kernels.rms_norm(residual, weight, NORM_EPS, None, torch.float32)
+        matched = kernels.match(metric, self.r, self.class_index, self.fusion.order)
+        merge, _ = shares(matched, self.sizes, self.fusion.weighting)
         for _ in range(2):  # forward, and again in backward
             kernels.rms_norm(residual, weight, NORM_EPS, merge, self.dtype)
         kernels.merge(residual, merge)

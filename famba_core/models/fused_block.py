@@ -61,12 +61,13 @@ class _Directions:
     """The weights of both directions, side by side in the dtypes that kernels and products want."""
 
     def __init__(self, w: BlockWeights, dtype: torch.dtype):
-        self.conv = torch.cat((w.conv, w.conv_b), 1).transpose(0, 1)  # [G, E, taps]
+        # channels lie last in memory, where kernels want them
+        self.conv = torch.cat((w.conv, w.conv_b), 1).permute(1, 2, 0).contiguous().transpose(1, 2)  # [G, E, taps]
         self.conv_bias = torch.stack((w.conv_bias, w.conv_bias_b))
         self.x_proj = torch.stack((w.x_proj, w.x_proj_b)).to(dtype)
         self.dt_proj = torch.stack((w.dt_proj, w.dt_proj_b)).to(dtype)
         self.dt_bias = torch.stack((w.dt_bias, w.dt_bias_b))
-        self.A = torch.stack((w.A_log, w.A_log_b)).exp_().neg_()
+        self.A = torch.stack((w.A_log.t(), w.A_log_b.t())).exp_().neg_().transpose(1, 2)  # [G, E, N]
         self.D = torch.stack((w.D, w.D_b))
         self.rank, self.states = w.dt_proj.shape[1], w.A_log.shape[1]
 
@@ -81,19 +82,17 @@ def _project_low(u: Tensor, x_proj: Tensor) -> Tensor:
     return _products(_by_direction(u), x_proj.transpose(1, 2))
 
 
-def _products(a: Tensor, b: Tensor, add_to: Tensor | None = None) -> Tensor:
-    """Each direction's matrix product: [G, n, k] times [G, k, m] -> [G, n, m], or added to what is there."""
-    if a.is_cuda:
-        return torch.bmm(a, b) if add_to is None else add_to.baddbmm_(a, b)
-    # on the CPU the batched product is up to five times slower than its parts, for narrow models
-    if add_to is None:
-        out = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
-        for a_g, b_g, out_g in zip(a.unbind(), b.unbind(), out.unbind(), strict=True):
-            torch.mm(a_g, b_g, out=out_g)
-        return out
-    for a_g, b_g, out_g in zip(a.unbind(), b.unbind(), add_to.unbind(), strict=True):
-        out_g.addmm_(a_g, b_g)
-    return add_to
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Each direction's matrix product: [G, n, k] times [G, k, m] -> [G, n, m]."""
+    if a.is_cuda or (a.shape[2] > 1 and b.shape[2] > 1):
+        return torch.bmm(a, b)
+    # one low-rank step, in narrow models: the CPU's batched product takes several times as long as these
+    if a.shape[2] == 1:
+        return a * b
+    out = a.new_empty(a.shape[0], a.shape[1], 1)
+    for g in range(a.shape[0]):
+        torch.mm(a[g], b[g], out=out[g])
+    return out
 
 
 def _by_direction(u: Tensor) -> Tensor:
@@ -103,7 +102,7 @@ def _by_direction(u: Tensor) -> Tensor:
 
 def _by_token(rows: Tensor, batch: int) -> Tensor:
     """[G, B L, X] -> [B, L, G, X], both views of one storage."""
-    return rows.unflatten(1, (batch, -1)).permute(1, 2, 0, 3)
+    return rows.view(rows.shape[0], batch, -1, rows.shape[2]).permute(1, 2, 0, 3)
 
 
 class _FusedBlock(torch.autograd.Function):
@@ -171,7 +170,7 @@ class _FusedBlock(torch.autograd.Function):
         grad_delta = _by_direction(grad.delta)
         grad_dt.copy_(_products(grad_delta, both.dt_proj))
         grad_dt_proj = _products(grad_delta.transpose(1, 2), dt)
-        grad_u = _products(grad_low, both.x_proj, add_to=_by_direction(grad.u))
+        grad_u = _by_direction(grad.u).baddbmm_(grad_low, both.x_proj)
         grad_x_proj = _products(grad_low.transpose(1, 2), _by_direction(u))
         grad_conv, grad_conv_bias = kernels.conv_backward(
             x, both.conv, both.conv_bias, REVERSE, _by_token(grad_u, batch), grad_x

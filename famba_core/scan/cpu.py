@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famba_core.fusion.matching import Merge, match
+from famba_core.config import Order
+from famba_core.fusion import matching
+from famba_core.fusion.matching import Match, Merge
 from famba_core.scan.kernels import Reverse, ScanGradients
 from famba_core.scan.native import library
-
-__all__ = ["match"]  # plain PyTorch serves here
 
 STATE_SIZES = (1, 2, 4, 8, 16, 32)  # that the kernels are compiled for
 TAPS = 4  # width of the convolution that the kernels are compiled for
@@ -35,6 +35,16 @@ def why_not(*tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> str | No
         return f"a convolution of width {taps}; compiled is {TAPS}"
     kernels = library()
     return kernels if isinstance(kernels, str) else None
+
+
+def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
+    batch, length, width = metric.shape
+    if length == 3:  # where the class token may be all of the odd ones
+        return matching.match(metric, r, class_index, order)
+    target, class_after = torch.empty(batch, length, dtype=torch.long), torch.empty_like(class_index)
+    sizes = batch, length, width, r, int(order == "raster")
+    _call("match", None, *sizes, metric.float().contiguous(), class_index.contiguous(), target, class_after)
+    return Match(target, length - r, class_after)
 
 
 def rms_norm(residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
@@ -181,9 +191,12 @@ class _Conv(torch.autograd.Function):
         return grad_x.to(ctx.saved_tensors[0].dtype), grad_weight, grad_bias, None
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | bytes | None) -> None:
-    """Call a kernel of `dtype`, which also gets the number of threads."""
-    kernel = _kernel(f"famba_{name}_{'float32' if dtype == torch.float32 else 'bfloat16'}")
+SUFFIX = {torch.float32: "_float32", torch.bfloat16: "_bfloat16", None: ""}
+
+
+def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | bytes | None) -> None:
+    """Call a kernel, of a `dtype` where it has several, which also gets the number of threads."""
+    kernel = _kernel(f"famba_{name}{SUFFIX[dtype]}")
     if kernel.argtypes is None:
         kinds = {int: ctypes.c_long, float: ctypes.c_float}  # everything else is a pointer
         kernel.argtypes = [*(kinds.get(type(a), ctypes.c_void_p) for a in arguments), ctypes.c_int]

@@ -2,15 +2,24 @@
 
 import pytest
 import torch
+from backends import needs_kernels
 from fusion_twin import choose_pairs, fuse, order_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from famba_core.fusion.matching import Match, match, merge_tokens, shares
+from famba_core.fusion import matching
+from famba_core.fusion.matching import Match, merge_tokens, shares
 from famba_core.fusion.schedule import most_removable
+from famba_core.scan import cpu
 
 ORDERS = ["concat", "raster"]
+
+
+@pytest.fixture(params=["torch", pytest.param("cpu", marks=needs_kernels)], scope="module")
+def match(request):
+    """Every backend's own."""
+    return {"torch": matching, "cpu": cpu}[request.param].match
 
 
 def merge(values: Tensor, sizes: Tensor, matched: Match, weighting: str) -> tuple[Tensor, Tensor]:
@@ -31,7 +40,7 @@ def fusions(draw: st.DrawFn) -> tuple[Tensor, int, Tensor, str]:
 
 @settings(deadline=None, max_examples=200)
 @given(fusions(), st.sampled_from(["mean", "size"]))
-def test_every_fusion_is_the_twins(fusion, weighting):
+def test_every_fusion_is_the_twins(match, fusion, weighting):
     metric, r, class_index, order = fusion
     batch, length, _ = metric.shape
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +62,7 @@ def test_every_fusion_is_the_twins(fusion, weighting):
 
 @settings(deadline=None, max_examples=100)
 @given(fusions())
-def test_what_holds_for_every_fusion(fusion):
+def test_what_holds_for_every_fusion(match, fusion):
     metric, r, class_index, order = fusion
     batch, length, _ = metric.shape
     matched = match(metric, r, class_index, order)
@@ -74,7 +83,7 @@ def test_what_holds_for_every_fusion(fusion):
     )
 
 
-def test_the_pairs_are_the_ones_that_section_4_names():
+def test_the_pairs_are_the_ones_that_section_4_names(match):
     # directions in the plane, by angle: even tokens 2, 4, 6 look like odd tokens 1, 1, 5 at 10, 40 and 20 degrees
     angles = torch.tensor([0.0, 100.0, 110.0, 300.0, 140.0, 200.0, 220.0])
     metric = torch.stack((angles.deg2rad().cos(), angles.deg2rad().sin()), dim=1)[None]
@@ -97,7 +106,7 @@ def test_the_pairs_are_the_ones_that_section_4_names():
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("class_at", [0, 6, 7])
-def test_the_class_token_never_fuses_even_with_its_own_copies(class_at, order):
+def test_the_class_token_never_fuses_even_with_its_own_copies(match, class_at, order):
     metric = torch.randn(1, 15, 8, generator=torch.Generator().manual_seed(0))
     metric[0, ::3] = metric[0, class_at]  # nothing is more similar to it
     matched = match(metric, 7, torch.tensor([class_at]), order)
@@ -107,7 +116,7 @@ def test_the_class_token_never_fuses_even_with_its_own_copies(class_at, order):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("class_at", range(5))
 @pytest.mark.parametrize("length", [3, 4, 5])
-def test_short_sequences_fuse_as_much_as_they_can(length, class_at, order):
+def test_short_sequences_fuse_as_much_as_they_can(match, length, class_at, order):
     if class_at >= length:
         return
     metric = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(0))
@@ -116,7 +125,7 @@ def test_short_sequences_fuse_as_much_as_they_can(length, class_at, order):
     assert all(set(row.tolist()) == set(range(matched.length)) for row in matched.target)
 
 
-def test_in_raster_order_every_token_that_stays_keeps_its_place_in_line():
+def test_in_raster_order_every_token_that_stays_keeps_its_place_in_line(match):
     length, r = 33, 12
     metric = torch.randn(4, length, 6, generator=torch.Generator().manual_seed(5))
     target = match(metric, r, torch.zeros(4, dtype=torch.long), "raster").target
@@ -125,7 +134,7 @@ def test_in_raster_order_every_token_that_stays_keeps_its_place_in_line():
         assert row[stay].tolist() == list(range(length - r))
 
 
-def test_an_image_fuses_the_same_alone_and_in_any_batch():
+def test_an_image_fuses_the_same_alone_and_in_any_batch(match):
     metric = torch.randn(6, 21, 4, generator=torch.Generator().manual_seed(7))
     class_index = torch.tensor([0, 3, 10, 20, 7, 1])
     turn = torch.tensor([4, 2, 0, 5, 1, 3])
@@ -136,7 +145,7 @@ def test_an_image_fuses_the_same_alone_and_in_any_batch():
         assert torch.equal(match(metric[i : i + 1], 8, class_index[i : i + 1], "raster").target[0], together.target[i])
 
 
-def test_identical_tokens_fuse_into_themselves():
+def test_identical_tokens_fuse_into_themselves(match):
     token = torch.tensor([0.25, -3.0, 0.5, 8.0])
     values = token.expand(2, 9, 4)
     matched = match(values, 4, torch.zeros(2, dtype=torch.long), "concat")
@@ -144,7 +153,7 @@ def test_identical_tokens_fuse_into_themselves():
     torch.testing.assert_close(merged, values[:, :5], rtol=1e-6, atol=0)
 
 
-def test_gradients_reach_every_token_in_its_share():
+def test_gradients_reach_every_token_in_its_share(match):
     metric = torch.randn(2, 11, 4, generator=torch.Generator().manual_seed(8))
     matched = match(metric, 4, torch.zeros(2, dtype=torch.long), "concat")
     sizes = torch.arange(1.0, 12.0).expand(2, 11)
@@ -159,7 +168,7 @@ def test_gradients_reach_every_token_in_its_share():
     )
 
 
-def test_under_autocast_similarities_keep_their_precision():
+def test_under_autocast_similarities_keep_their_precision(match):
     # partners differ by an angle of 1e-3, less than bfloat16 can tell
     metric = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 2e-3], [1.0, 1.5e-3], [0.0, 1.0]]])
     with torch.autocast("cpu", torch.bfloat16):

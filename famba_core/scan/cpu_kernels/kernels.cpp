@@ -4,6 +4,7 @@
 // Every sum has one order, whatever the number of threads. A direction that runs backwards is walked by index.
 
 #include "conv.h"
+#include "match.h"
 #include "norm.h"
 #include "scan.h"
 
@@ -71,5 +72,10 @@
 extern "C" {
 KERNELS(float, float32)
 KERNELS(bfloat16, bfloat16)
+int famba_match(long batch, long length, long width, long r, long raster, const float* metric, const long* class_index,
+                long* target, long* class_after, int threads) {
+    match_tokens(Matching{batch, length, width, r, raster != 0, threads}, metric, class_index, target, class_after);
+    return 0;
+}
 long famba_scan_parts(long batch, long width) { return Scan{batch, 0, 0, width}.parts(); }
 }
