@@ -96,7 +96,8 @@ def _ratios(axes: Axes, rows: Sequence[BenchRow]) -> None:
                 s=300 if marker == "_" else 36,
                 label=label,
             )
-    axes.set_xticks(range(len(fused)), [f"{row.name}\n{row.precision}" for row in fused], fontsize=7)
+    names = [f"{row.name}, {row.precision}" for row in fused]
+    axes.set_xticks(range(len(fused)), names, fontsize=7, rotation=25, ha="right", rotation_mode="anchor")
     axes.set_ylabel("Ratio to no fusion")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
@@ -104,6 +105,8 @@ def _ratios(axes: Axes, rows: Sequence[BenchRow]) -> None:
 
 def _lines(x_field: str, x_name: str, y_field: str, y_name: str) -> Callable[[Axes, Sequence[BenchRow]], None]:
     def paint(axes: Axes, rows: Sequence[BenchRow]) -> None:
+        from matplotlib.ticker import LogLocator
+
         series = dict.fromkeys((row.backend, row.precision) for row in rows)
         for i, (backend, precision) in enumerate(series):
             line = [row for row in rows if (row.backend, row.precision) == (backend, precision)]
@@ -117,6 +120,7 @@ def _lines(x_field: str, x_name: str, y_field: str, y_name: str) -> Callable[[Ax
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         places = sorted({getattr(row, x_field) for row in rows})
         axes.set_xticks(places, [str(place) for place in places])
         axes.minorticks_off()
