@@ -104,6 +104,22 @@ def test_as_many_steps_are_timed_as_fit_and_no_fewer_than_asked_for(step_ms, n, 
     assert time.median_ms == pytest.approx(step_ms)
 
 
+def test_a_passing_disturbance_is_outlasted(monkeypatch):
+    # in the first lot most steps are slow ones
+    step = Step(monkeypatch, 100.0, 100.0, 200.0, 100.0, 190.0, 200.0, 180.0, 100.0)
+    time = measure_step(step, device=CPU, warmup=2, min_steps=5, budget_s=0.9)
+    assert time.median_ms == pytest.approx(100.0)
+    assert time.n > 5
+
+
+def test_times_that_always_scatter_end_too(monkeypatch):
+    step = Step(monkeypatch, *[100.0, 150.0] * 500)
+    time = measure_step(step, device=CPU, warmup=0, min_steps=8, budget_s=1.0001)
+    assert 4000 <= time.n * 125 <= 4000 + 8 * 125, "four times the budget, to a lot's length"
+    scattered = Step(monkeypatch, *[100.0, 150.0] * 500)
+    assert measure_step(scattered, device=CPU, warmup=0, max_steps=11, budget_s=1.0).n == 11
+
+
 def test_a_step_that_takes_no_time_ends(monkeypatch):
     assert measure_step(Step(monkeypatch, 0.0), device=CPU, max_steps=50).n == 50
 
