@@ -53,7 +53,9 @@ class FakeTrainer:
             if epoch == 2 and self.train.seed in FAULTS:
                 raise FAULTS[self.train.seed]
             self.history += (epoch_metrics(epoch, self.train.epochs),)
-            self.file.write_text(str(epoch))
+            temporary = self.file.with_suffix(".tmp")  # as the real one, for tests that stop it at any moment
+            temporary.write_text(str(epoch))
+            temporary.replace(self.file)
             yield self.history[-1]
 
     def result(self) -> TrainResult:
