@@ -10,7 +10,6 @@ from backends import FAST
 from reference_weights import reference_images, reference_weights
 
 from famba_core import FusionConfig, ModelConfig, build_model
-from famba_core.scan import cpu
 
 GOLDEN = np.load(Path(__file__).with_name("golden") / "vim_tiny_reference.npz")
 CASES = {
@@ -21,10 +20,8 @@ CASES = {
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_gradients_are_the_published_models(case, backend, monkeypatch):
-    if backend == "torch":
-        monkeypatch.setattr(cpu, "why_not", lambda *tensors, **sizes: "not in this test")
-    model = build_model(*CASES[case])
+def test_logits_and_gradients_are_the_published_models(case, backend):
+    model = build_model(*CASES[case], backend=backend)
     model.load_state_dict(reference_weights(model.state_dict()), strict=True)
 
     logits = model(reference_images())
