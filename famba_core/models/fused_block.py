@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famba_core.config import ConfigError
 from famba_core.fusion.matching import Merge
 from famba_core.scan.kernels import Kernels
 
@@ -47,10 +48,13 @@ def fused_block(
         eps: of the norm.
         recompute: keep nothing but the residual, not the projections x, z and the low-rank steps, B and C either.
 
-    Under autocast, activations between the kernels have its dtype. Returns [B, L - r, D] float32.
+    Under autocast, activations between the kernels have its dtype. Returns [B, L - r, D] float32. Raises ConfigError
+    for autocast to anything but bfloat16.
     """
     device = residual.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ConfigError([("precision", f"autocast to {dtype}, which the kernels lack; choose torch.bfloat16")])
     target, share, length = merge or (None, None, residual.shape[1])
     with torch.autocast(device, enabled=False):
         out: Tensor = _FusedBlock.apply(residual, target, share, length, eps, kernels, recompute, dtype, *weights)

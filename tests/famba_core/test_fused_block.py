@@ -9,6 +9,7 @@ import torch
 from backends import needs_kernels
 from torch import Tensor
 
+from famba_core.config import ConfigError
 from famba_core.fusion.matching import Merge, match, shares
 from famba_core.models.vim import Block
 
@@ -154,3 +155,9 @@ def test_a_block_whose_sizes_no_kernel_has_is_composed():
         out, grads = run(block, residual, None, recompute=recompute)
         assert error(out, expected) < 1e-5
         assert all(error(g, t) < 1e-4 for g, t in zip(grads, expected_grads, strict=True))
+
+
+def test_autocast_to_a_dtype_that_the_kernels_lack_is_refused():
+    block, residual = block_and_input(16, 4, 9)
+    with torch.autocast("cpu", torch.float16), pytest.raises(ConfigError, match=r"choose torch\.bfloat16"):
+        block(residual, None, False)
