@@ -57,6 +57,7 @@ def fused_block(
         raise ConfigError([("precision", f"autocast to {dtype}, which the kernels lack; choose torch.bfloat16")])
     target, share, length = merge or (None, None, residual.shape[1])
     with torch.autocast(device, enabled=False):
+        residual = residual.contiguous()  # kernels walk memory
         out: Tensor = _FusedBlock.apply(residual, target, share, length, eps, kernels, recompute, dtype, *weights)
     return out
 

@@ -55,12 +55,15 @@ class Block(nn.Module):
         _, kernels = self._choose(residual)
         if kernels is None:
             return match(self.norm(residual), r, class_index, order)
-        hidden = kernels.rms_norm(residual, self.norm.weight, NORM_EPS, None, torch.float32)
+        hidden = kernels.rms_norm(residual.contiguous(), self.norm.weight, NORM_EPS, None, torch.float32)
         return kernels.match(hidden, r, class_index, order)
 
     def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
         taps = self.mixer.conv1d.weight.shape[2]
-        return choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        backend, kernels = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        # the fused block's kernels read the residual and the parameters as float32, whatever autocast does in between
+        is_float32 = residual.dtype == self.norm.weight.dtype == torch.float32
+        return backend, kernels if is_float32 else None
 
     def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
         hidden = self.norm(residual)

@@ -21,6 +21,7 @@ from famba_core.scan.native import library
 
 STATE_SIZES = (1, 2, 4, 8, 16, 32)  # that the kernels are compiled for
 TAPS = 4  # width of the convolution that the kernels are compiled for
+SUFFIX = {torch.float32: "_float32", torch.bfloat16: "_bfloat16", None: ""}  # of a kernel's name
 
 
 def why_not(*tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> str | None:
@@ -189,9 +190,6 @@ class _Conv(torch.autograd.Function):
         grad_x = torch.empty_like(x)
         grad_weight, grad_bias = conv_backward(x, weight, bias, ctx.reverse, grad_u, grad_x)
         return grad_x.to(ctx.saved_tensors[0].dtype), grad_weight, grad_bias, None
-
-
-SUFFIX = {torch.float32: "_float32", torch.bfloat16: "_bfloat16", None: ""}
 
 
 def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | bytes | None) -> None:

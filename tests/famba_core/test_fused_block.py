@@ -157,6 +157,26 @@ def test_a_block_whose_sizes_no_kernel_has_is_composed():
         assert all(error(g, t) < 1e-4 for g, t in zip(grads, expected_grads, strict=True))
 
 
+def test_a_residual_with_holes_between_its_elements():
+    block, residual = block_and_input(16, 4, 12)
+    merge = merge_of(residual, 4)
+    holes = torch.stack((residual, residual + 1), dim=-1)[..., 0]
+    assert not holes.is_contiguous()
+    for found, expected in zip(block(holes, merge, False), block(residual, merge, False), strict=True):
+        assert torch.equal(found, expected)
+    class_index = torch.zeros(3, dtype=torch.long)
+    matched, expected = (block.match(x, 4, class_index, "concat") for x in (holes, residual))
+    assert torch.equal(matched.target, expected.target)
+
+
+def test_a_block_cast_to_another_dtype_does_not_reach_the_kernels():
+    block, residual = block_and_input(16, 4, 9)
+    expected = naive(block)(residual.double(), None, False)
+    found = block.bfloat16()(residual.bfloat16(), None, False)
+    assert found.dtype == torch.bfloat16
+    assert error(found, expected) < 3e-2
+
+
 def test_autocast_to_a_dtype_that_the_kernels_lack_is_refused():
     block, residual = block_and_input(16, 4, 9)
     with torch.autocast("cpu", torch.float16), pytest.raises(ConfigError, match=r"choose torch\.bfloat16"):
