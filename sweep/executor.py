@@ -1,8 +1,10 @@
-"""What the runner sees of the place where jobs run, trials and measurements: submit, poll, close."""
+"""What the runner sees of the place where jobs run, trials and measurements: submit, poll, stop, close."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sweep.measure import Measured, MeasureJob
@@ -17,10 +19,17 @@ Job = TrialPlan | MeasureJob
 
 
 @dataclass(frozen=True, kw_only=True)
+class Started:
+    """A job's worker runs now; until then the job waited for room."""
+
+    trial_id: str  # of the job, here and below
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A job has got further: a trial by an epoch, a measuring job by a measurement."""
 
-    trial_id: str  # of the job
+    trial_id: str
     metrics: EpochMetrics | Measured
 
 
@@ -35,13 +44,19 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A job has ended and its worker could not say that all is stored: it was killed, or its disk is full."""
+    """A job has ended and nothing says that all of it is stored: it was killed or stopped, ran out of memory, or its
+    disk is full."""
 
     trial_id: str
     reason: str
+    out_of_memory: bool = False  # it may fit where nothing shares its device
 
 
-Event = Progress | Finished | Lost
+Event = Started | Progress | Finished | Lost
+
+# What a worker does for a job (attempt, study folder): yields its steps, returns its end. `sweep.job.run_job` is the
+# real one.
+RunJob = Callable[[Job, int, Path], Generator["EpochMetrics | Measured", None, Finished | Lost]]
 
 
 class Executor(Protocol):
@@ -49,13 +64,20 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Trials that can run at the same time."""
+        """Trials that can run at the same time; it changes as machines come and go."""
+
+    @property
+    def gpu_memory_mib(self) -> float | None:
+        """Of the smallest GPU that trials may get; None if there is none, or nobody knows."""
 
     def submit(self, job: Job, attempt: int) -> None:
-        """Start a trial, or continue it from its checkpoint; at most `capacity` may be under way. Or measure, alone."""
+        """Start a trial, or continue it from its checkpoint. Or measure, alone. What finds no room waits for it."""
 
     def poll(self, timeout_s: float) -> list[Event]:
         """Events since the last call, in order; waits for the first one, about `timeout_s` at most."""
+
+    def stop(self, trial_id: str) -> None:
+        """End a job's worker at once, whatever it does; its Lost follows, unless it has just ended by itself."""
 
     def close(self) -> None:
         """Stop what runs, leaving its checkpoints, and free everything. A second call does nothing."""

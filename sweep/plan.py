@@ -17,6 +17,8 @@ from sweep.budget import at_patches, case_label
 from sweep.cases import CASE_KEYS
 from sweep.errors import Problem, UserError
 from sweep.findings import unknown
+from sweep.pool import Pool
+from sweep.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import SweepSpec
 
 
@@ -34,6 +36,9 @@ class TrialPlan:
     train: TrainConfig
     cpus_per_trial: int  # threads, on every executor: sums in another order would change the numbers
     gpus_per_trial: float
+    accelerator_type: str | None = None  # Ray's name of the GPU that it must get
+    early_stop: EarlyStop | None = None
+    suggestion: int | None = None  # of a search: its how many-th trial, from 1; set when it is suggested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,9 @@ class Plan:
     objectives: dict[str, str]  # column -> "max" or "min"
     trials: tuple[TrialPlan, ...]  # by seed, then backbone; baselines before the cases in the grid's order
     cases: tuple[Case, ...]  # in the same order
+    search: Search | None = None  # chooses among the trials that are no baseline; without one, all of them run
+    constraints: tuple[Constraint, ...] = ()
+    pool: Pool = Pool()
 
 
 def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None) -> Plan:

@@ -45,6 +45,8 @@ class ResultRow:
     seed: int
     cpus_per_trial: int
     gpus_per_trial: float
+    suggestion: int | None = None  # of a search: its how many-th trial, from 1
+    source: str | None = None  # "study/trial_id.attempt" of the result that this one was copied from, if it was
     # what was measured
     parameters: int | None = None
     # Where step time, throughput and peak memory come from: a measurement of the step alone on a device, or training
