@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from types import NoneType, UnionType
@@ -25,14 +26,17 @@ def reject(*rules: tuple[str, bool, str]) -> None:
 
 def check_types(config: Any) -> None:
     """Raise one ConfigError for every field whose value is not of its annotated type, or is not finite."""
-    hints = get_type_hints(type(config))
-    reject(
-        *(
-            (name, not _fits(value, hint), f"must be {_words(hint)}, not {value!r}")
-            for name, hint in hints.items()
-            for value in (getattr(config, name),)
-        )
-    )
+    values = ((name, hint, getattr(config, name)) for name, hint in _hints(config.__class__).items())
+    broken = [
+        (name, f"must be {_words(hint)}, not {value!r}") for name, hint, value in values if not _fits(value, hint)
+    ]
+    if broken:
+        raise ConfigError(broken)
+
+
+@functools.cache
+def _hints(config_type: type) -> dict[str, Any]:
+    return get_type_hints(config_type)
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -51,6 +51,7 @@ class StepCost:
     work: Work
     starts: int  # kernels or operators started one by one
     peak_bytes: float  # weights, gradients, optimizer, averages, activations and what a layer's backward works with
+    fullest_layer: int | None  # from 1, whose backward needs the peak; None where the optimizer's step does
 
     def time_s(self, limits: Limits) -> float:
         """Seconds, roughly: the resources' limits one after the other, as far as kernels reach them, and the starts.
@@ -91,10 +92,12 @@ def step_cost(
     pixels = 3 * model.image_size**2
     moved = passes * price.parameters + AUGMENT_PASSES * pixels * batch
     around = Work(matmul_flops=0, vector_ops=0, exps=0, bytes=FLOAT_BYTES * moved)
+    peak_bytes, fullest_layer = _peak(s, model, schedule, batch, ema, recompute)
     return StepCost(
         work=image * batch + around,
         starts=LAYER_STARTS * s.depth + FUSION_STARTS * sum(r > 0 for r in schedule),
-        peak_bytes=_peak_bytes(s, model, schedule, batch, ema, recompute),
+        peak_bytes=peak_bytes,
+        fullest_layer=fullest_layer,
     )
 
 
@@ -198,17 +201,21 @@ def _similarities(length: int, r: int) -> int:
     return ((length + r + 1) // 2) * ((length + r) // 2) if r else 0
 
 
-def _peak_bytes(
+def _peak(
     s: _Sizes, model: ModelConfig, schedule: Sequence[int], batch: int, ema: bool, recompute: bool
-) -> float:
-    """The fullest moment of backward: going back through the layers, activations go and gradients come."""
+) -> tuple[float, int | None]:
+    """Bytes and layer of the fullest moment of backward: going back through the layers, activations go and gradients
+    come."""
     layers = list(zip(tokens_per_layer(schedule, model.num_tokens), schedule, strict=True))
     parameters = s.depth * s.layer_parameters + s.outside_parameters
     resident = FLOAT_BYTES * (4 if ema else 3) * parameters  # weights, two moments, average
     kept = s.embedding_bytes
     fullest: float = FLOAT_BYTES * parameters  # all gradients, in the optimizer
+    fullest_layer = None
     for i, (length, r) in enumerate(layers, start=1):
         kept += s.kept_bytes(length, r, recompute)
         gradients = FLOAT_BYTES * (s.depth - i) * s.layer_parameters
-        fullest = max(fullest, batch * (kept + s.working_bytes(length, r, recompute)) + gradients)
-    return resident + fullest
+        there = batch * (kept + s.working_bytes(length, r, recompute)) + gradients
+        if there > fullest:
+            fullest, fullest_layer = there, i
+    return resident + fullest, fullest_layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from famba_core.config import Precision
 
@@ -17,10 +17,20 @@ class Work:
     bytes: float  # moved between memory and chip
 
     def __add__(self, other: Work) -> Work:
-        return Work(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)})
+        return Work(
+            matmul_flops=self.matmul_flops + other.matmul_flops,
+            vector_ops=self.vector_ops + other.vector_ops,
+            exps=self.exps + other.exps,
+            bytes=self.bytes + other.bytes,
+        )
 
     def __mul__(self, times: float) -> Work:
-        return Work(**{f.name: getattr(self, f.name) * times for f in fields(Work)})
+        return Work(
+            matmul_flops=self.matmul_flops * times,
+            vector_ops=self.vector_ops * times,
+            exps=self.exps * times,
+            bytes=self.bytes * times,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +86,18 @@ class _Sheet:
     gigahertz: float  # boost clock
 
 
+# GiB of memory by name; where a type is sold with several sizes, a name without one stands for the smallest.
+_MEMORY_GIB = {
+    "B200": 180, "H200": 141, "H100": 80, "A100-80G": 80, "A100-SXM4-80GB": 80, "A100 80GB": 80, "A100": 40,
+    "L40S": 48, "L40": 48, "L4": 24, "A10": 24, "A6000": 48, "RTX 4090": 24, "V100": 16, "P100": 16, "T4": 16,
+}  # fmt: skip
+
+# A thread of a CPU with AVX-512, as measured on an EPYC: matrix products and copies of two threads, halved.
+_THREAD_FLOPS_PER_S = {"bf16": 2.07e11, "tf32": 1.0e11, "float32": 1.0e11}
+_THREAD_BYTES_PER_S = 1.67e10
+_CPU_OPS_PER_EXP = 10  # a polynomial and its scaling
+_CPU_START_S = 15e-6  # an operator of torch, with what autograd does for it
+
 _EXPS_PER_CLOCK = 16  # of one streaming multiprocessor
 _GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, with the wait for the one before
 
@@ -103,4 +125,22 @@ def known_limits(device_name: str, precision: Precision) -> Limits | None:
         bytes_per_s=1e12 * sheet.terabytes_per_s,
         start_s=_GRAPH_START_S,
         source="data sheet",
+    )
+
+
+def known_memory_gib(device_name: str) -> float | None:
+    """GiB of a GPU by its name or by Ray's name of its type, such as "A100-80G"; None for one that is not known."""
+    return next((gib for name, gib in _MEMORY_GIB.items() if name in device_name), None)
+
+
+def cpu_limits(threads: int, precision: Precision) -> Limits:
+    """What so many threads of a present-day CPU reach, where nothing has been measured."""
+    vector_ops_per_s = threads * _THREAD_FLOPS_PER_S["float32"] / 2
+    return Limits(
+        matmul_flops_per_s=threads * _THREAD_FLOPS_PER_S[precision],
+        vector_ops_per_s=vector_ops_per_s,
+        exps_per_s=vector_ops_per_s / _CPU_OPS_PER_EXP,
+        bytes_per_s=threads * _THREAD_BYTES_PER_S,
+        start_s=_CPU_START_S,
+        source="measured",
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import STRATEGIES, layer_keys
-from sweep.budget import PAPER_PATCHES, Budget, case_label, with_schedule
+from sweep.budget import PAPER_PATCHES, Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
 from sweep.findings import Findings, field_types
 
 CASE_KEYS = field_types(FusionConfig, without={"schedule"})
@@ -17,6 +18,7 @@ _AXES = {key: list[type_] for key, type_ in CASE_KEYS.items()}  # type: ignore[v
 _FUSING_KEYS = ("r", "order", "weighting")  # of every strategy that fuses
 _BUDGET_KEYS = field_types(Budget)
 _RANGE_KEYS = {"from": int, "to": int, "step": int}
+MOST_COMBINATIONS = 20_000  # of a space; each is a trial in plan.json
 
 
 class GridCase(NamedTuple):
@@ -26,8 +28,22 @@ class GridCase(NamedTuple):
     fusion: FusionConfig
 
 
-def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCase], list[GridCase]]:
-    """Baselines and cases, each with its schedule for 196 patches; what is wrong goes to `findings`."""
+class GridCases(NamedTuple):
+    """All cases of a grid, each with its schedule for 196 patches."""
+
+    baselines: list[GridCase]
+    cases: list[GridCase]
+    left_out: int  # combinations of a space that 197 tokens or the budget do not allow
+    budget: Budget | None
+
+
+def read_cases(grid: Mapping[str, Any], findings: Findings, *, leave_out: bool) -> GridCases:
+    """Baselines and cases; what is wrong goes to `findings`.
+
+    Args:
+        leave_out: drop those combinations of a space that 197 tokens or the budget do not allow, rather than refuse
+            them. A search takes what is there.
+    """
     refused = {problem.key for problem in findings.problems}  # entries that are no list or mapping at all
     if "space" in grid and "cases" in grid:
         findings.add("space", "stands beside cases; a grid has one of the two")
@@ -41,8 +57,8 @@ def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCa
             findings.add(key, f"repeats {first_keys[labels]}: {case_label(labels)}")
         first_keys.setdefault(labels, key)
     if "space" in grid:
-        # Keys that a strategy does not take make several combinations one; a baseline among them is no second case.
-        crossed = dict.fromkeys(_crossed(grid["space"], findings))
+        # A baseline among the combinations is no second case.
+        crossed = _crossed(grid["space"], findings)
         cases = [GridCase("space", labels) for labels in crossed if labels not in first_keys]
 
     budget = _budget(grid["budget"], findings) if "budget" in grid else None
@@ -50,12 +66,22 @@ def read_cases(grid: Mapping[str, Any], findings: Findings) -> tuple[list[GridCa
         # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
         baselines = [GridCase(key, replace(labels, r=0)) for key, labels in baselines]
         cases = [GridCase(key, replace(labels, r=0)) for key, labels in cases]
-    return _with_schedules(baselines, budget, findings), _with_schedules(cases, budget, findings)
+    leave_out = leave_out and "space" in grid
+    before = len(findings.problems)
+    resolved = _with_schedules(cases, budget, findings, leave_out=leave_out)
+    if leave_out and cases and not resolved and len(findings.problems) == before:
+        findings.add("space", f"none of its {len(cases)} combinations is within 197 tokens and the budget")
+    return GridCases(
+        baselines=_with_schedules(baselines, budget, findings, leave_out=False),
+        cases=resolved,
+        left_out=len(cases) - len(resolved),
+        budget=budget,
+    )
 
 
 def _budget(values: Mapping[str, Any], findings: Findings) -> Budget | None:
-    good = findings.mapping(values, "budget", _BUDGET_KEYS, required=("reduced_tokens",))
-    if "reduced_tokens" not in good:
+    good = findings.mapping(values, "budget", _BUDGET_KEYS)
+    if len(good) < len(values) and not {"reduced_tokens", "train_cost_ratio"} & set(good):
         return None
     budget = findings.config(Budget, good, "budget")
     return budget if len(good) == len(values) else None
@@ -91,11 +117,23 @@ def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]
             findings.add(f"space.{name}", f"lists {repeated[0]} more than once")
         if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
             findings.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
+    # Only the keys that a strategy takes are crossed for it; together they stand as all keys crossed would list them.
+    taken = {name: [key for key in axes if key in _keys_taken(name)] for name in axes["strategy"]}
+    count = sum(math.prod(len(axes[key]) for key in keys if key != "strategy") for keys in taken.values())
+    if count > MOST_COMBINATIONS:
+        findings.add("space", f"has {count} combinations, and {MOST_COMBINATIONS} are the most; narrow its ranges")
+        return []
+    places = sorted(
+        places
+        for i, name in enumerate(axes["strategy"])
+        for places in itertools.product(
+            *([i] if key == "strategy" else range(len(axes[key])) if key in taken[name] else [0] for key in axes)
+        )
+    )
     cases = []
-    for combination in itertools.product(*axes.values()):
-        labels = dict(zip(axes, combination, strict=True))
-        taken = _keys_taken(labels["strategy"])
-        cases.append(findings.config(FusionConfig, {k: v for k, v in labels.items() if k in taken}, "space"))
+    for chosen in places:
+        labels = {key: axes[key][place] for key, place in zip(axes, chosen, strict=True)}
+        cases.append(findings.config(FusionConfig, {key: labels[key] for key in taken[labels["strategy"]]}, "space"))
     return [case for case in cases if case]
 
 
@@ -125,15 +163,23 @@ def _keys_taken(strategy: str) -> set[str]:
     return {"strategy", *layer_keys(strategy), *(_FUSING_KEYS if strategy != "none" else ())}
 
 
-def _with_schedules(cases: Sequence[GridCase], budget: Budget | None, findings: Findings) -> list[GridCase]:
+def _with_schedules(
+    cases: Sequence[GridCase], budget: Budget | None, findings: Findings, *, leave_out: bool
+) -> list[GridCase]:
     resolved = []
     for key, labels in cases:
         if budget and labels.r is not None:
             findings.add(f"{key}.r", f"the budget derives r, and {labels.r} was given; drop one of the two")
             continue
         try:
-            resolved.append(GridCase(key, with_schedule(labels, budget)))
+            asked = asked_for(labels, budget)
+            fusion = scaled_to(asked, PAPER_PATCHES) if leave_out else at_patches(asked, PAPER_PATCHES)
         except ConfigError as error:
+            if leave_out and isinstance(error, OffBudget):
+                continue
             for field, sentence in error.problems:
-                findings.add("budget.reduced_tokens" if budget and field == "r" else f"{key}.{field}", sentence)
+                findings.add(f"budget.{budget.key}" if budget and field == "r" else f"{key}.{field}", sentence)
+            continue
+        if fusion:
+            resolved.append(GridCase(key, fusion))
     return resolved

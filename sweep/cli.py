@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweep import commands
 from sweep.errors import UserError
+from sweep.placement import FLAGS
 
-COMMANDS = ("run", "plan", "report", "status", "doctor", "data")
+COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
 HELP = """\
 Sweeps of Vision Mamba models with token fusion: every configuration of a grid is trained, stored as Parquet, and
 drawn as the paper's tables and the accuracy-efficiency frontier.
@@ -21,6 +23,7 @@ drawn as the paper's tables and the accuracy-efficiency frontier.
   famba-sweep plan GRID             show every trial, its schedule and price; train nothing
   famba-sweep report STUDY          write the report of a study's folder again
   famba-sweep status STUDY          what is done, running, failed
+  famba-sweep compact STUDY         make a study's many files few
   famba-sweep doctor                what this machine has
   famba-sweep data cifar100         fetch a data set
 
@@ -70,20 +73,15 @@ def parser() -> argparse.ArgumentParser:
     run = choices.add_parser("run", help="train what is missing of a grid, then write its report")
     _add_grid(run)
     run.add_argument(
-        "--out",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="holds a folder for each study and profile (default: results)",
-    )
-    run.add_argument(
         "--executor",
         choices=("ray", "in-process"),
         default="ray",
         help="in-process trains one trial after another in this process, without Ray (default: ray)",
     )
-    run.add_argument("--address", help="address of a running Ray cluster (default: this machine alone)")
     run.add_argument("--retry-failed", action="store_true", help="train trials again that are stored as failed")
+    run.add_argument(
+        "--no-cache", action="store_true", help="train also what other studies in DIR have the same result of"
+    )
     run.add_argument(
         "--yes",
         action="store_true",
@@ -93,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
     plan = choices.add_parser("plan", help="show every trial, its schedule and price; train nothing")
     _add_grid(plan)
-    plan.set_defaults(function=commands.plan)
+    plan.set_defaults(function=commands.plan, executor="ray")
 
     report = choices.add_parser("report", help="write the report of a study's folder again")
     report.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
@@ -102,6 +100,10 @@ def parser() -> argparse.ArgumentParser:
     status = choices.add_parser("status", help="what is done, running, failed")
     status.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
     status.set_defaults(function=commands.status)
+
+    compact = choices.add_parser("compact", help="make a study's many files few, while no run drives it")
+    compact.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
+    compact.set_defaults(function=commands.compact)
 
     doctor = choices.add_parser("doctor", help="what this machine has: devices, scan backends, data sets, versions")
     doctor.add_argument("--data-dir", metavar="DIR", help="folder that holds cifar100/")
@@ -117,14 +119,55 @@ def parser() -> argparse.ArgumentParser:
 def _add_grid(command: argparse.ArgumentParser) -> None:
     command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml")
     command.add_argument("--profile", help="one of the grid's (default: paper with a GPU and CIFAR-100, else laptop)")
-    command.add_argument("--limit", type=_positive, metavar="N", help="only the first N trials")
+    command.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only the first N trials; of a search, N newly completed ones beside baselines and stored results",
+    )
     command.add_argument("--data-dir", metavar="DIR", help="folder that holds cifar100/, or the image folder")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="holds a folder for each study and profile (default: results)",
+    )
+    pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
+    pool.add_argument("--address", help="address of a running Ray cluster (default: this machine alone)")
+    flags: tuple[tuple[str, Callable[[str], object], str, str], ...] = (
+        ("--gpus-per-trial", _number_or_pack, "G", "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many as fit"),
+        ("--cpus-per-trial", _positive, "N", "threads of a trial"),
+        ("--accelerator-type", str, "TYPE", "the GPU to run on by Ray's name, such as A100, H100, H200"),
+        ("--max-concurrent", _positive, "N", "trials at the same time"),
+        ("--trial-time-limit", _number, "HOURS", "a trial that runs longer is ended and stored as failed"),
+        ("--time-limit", _number, "HOURS", "then the run stops as if preempted"),
+        ("--gpu-hours", _number, "HOURS", "that this run may spend; then it stops as if preempted"),
+        ("--gpu-memory", _number, "GIB", "of one GPU (default: asked of it, or its type's data sheet)"),
+        ("--grace", _number, "SECONDS", "from SIGTERM, in which running epochs may end"),
+    )
+    for flag, type_, metavar, text in flags:
+        pool.add_argument(flag, type=type_, metavar=metavar, dest=FLAGS[flag], help=text)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
+def _number_or_pack(text: str) -> float | str:
+    return text if text == "pack" else _number(text)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ def run(options: argparse.Namespace) -> int:
     folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
 
     from sweep.live import Screen
+    from sweep.result_cache import ResultCache
     from sweep.runner import run_plan, untrained
 
-    priced = _priced(plan)
+    priced = _priced(plan, options)
     missing = untrained(plan, folder, limit=options.limit, retry_failed=options.retry_failed)
     if missing and not options.yes:
         _refuse_long(priced, [trial.trial_id for trial in missing])
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         screen=Screen(weights),
         limit=options.limit,
         retry_failed=options.retry_failed,
+        cache=None if options.no_cache else ResultCache(folder.parent, folder),
     )
     if summary.interrupted:
         return summary.exit_code
@@ -74,11 +76,14 @@ def run(options: argparse.Namespace) -> int:
 def plan(options: argparse.Namespace) -> int:
     from sweep.live import clock
     from sweep.price import plan_table
+    from sweep.price_text import headline, listed, price_lines
 
-    plan = _planned(options)
-    priced = _priced(plan)
-    rows = plan_table(plan, priced).to_dict("records")[: options.limit]
-    print(f"{plan.study}, profile {plan.profile}: {len(rows)} of {len(plan.trials)} trials")
+    spec, plan = _spec_and_plan(options)
+    priced = _priced(plan, options)
+    shown = {trial.trial_id for trial in listed(plan, options.limit)}
+    rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
+    left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
+    print(headline(plan, options.limit, left_out=left_out))
     words = [(heading, False) for heading in ("trial", "cases", "tokens removed by layer")]
     _print_table(
         [*words, *((heading, True) for heading in ("removed", "tokens", "FLOPs", "memory", "time"))],
@@ -89,11 +94,18 @@ def plan(options: argparse.Namespace) -> int:
         ),
     )  # fmt: skip
     print("tokens: seen by the mixers of all layers, per image. FLOPs, memory: relative to no fusion, estimated.")
-    total = clock(3600 * sum(row["device_hours"] for row in rows))
-    print(f"time: estimated, {total} (h:mm:ss) of one {_device_word(priced)} for these {len(rows)} trials")
+    for line in price_lines(plan, priced, options.limit):
+        print(line)
     shared = sum(len(row["cases"].split("; ")) > 1 for row in rows)
     if shared:
         print(f"{shared} trials stand for several cases of the same schedule, which run once")
+    return 0
+
+
+def compact(options: argparse.Namespace) -> int:
+    from sweep.compact import compact
+
+    print(compact(options.study).sentence)
     return 0
 
 
@@ -134,11 +146,23 @@ def data(options: argparse.Namespace) -> int:
 
 def _planned(options: argparse.Namespace) -> Plan:
     """The plan of the grid; says which profile was taken where none was asked for."""
+    return _spec_and_plan(options)[1]
+
+
+def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
+    from sweep.fit import fitting
+    from sweep.placement import FLAGS
     from sweep.plan import make_plan
+    from sweep.pool_device import pool_device
     from sweep.spec import load_spec
 
+    flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
+    if "trial_time_limit_h" in flags and options.executor == "in-process":
+        raise UserError("--trial-time-limit is for --executor ray; a trial that hangs in this process cannot be ended")
     spec = load_spec(options.grid)
-    return make_plan(spec, options.profile or _chosen_profile(spec, options.data_dir), data_dir=options.data_dir)
+    profile = options.profile or _chosen_profile(spec, options.data_dir)
+    plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
+    return spec, fitting(plan, pool_device(plan, address=options.address))
 
 
 def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
@@ -150,14 +174,15 @@ def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
     return name
 
 
-def _priced(plan: Plan) -> Price:
+def _priced(plan: Plan, options: argparse.Namespace) -> Price:
+    from famba_core.data.datasets import describe_dataset
+    from sweep.calibration import calibrate
+    from sweep.pool_device import pool_device
     from sweep.price import price
 
-    return price(plan, "gpu" if plan.trials[0].gpus_per_trial else "cpu")
-
-
-def _device_word(priced: Price) -> str:
-    return "A100" if priced.device == "gpu" else "CPU thread"
+    device = pool_device(plan, address=options.address)
+    data = plan.trials[0].data  # the whole plan's
+    return price(plan, device, calibrate(options.out, device, data, describe_dataset(data).train_images))
 
 
 def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
@@ -165,7 +190,7 @@ def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
     hours = sum(priced.trials[trial_id].device_hours for trial_id in missing)
     if hours > ASK_ABOVE_DEVICE_HOURS:
         raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {_device_word(priced)}: say --yes to start "
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.words}: say --yes to start "
             "them, --limit N for fewer, or choose another --profile"
         )
 

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from famba_core.config import ConfigError, DataConfig, DatasetName
 
-PACKAGES = ("famba-sweep", "torch", "ray", "pandas", "pyarrow", "mamba-ssm", "causal-conv1d")
+PACKAGES = ("famba-sweep", "torch", "ray", "optuna", "pandas", "pyarrow", "mamba-ssm", "causal-conv1d")
 
 
 def has_gpu() -> bool:

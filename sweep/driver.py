@@ -13,10 +13,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sweep.errors import UserError
-from sweep.executor import Event, Job
+from sweep.executor import Event, Job, RunJob
+from sweep.job import run_job
+from sweep.machines import Need, Room
+from sweep.node_check import Mark
 from sweep.ray_process import Start, no_start, stopped
+from sweep.store import explained_as_user_error
 
 CLOSE_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 5.0
@@ -29,42 +34,70 @@ class RayExecutor:
     session of its own: what ends it does not end this one, and signals from the terminal do not reach it.
 
     Starts Ray on this machine, or joins the cluster at `address`, whose machines must see the study's folder under
-    the same path. Raises UserError if Ray does not start or no machine has what a job takes; `poll` raises it if Ray
-    stops working.
+    the same path; each is asked before it gets a job. Raises UserError if Ray does not start, a machine cannot run the
+    study's jobs, or none has what a job takes; `poll` raises it if Ray stops working, or a machine joins that cannot
+    run them.
+
+    Args:
+        jobs: what will be submitted takes as much as the largest of these, or less.
+        run: what a worker does for a job: a function that it can import.
+        reuse_workers: one worker runs many jobs. It keeps what they leave in its memory, so this is for simulations.
     """
 
-    capacity: int
-
-    def __init__(self, folder: Path, jobs: Sequence[Job], *, address: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobs: Sequence[Job],
+        *,
+        address: str | None = None,
+        run: RunJob = run_job,
+        reuse_workers: bool = False,
+    ) -> None:
         if address is not None:
             _check_reachable(address)
         self._folder = folder.resolve()
+        self._mark = None
+        if address is not None:
+            with explained_as_user_error(folder):
+                self._mark = Mark.leave(self._folder)
         self._scratch = Path(tempfile.mkdtemp(prefix="famba-sweep-"))
         self._pipe, far_end = multiprocessing.Pipe()
         with far_end:
             self._process = _start_process(far_end.fileno())
         start = Start(
             address=address,
-            cpus=max(job.cpus_per_trial for job in jobs),
-            gpus=max(job.gpus_per_trial for job in jobs),
+            need=Need.of(jobs),
+            mark=self._mark,
             scratch=self._scratch,
+            run=run,
+            reuse_workers=reuse_workers,
         )
         try:
             self._pipe.send(start)
-            capacity = self._pipe.recv()
-            if isinstance(capacity, Exception):
-                raise capacity
+            room = self._pipe.recv()
+            if isinstance(room, Exception):
+                raise room
         except (EOFError, OSError):
             self.close()
             raise no_start(address, "its process ended") from None
         except BaseException:
             self.close()
             raise
-        self.capacity = capacity
+        self._room: Room = room
+
+    @property
+    def capacity(self) -> int:
+        return self._room.capacity
+
+    @property
+    def gpu_memory_mib(self) -> float | None:
+        return self._room.gpu_memory_mib
 
     def submit(self, job: Job, attempt: int) -> None:
-        with contextlib.suppress(OSError):  # Ray's process has ended, which `poll` says
-            self._pipe.send({"job": job, "attempt": attempt, "folder": self._folder})
+        self._send({"job": job, "attempt": attempt, "folder": self._folder})
+
+    def stop(self, trial_id: str) -> None:
+        self._send(trial_id)
 
     def poll(self, timeout_s: float) -> list[Event]:
         events: list[Event] = []
@@ -73,6 +106,9 @@ class RayExecutor:
                 message = self._pipe.recv()
                 if isinstance(message, Exception):
                     raise message
+                if isinstance(message, Room):
+                    self._room = message
+                    break  # the runner may start more at once
                 events.append(message)
         except (EOFError, OSError):
             raise stopped("its process ended") from None
@@ -81,8 +117,7 @@ class RayExecutor:
     def close(self) -> None:
         if self._pipe.closed:
             return
-        with contextlib.suppress(OSError):
-            self._pipe.send(None)
+        self._send(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
@@ -90,6 +125,12 @@ class RayExecutor:
         self._process.wait()
         self._pipe.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._mark:
+            self._mark.remove()
+
+    def _send(self, message: dict[str, Any] | str | None) -> None:
+        with contextlib.suppress(OSError):  # Ray's process has ended, which `poll` says
+            self._pipe.send(message)
 
 
 def _start_process(pipe_fd: int) -> subprocess.Popen[bytes]:

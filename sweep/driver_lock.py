@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -40,7 +41,8 @@ def lock_study(folder: Path) -> Iterator[None]:
                 )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": now}))
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": now, "token": uuid.uuid4().hex}
+        file.write(json.dumps(holder))
         file.flush()
         try:
             yield
@@ -49,12 +51,24 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 
 def driver_of(folder: Path) -> dict[str, Any] | None:
-    """Who runs the study now: pid, host, started_at (UTC, ISO 8601); None if nobody does."""
+    """Who runs the study now: pid, host, started_at (UTC, ISO 8601), token; None if nobody does."""
     path = folder / "driver.lock"
     if not path.exists():
         return None
     with open(path, encoding="utf-8") as file:
         return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
+
+
+def token_of(folder: Path) -> str:
+    """Of the driver that took the lock last, whether or not it still runs; "" if there was none.
+
+    A worker leaves it with its progress: whose work that is must not be told from times of day, which jump.
+    """
+    try:
+        with open(folder / "driver.lock", encoding="utf-8") as file:
+            return str(_holder(file).get("token", ""))
+    except FileNotFoundError:
+        return ""
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:
@@ -66,6 +80,10 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 
 def _holder(file: IO[str]) -> dict[str, Any]:
-    """What the holder of the lock wrote into it; it may have been about to."""
+    """What the holder of the lock wrote into it; it may have been about to, or have found a full disk."""
     file.seek(0)
-    return json.loads(file.read() or '{"pid": "unknown", "host": "unknown", "started_at": "just now"}')
+    unknown = {"pid": "unknown", "host": "unknown", "started_at": "just now"}
+    try:
+        return unknown | json.loads(file.read())
+    except (ValueError, TypeError):
+        return unknown

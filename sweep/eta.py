@@ -9,16 +9,23 @@ from collections.abc import Mapping, Sequence
 class Pace:
     """Seconds per unit of work, of each trial and of all. Work is whatever `weights` measures a whole trial in."""
 
-    def __init__(self, weights: Mapping[str, float], *, capacity: int) -> None:
-        self._waiting = dict(weights)  # trials in the order in which they will start
+    def __init__(self, weights: Mapping[str, float], *, waiting: Sequence[str], capacity: int) -> None:
+        # in the order in which they will start; a search may start others in their place
+        self._waiting = {trial_id: weights[trial_id] for trial_id in waiting}
         self._running: dict[str, float] = {}  # work left
+        self._begun: set[str] = set()
         self._capacity = capacity
         self._weights = weights
         self._seconds: dict[str, float] = {}
         self._work: dict[str, float] = {}
 
     def start(self, trial_id: str) -> None:
-        self._running[trial_id] = self._waiting.pop(trial_id, self._weights[trial_id])
+        if trial_id in self._waiting:
+            del self._waiting[trial_id]
+        elif trial_id not in self._begun and self._waiting:
+            self._waiting.popitem()
+        self._begun.add(trial_id)
+        self._running[trial_id] = self._weights[trial_id]
 
     def advance(self, trial_id: str, *, epoch: int, epochs: int, seconds: float) -> None:
         """One more epoch, which took `seconds` of wall time, is behind."""

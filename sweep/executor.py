@@ -50,6 +50,7 @@ class Lost:
     trial_id: str
     reason: str
     out_of_memory: bool = False  # it may fit where nothing shares its device
+    folder_failed: bool = False  # the study's folder is full or read-only: no other trial could store its row
 
 
 Event = Started | Progress | Finished | Lost

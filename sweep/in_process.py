@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.errors import UserError
-from sweep.executor import Event, Finished, Job, Lost, Progress
+from sweep.executor import Event, Finished, Job, Lost, Progress, RunJob, Started
 from sweep.job import run_job
 from sweep.measure import Measured
 from sweep.plan import TrialPlan
@@ -25,22 +25,29 @@ class InProcessExecutor:
 
     capacity = 1
 
-    def __init__(self, folder: Path, trials: Sequence[TrialPlan]) -> None:
+    def __init__(self, folder: Path, trials: Sequence[TrialPlan], *, run: RunJob = run_job) -> None:
         import torch
 
         gpus, there = max(trial.gpus_per_trial for trial in trials), torch.cuda.device_count()
         if gpus > there:
             raise UserError(f"a trial takes {gpus:g} GPUs (gpus_per_trial), and this machine has {there}")
+        self.gpu_memory_mib = torch.cuda.get_device_properties(0).total_memory / 2**20 if gpus else None
         self._folder = folder
+        self._run = run
         self._job_id = ""
-        self._steps: Generator[EpochMetrics | Measured, None, Finished] | None = None
+        self._steps: Generator[EpochMetrics | Measured, None, Finished | Lost] | None = None
+        self._events: list[Event] = []  # that no step brings
 
     def submit(self, job: Job, attempt: int) -> None:
         assert self._steps is None, "one job at a time"
         self._job_id = job.trial_id
-        self._steps = run_job(job, attempt, self._folder)
+        self._steps = self._run(job, attempt, self._folder)
+        self._events.append(Started(trial_id=job.trial_id))
 
     def poll(self, timeout_s: float) -> list[Event]:
+        if self._events:
+            events, self._events = self._events, []
+            return events
         if self._steps is None:
             return []
         try:
@@ -51,6 +58,11 @@ class InProcessExecutor:
             event = Lost(trial_id=self._job_id, reason=f"{type(error).__name__}: {error}")
         self._steps = None
         return [event]
+
+    def stop(self, trial_id: str) -> None:
+        if self._steps is not None and trial_id == self._job_id:
+            self.close()
+            self._events.append(Lost(trial_id=trial_id, reason="stopped"))
 
     def close(self) -> None:
         if self._steps is not None:

@@ -49,8 +49,8 @@ class Screen:
 
     @contextmanager
     def showing(self, todo: list[str], *, planned: int, capacity: int) -> Iterator[None]:
-        """The block in which the trials `todo` of `planned` run, `capacity` at a time."""
-        self._pace = Pace({trial_id: self._weights[trial_id] for trial_id in todo}, capacity=capacity)
+        """The block in which the trials `todo` of `planned`, or as many others, run, `capacity` at a time."""
+        self._pace = Pace(self._weights, waiting=todo, capacity=capacity)
         self._planned, self._done = planned, planned - len(todo)
         self._began = time.monotonic()
         self.note(f"{len(todo)} of {planned} trials to train, {min(capacity, len(todo))} at a time")

@@ -33,6 +33,10 @@ class MeasureJob:
         return max(trial.cpus_per_trial for trial in self.trials)
 
     @property
+    def accelerator_type(self) -> str | None:
+        return self.trials[0].accelerator_type
+
+    @property
     def gpus_per_trial(self) -> float:
         return 1.0 if any(trial.gpus_per_trial for trial in self.trials) else 0.0  # a whole one, for trials that share
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sweep.driver_lock import token_of
 from sweep.executor import Event, Executor, Finished, Lost, Progress
 from sweep.live import Screen, schedules
 from sweep.measure import Measured, MeasureJob
@@ -28,10 +29,11 @@ def measure_first(executor: Executor, trials: Sequence[TrialPlan], folder: Path,
     waiting = _without_measurement(trials, set(stored["measure_id"]))
     if not waiting:
         return
-    TrialProgress.begin(1, len(waiting)).write(measuring_folder(folder))
+    progress = TrialProgress.begin(1, len(waiting), token_of(folder))
+    progress.write(measuring_folder(folder))
     try:
         with screen.measuring(len(waiting)):
-            _measure(executor, waiting, folder, screen)
+            _measure(executor, waiting, folder, screen, progress)
     finally:
         (measuring_folder(folder) / FILE).unlink(missing_ok=True)
 
@@ -47,8 +49,9 @@ def _without_measurement(trials: Sequence[TrialPlan], known: Collection[str]) ->
     return [trial for trial in trials if measure_id(trial) not in known and first[measure_id(trial)] is trial]
 
 
-def _measure(executor: Executor, waiting: list[TrialPlan], folder: Path, screen: Screen) -> None:
-    progress = TrialProgress.begin(1, len(waiting))
+def _measure(
+    executor: Executor, waiting: list[TrialPlan], folder: Path, screen: Screen, progress: TrialProgress
+) -> None:
     for losses_left in reversed(range(LOSSES)):
         lost = None
         for event in _events(executor, MeasureJob(trials=tuple(waiting))):

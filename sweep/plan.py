@@ -6,20 +6,28 @@ import hashlib
 import itertools
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from famba_core import semantics
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
-from sweep.budget import at_patches, case_label
+from sweep.budget import at_patches, case_label, scaled_to
 from sweep.cases import CASE_KEYS
 from sweep.errors import Problem, UserError
 from sweep.findings import unknown
+from sweep.names import is_plain
+from sweep.placement import placed
 from sweep.pool import Pool
 from sweep.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from famba_core.data.datasets import DatasetInfo
+    from sweep.plan_outline import PlanOutline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,7 @@ class TrialPlan:
     model: ModelConfig
     fusion: FusionConfig  # the labels of the first case that asks for this trial, and the schedule that runs
     data: DataConfig
+    data_fingerprint: str | None = None  # of the images; None for those that come with a library
     augment: AugmentConfig
     train: TrainConfig
     cpus_per_trial: int  # threads, on every executor: sums in another order would change the numbers
@@ -74,41 +83,57 @@ class Plan:
     cases: tuple[Case, ...]  # in the same order
     search: Search | None = None  # chooses among the trials that are no baseline; without one, all of them run
     constraints: tuple[Constraint, ...] = ()
-    pool: Pool = Pool()
+    pool: Pool = field(default_factory=Pool)
 
 
-def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None) -> Plan:
-    """The trials and cases of one profile.
+def baselines(plan: Plan) -> tuple[TrialPlan, ...]:
+    """The trials that others are compared with."""
+    wanted = {case.trial_id for case in plan.cases if case.baseline}
+    return tuple(trial for trial in plan.trials if trial.trial_id in wanted)
+
+
+def make_plan(
+    spec: SweepSpec, profile_name: str, *, data_dir: str | None = None, flags: Mapping[str, Any] | None = None
+) -> Plan:
+    """The trials and cases of one profile; of a searched space, those that the profile's images have the tokens for.
 
     Args:
         data_dir: the folder that holds the data set, instead of the profile's.
+        flags: entries of the pool that the command line sets.
 
-    Raises UserError for a profile that the grid has not, and a data set that is not there.
+    Raises UserError for a profile that the grid has not, a data set that is not there, and flags that cannot be.
     """
     if profile_name not in spec.profiles:
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
     profile = spec.profiles[profile_name]
+    resources, pool = placed(profile.resources, spec.pool, flags or {}, profile_name)
     images = data_dir or profile.data.data_dir
     data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
-    num_classes = _num_classes(data, spec.file, f"profiles.{profile_name}")
+    described = _described(data, spec.file, f"profiles.{profile_name}")
     labelled = [*((True, fusion) for fusion in spec.baselines), *((False, fusion) for fusion in spec.cases)]
     trials: dict[str, TrialPlan] = {}
     cases = []
     # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
     # that can be compared with each other, rather than one row many times.
     for seed, model, (baseline, fusion) in itertools.product(spec.seeds, profile.models, labelled):
+        left_out = spec.search and not baseline and scaled_to(fusion, model.num_patches) is None
+        if left_out:
+            continue
         trial = _with_id(
             TrialPlan(
                 trial_id="",
                 study=spec.study,
                 profile=profile_name,
-                model=replace(model, num_classes=num_classes),
+                model=replace(model, num_classes=described.num_classes),
                 fusion=at_patches(fusion, model.num_patches),
                 data=data,
+                data_fingerprint=described.fingerprint,
                 augment=profile.augment,
                 train=replace(profile.train, seed=seed),
-                cpus_per_trial=profile.resources.cpus_per_trial,
-                gpus_per_trial=profile.resources.gpus_per_trial,
+                cpus_per_trial=resources.cpus_per_trial,
+                gpus_per_trial=resources.gpus_per_trial,
+                accelerator_type=pool.accelerator_type,
+                early_stop=None if baseline else spec.early_stop,
             )
         )
         trials.setdefault(trial.trial_id, trial)
@@ -121,14 +146,17 @@ def make_plan(spec: SweepSpec, profile_name: str, *, data_dir: str | None = None
         objectives=dict(spec.objectives),
         trials=tuple(trials.values()),
         cases=tuple(cases),
+        search=spec.search,
+        constraints=spec.constraints,
+        pool=pool,
     )
 
 
-def _num_classes(data: DataConfig, file: Path, key: str) -> int:
+def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
     from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
 
     try:
-        return describe_dataset(data).num_classes
+        return describe_dataset(data)
     except ConfigError as error:
         raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
 
@@ -156,7 +184,9 @@ def _with_id(trial: TrialPlan) -> TrialPlan:
     The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
     to ask for this trial, and what is stored must still be found.
     """
-    digest = _digest(_workload(trial) | {"train": _train(trial)})
+    data = {"fingerprint": trial.data_fingerprint} if trial.data_fingerprint else {}
+    meaning = {"semantics": semantics.VERSION} if semantics.VERSION > 1 else {}
+    digest = _digest(_workload(trial) | {"train": _train(trial)} | data | meaning)
     return replace(trial, trial_id=f"{_readable(trial)}-seed{trial.train.seed}-{digest}")
 
 
@@ -196,6 +226,7 @@ def _digest(defining: dict[str, Any]) -> str:
 
 
 _PLAN = TypeAdapter(Plan)
+P = TypeVar("P", "Plan", "PlanOutline")
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -204,14 +235,21 @@ def plan_to_json(plan: Plan) -> str:
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:
     """The plan that `plan_to_json` wrote. Raises UserError, naming the study's `folder`, where the text is not one."""
+    return validated(_PLAN, text, folder)
+
+
+def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
+    """A plan, or an outline of one, from the text of plan.json. Raises UserError where it cannot be one."""
     try:
-        plan = _PLAN.validate_json(text, strict=True)
+        plan = adapter.validate_json(text, strict=True)
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise _damaged(folder, f"{place + ': ' if place else ''}{detail['msg']}") from error
-    orphans = {case.trial_id for case in plan.cases} - {trial.trial_id for trial in plan.trials}
-    if orphans:
+    ids = {trial.trial_id for trial in plan.trials}
+    if outside := sorted(trial_id for trial_id in ids if not is_plain(trial_id)):
+        raise _damaged(folder, f"it has ids that cannot name a folder: {', '.join(map(repr, outside))}")
+    if orphans := {case.trial_id for case in plan.cases} - ids:
         raise _damaged(folder, f"it has cases without a trial: {', '.join(sorted(orphans))}")
     return plan
 

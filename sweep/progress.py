@@ -26,12 +26,14 @@ class TrialProgress:
     epochs: int
     started_at: str  # UTC, ISO 8601
     wall_time_s: float  # spent on this attempt, interruptions left out
+    driver: str = ""  # token of the driver under which it runs
+    suggestion: int | None = None  # the trial's, of a search
 
     @classmethod
-    def begin(cls, attempt: int, epochs: int) -> TrialProgress:
+    def begin(cls, attempt: int, epochs: int, driver: str = "") -> TrialProgress:
         """An attempt that starts now."""
         started_at = dt.datetime.now(dt.UTC).isoformat()
-        return cls(attempt=attempt, epoch=0, epochs=epochs, started_at=started_at, wall_time_s=0.0)
+        return cls(attempt=attempt, epoch=0, epochs=epochs, started_at=started_at, wall_time_s=0.0, driver=driver)
 
     @classmethod
     def read(cls, checkpoint: Path) -> TrialProgress | None:

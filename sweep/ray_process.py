@@ -2,7 +2,8 @@
 
 Ray ends a process whose servers have died by `_Exit`, without a word, so it gets one that nobody else needs: the leader
 of a process group of its own, to which all that Ray starts belongs and with which it is killed. One pipe leads to the
-sweep's process: jobs come down, and go up the capacity, then events, or an error that is the last message.
+sweep's process: jobs come down, and ids of jobs to stop; up go the room for jobs, first and whenever it changes, and
+events, or an error that is the last message.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import queue
 import secrets
 import signal
+import sys
 import threading
 import traceback
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import UserError
+from sweep.executor import RunJob
+from sweep.machines import Machines, Need
+from sweep.node_check import Mark
 
 # Read when Ray is imported: no statistics sent out, none of its own screens, warnings and result files. The working
 # directory stays, so that relative paths mean what they mean to the user. A call that comes when Ray has been shut down
-# fails, rather than start or join another one. The runner submits no more than fits, so Tune need not hold it back.
+# fails, rather than start or join another one. The runner submits no more than fits, so Tune need not hold it back. Tune
+# itself repeats nothing, not even what a preempted machine ran. It writes no snapshots, which nobody would read and which
+# hold all trials that ever ran.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -35,6 +42,8 @@ QUIET = {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "TUNE_DISABLE_AUTO_INIT": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
 }
 # Also read then: workers stay in the process group; every server binds to the loopback address, which
 # ray.init(_node_ip_address="127.0.0.1") does not do, because Ray replaces that address with the machine's own; and a
@@ -53,9 +62,11 @@ class Start:
     """The first message."""
 
     address: str | None  # of a cluster to join; None starts Ray on this machine
-    cpus: int  # that the largest job takes
-    gpus: float
+    need: Need
+    mark: Mark | None  # to be seen by all machines; None where there is but this one
     scratch: Path  # for Ray Tune's own files
+    run: RunJob
+    reuse_workers: bool
 
 
 def main(pipe_fd: int) -> None:
@@ -65,7 +76,7 @@ def main(pipe_fd: int) -> None:
     os.set_inheritable(pipe_fd, False)
     pipe = Connection(pipe_fd)
     start: Start = pipe.recv()
-    link = _Link(pipe)
+    link = _Link(pipe, own_ray=start.address is None)
     try:
         _start_ray(start.address)
         import ray
@@ -73,8 +84,20 @@ def main(pipe_fd: int) -> None:
         from sweep.tune_loop import run_tune
 
         link.node = ray._private.worker._global_node
-        link.send(capacity(ray.nodes(), start.cpus, start.gpus))
-        run_tune(link.submitted, link.send, link.closing, start.scratch)
+        machines = Machines(start.need, start.mark)
+        room = machines.first_room()
+        link.send(room)
+        if start.address is not None:
+            machines.watch(room, link.send)
+        run_tune(
+            link.submitted,
+            link.send,
+            link.closing,
+            run=start.run,
+            mark=start.mark,
+            scratch=start.scratch,
+            reuse_workers=start.reuse_workers,
+        )
         link.node = None
         ray.shutdown()
     except UserError as error:
@@ -83,25 +106,6 @@ def main(pipe_fd: int) -> None:
         link.send(RuntimeError(traceback.format_exc()))  # Ray's own exceptions would import it where they are read
     finally:
         _end()
-
-
-def capacity(nodes: list[dict[str, Any]], cpus: int, gpus: float) -> int:
-    """How many jobs of `cpus` and `gpus` each fit at the same time on `nodes`, as ray.nodes() describes them.
-
-    A job lives on one machine. Raises UserError if no machine has room for one.
-    """
-    machines = [(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
-    fitting = 0
-    for has_cpus, has_gpus in machines:
-        on_gpus = int(has_gpus) * int(1 / gpus) if gpus else has_cpus  # a job does not span two GPUs
-        fitting += int(min(has_cpus // cpus, on_gpus))
-    if fitting == 0:
-        has_cpus, has_gpus = max(machines)
-        raise UserError(
-            f"a trial takes {cpus} CPUs and {gpus:g} GPUs (cpus_per_trial, gpus_per_trial), and the "
-            f"largest machine has {has_cpus:g} CPUs and {has_gpus:g} GPUs"
-        )
-    return fitting
 
 
 def stopped(how: str) -> UserError:
@@ -117,11 +121,12 @@ def no_start(address: str | None, why: object) -> UserError:
 class _Link:
     """The pipe, and a thread that listens to it: Ray Tune has the main thread."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.submitted: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    def __init__(self, pipe: Connection, *, own_ray: bool) -> None:
+        self.submitted: queue.SimpleQueue[dict[str, Any] | str | None] = queue.SimpleQueue()
         self.closing = threading.Event()
         self.node: Any = None  # Ray's, whose servers are watched
         self._pipe = pipe
+        self._own_ray = own_ray
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -135,10 +140,12 @@ class _Link:
         try:
             while True:
                 if self._pipe.poll(WATCH_S):
-                    job = self._pipe.recv()
-                    if job is None:
+                    message = self._pipe.recv()
+                    if message is None:
+                        if self._own_ray:
+                            return  # all that is to be ended is in the process group
                         self.closing.set()
-                    self.submitted.put(job)
+                    self.submitted.put(message)
                 else:
                     self._end_with_ray()
         except (EOFError, OSError):
@@ -161,6 +168,7 @@ def _start_ray(address: str | None) -> None:
     os.environ.update(QUIET)
     if address is None:
         os.environ.update(ONLY_THIS_MACHINE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # workers import what this can
     import ray
 
     for name in ("ray", "ray.tune"):

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from sweep import curves, plots, table_text, tables
 from sweep.pareto import REFERENCE_MARGIN, Frontier, frontiers, non_dominated
-from sweep.plan import Plan, plan_from_json
+from sweep.plan import Plan, baselines, plan_from_json
 from sweep.plot_style import axis_name, render
-from sweep.store import completed, read_epochs, read_plan_json, read_rows, write_atomically
+from sweep.store import completed, outcomes, read_epochs, read_plan_json, read_rows, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +170,7 @@ def _page(
         lstrip_blocks=True,
     )
     done = completed(rows)
+    statuses, sources = outcomes(rows)["status"], done["source"].dropna()
     failed = rows[(rows["status"] == "failed") & ~rows["trial_id"].isin(done["trial_id"])]
     failed = failed.drop_duplicates("trial_id", keep="last")
 
@@ -182,14 +183,21 @@ def _page(
         caption=caption,
         axis_name=axis_name,
         margin=REFERENCE_MARGIN,
-        counts={"planned": len(plan.trials), "completed": len(done), "failed": len(failed)},
+        counts={
+            "planned": len(baselines(plan)) + plan.search.trials if plan.search else len(plan.trials),
+            "completed": len(done),
+            "failed": len(failed),
+            "pruned": int((statuses == "pruned").sum()),
+            "copied": len(sources),
+        },
+        studies_copied=sorted({source.rpartition("/")[0] for source in sources}),
         failures=failed[["trial_id", "attempt", "error"]].to_dict("records"),
         damaged=damaged,
         devices=tables.devices(rows),
         torch_versions=distinct("torch_version"),
         commits=distinct("git_commit"),
         memory=distinct("peak_memory_source"),
-        time_source=table["train_time_source"].iloc[0],
+        isolated=(table["train_time_source"] == "isolated").all(),
         columns=table_text.columns(table),
         heading_groups=table_text.heading_groups,
         listed=listed.to_dict("records"),

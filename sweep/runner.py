@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from sweep.agenda import Agenda
+from sweep.drive import Drive, shares_devices
 from sweep.driver_lock import lock_study
-from sweep.executor import Executor, Finished, Lost, Progress
+from sweep.executor import Executor
 from sweep.live import Screen
-from sweep.measure import Measured
 from sweep.measure_phase import measure_first
-from sweep.plan import Plan, TrialPlan, plan_to_json
-from sweep.progress import checkpoint_folder
-from sweep.store import completed, outcomes, quarantine, read_rows, save_plan, write_result
-from sweep.trial import failed_row
+from sweep.plan import Plan, TrialPlan, baselines, plan_to_json
+from sweep.result_cache import ResultCache
+from sweep.store import outcomes, quarantine, read_rows, save_plan
 
-POLL_S = 0.5
+# What resuming a grid reads of each row; a search is told all of them.
+RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
 
 ExecutorFactory = Callable[[Path, Sequence[TrialPlan]], Executor]
 
@@ -36,16 +36,22 @@ class RunSummary:
     asked: int
     completed: int
     failed: int
-    interrupted: bool
+    pruned: int = 0  # ended early by early_stop
+    taken: int = 0  # results of other studies
+    interrupted: bool = False
+    limit_reached: str | None = None  # the limit that ended the run before everything was done
 
     @property
     def sentence(self) -> str:
-        failed = f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)"
-        return f"{self.completed} of {self.asked} trials completed{failed if self.failed else ''}"
+        more = [
+            f", {self.pruned} ended early" if self.pruned else "",
+            f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)" if self.failed else "",
+        ]
+        return f"{self.completed} of {self.asked} trials completed{''.join(more)}"
 
     @property
     def exit_code(self) -> int:
-        return 130 if self.interrupted else 1 if self.failed else 0
+        return 130 if self.interrupted else 1 if self.failed else 3 if self.limit_reached else 0
 
 
 def run_plan(
@@ -56,124 +62,123 @@ def run_plan(
     screen: Screen,
     limit: int | None = None,
     retry_failed: bool = False,
+    cache: ResultCache | None = None,
 ) -> RunSummary:
-    """Train the trials of `plan` (the first `limit` of them) that `folder` has no row of, and store their rows.
+    """Train what `folder` has no row of, and store the rows: the plan's trials, or those that its search chooses.
 
-    What they will do in a training step is measured before, alone on a device, where no measurement is stored.
-    A trial that fails is stored as failed and the others go on; `retry_failed` tries it again. Ctrl-C and SIGTERM
-    stop what runs and leave its checkpoints. Parts that cannot be read are set aside, as if not stored.
-    Raises UserError if another process drives the study, or the executor cannot run these trials.
+    A result that the `cache` has is copied instead. What a trial will do in a training step is measured before, alone
+    on a device, where no measurement is stored. A trial that fails is stored as failed and the others go on;
+    `retry_failed` tries it again. `limit` keeps to the first trials of the plan, or ends a search after so many newly
+    completed ones. Ctrl-C stops what runs and leaves its checkpoints; SIGTERM, and a limit of the plan's pool, first
+    give running epochs time to end. Parts that cannot be read are set aside, as if not stored.
+    Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
+    written.
     """
-    asked = plan.trials[:limit]
     with lock_study(folder):
-        rows, damaged = read_rows(folder)
+        rows, damaged = read_rows(folder, columns=None if plan.search else RESUME_COLUMNS)
         for part in quarantine(folder, damaged):
             screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
-        for trial_id in completed(rows)["trial_id"]:  # left where a worker died after its row was stored
-            shutil.rmtree(checkpoint_folder(folder, trial_id), ignore_errors=True)
-        todo = _todo(asked, rows, retry_failed)
-        interrupted = False
-        if todo:
-            interrupted = _run(todo, len(asked), folder, executor_factory, screen)
-            rows, _ = read_rows(folder)
-    status = outcomes(rows)["status"].reindex([trial.trial_id for trial in asked])
-    if interrupted:
+        stored = outcomes(rows).assign(trial_id=lambda frame: frame.index).to_dict("index")
+        for left in os.listdir(folder / "checkpoints"):  # where a worker died after its row was stored
+            if stored.get(left, {}).get("status") == "completed":
+                shutil.rmtree(folder / "checkpoints" / left, ignore_errors=True)
+        agenda = Agenda(
+            plan,
+            folder,
+            stored,
+            rows.groupby("trial_id")["attempt"].max().to_dict(),
+            limit=limit,
+            retry_failed=retry_failed,
+            cache=cache,
+        )
+        if agenda.taken:
+            screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
+        interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
+    states = [agenda.statuses.get(trial_id) for trial_id in agenda.asked]
+    stopped = interrupted or limit_reached
+    if stopped:
         screen.note(
-            f"Stopped: {status.notna().sum()} of {len(asked)} trials are stored. "
+            f"Stopped: {len(states) - states.count(None)} of {len(states)} trials are stored. "
             "The same command goes on with the others."
         )
     return RunSummary(
-        asked=len(asked),
-        completed=int((status == "completed").sum()),
-        failed=int((status == "failed").sum()),
+        asked=len(states),
+        completed=states.count("completed"),
+        failed=states.count("failed"),
+        pruned=states.count("pruned"),
+        taken=agenda.taken,
         interrupted=interrupted,
+        limit_reached=limit_reached,
     )
 
 
-def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
-    """The trials that `run_plan` would train now, in the plan's order."""
-    return [trial for trial, _ in _todo(plan.trials[:limit], read_rows(folder)[0], retry_failed)]
+def untrained(
+    plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False
+) -> list[TrialPlan]:
+    """The trials that `run_plan` would train now, unless other studies have them, in the plan's order.
 
-
-def _todo(asked: Sequence[TrialPlan], rows: pd.DataFrame, retry_failed: bool) -> deque[tuple[TrialPlan, int]]:
-    """What is to be trained, in the plan's order, each with the number of its attempt."""
-    status, attempts = outcomes(rows)["status"], rows.groupby("trial_id")["attempt"].max()
-    return deque(
-        (trial, int(attempts.get(trial.trial_id, 0)) + 1)
-        for trial in asked
-        if trial.trial_id not in status or (retry_failed and status[trial.trial_id] == "failed")
-    )
+    For those that a search would choose stand as many others that it may, spread over the plan.
+    """
+    rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
+    status = outcomes(rows)["status"].to_dict()
+    to_run = (None, "failed") if retry_failed else (None,)
+    listed = baselines(plan) if plan.search else plan.trials[:limit]
+    missing = [trial for trial in listed if status.get(trial.trial_id) in to_run]
+    if plan.search is None:
+        return missing
+    choice = [trial for trial in plan.trials if trial not in listed]
+    free = [trial for trial in choice if trial.trial_id not in status]
+    left = min(plan.search.trials - (len(choice) - len(free)), len(free), limit or len(free))
+    return missing + [free[i * len(free) // left] for i in range(left)]
 
 
 def _run(
-    todo: deque[tuple[TrialPlan, int]], asked: int, folder: Path, executor_factory: ExecutorFactory, screen: Screen
-) -> bool:
-    """Whether it was interrupted."""
-    trials = [trial for trial, _ in todo]
-    try:
-        with (
-            _interruptible(),
-            contextlib.closing(executor_factory(folder, trials)) as executor,
-            screen.showing([trial.trial_id for trial in trials], planned=asked, capacity=executor.capacity),
-        ):
-            measure_first(executor, trials, folder, screen)
-            _drive(executor, todo, folder, screen)
-    except KeyboardInterrupt:
-        return True
-    return False
+    plan: Plan, agenda: Agenda, folder: Path, executor_factory: ExecutorFactory, screen: Screen
+) -> tuple[bool, str | None]:
+    """Whether it was interrupted, and the limit that it reached."""
+    if (first := agenda.next([])) is None:
+        return False, None
+    agenda.again(*first)
+    with _Signals() as signals:
+        try:
+            with (
+                contextlib.closing(executor_factory(folder, plan.trials if plan.search else agenda.waiting)) as executor,
+                screen.showing(agenda.expected, planned=agenda.planned, capacity=executor.capacity),
+            ):
+                if plan.search is None and shares_devices(plan):
+                    measure_first(executor, agenda.waiting, folder, screen)
+                signals.patient = True
+                ended_by = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at).run()
+        except KeyboardInterrupt:
+            return True, None
+    return signals.preempted_at is not None and ended_by is not None, ended_by
 
 
-def _drive(executor: Executor, waiting: deque[tuple[TrialPlan, int]], folder: Path, screen: Screen) -> None:
-    running: dict[str, tuple[TrialPlan, int]] = {}
-    lost_before: set[str] = set()
-    while waiting or running:
-        while waiting and len(running) < executor.capacity:
-            trial, attempt = waiting.popleft()
-            running[trial.trial_id] = trial, attempt
-            executor.submit(trial, attempt)
-            screen.started(trial.trial_id)
-        for event in executor.poll(POLL_S):
-            match event:
-                case Progress(metrics=metrics) if not isinstance(metrics, Measured):
-                    screen.progress(event.trial_id, metrics)
-                case Finished():
-                    del running[event.trial_id]
-                    screen.ended(event.trial_id, event.status, event.error)
-                case Lost():
-                    trial, attempt = running.pop(event.trial_id)
-                    rows, _ = read_rows(folder)
-                    row = rows[(rows["trial_id"] == trial.trial_id) & (rows["attempt"] == attempt)]
-                    if len(row):  # the worker died after it had stored it
-                        status = row["status"].item()
-                        screen.ended(trial.trial_id, status, row["error"].item() if status == "failed" else None)
-                    elif trial.trial_id not in lost_before:
-                        lost_before.add(trial.trial_id)
-                        waiting.appendleft((trial, attempt))
-                        screen.lost(trial.trial_id, f"{event.reason}; it goes on from its checkpoint")
-                    else:
-                        failed = failed_row(trial, attempt, f"lost twice: {event.reason}")
-                        write_result(folder, failed, ())
-                        screen.ended(trial.trial_id, failed.status, failed.error)
+class _Signals:
+    """While the block runs SIGTERM ends it as Ctrl-C does, unless the block is `patient`: then the first one only
+    leaves the time at which it came. What follows a first Ctrl-C cannot disturb the closing."""
 
+    def __init__(self) -> None:
+        self.patient = False
+        self.preempted_at: float | None = None  # time.monotonic()
+        self._before: dict[int, Any] = {}
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, and whatever follows the first of them cannot disturb the closing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in self._before:
+                signal.signal(number, self._receive)
+        return self
 
-    def interrupt(*_: Any) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        if number == signal.SIGTERM and self.patient and self.preempted_at is None:
+            self.preempted_at = time.monotonic()
+            return
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt

@@ -8,19 +8,18 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import Any
 
 from famba_core.config import ConfigError, FusionConfig
-from sweep.budget import at_patches
+from sweep.budget import Budget, at_patches, scaled_to, share_at
 from sweep.cases import GridCase, read_cases
 from sweep.findings import Findings
 from sweep.grid_file import read_yaml
+from sweep.placement import read_pool
+from sweep.pool import Pool
 from sweep.profiles import Profile, read_profiles
-from sweep.schema import ResultRow, arrow_schema
-
-Direction = Literal["max", "min"]
+from sweep.search_section import Direction, check_objectives, is_optuna, read_search
+from sweep.search_spec import Constraint, EarlyStop, Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,11 @@ class SweepSpec:
     objectives: Mapping[str, Direction] = dataclasses.field(
         default_factory=lambda: {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
     )
+    search: Search | None = None  # chooses among the cases; without one, all of them run
+    early_stop: EarlyStop | None = None
+    constraints: tuple[Constraint, ...] = ()
+    pool: Pool = dataclasses.field(default_factory=Pool)
+    left_out: int = 0  # combinations of a searched space that 197 tokens or the budget do not allow
 
 
 GRID_KEYS = {
@@ -48,6 +52,10 @@ GRID_KEYS = {
     "budget": dict,
     "seeds": list[int],
     "objectives": dict,
+    "search": dict,
+    "early_stop": Any,  # a word or a mapping
+    "constraints": Any,  # one or a list of them
+    "pool": dict,
     "profiles": dict,
 }
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
@@ -64,19 +72,31 @@ def load_spec(path: Path) -> SweepSpec:
     if not isinstance(document, dict):
         findings.raise_if_any()
     _check_head(grid, findings)
-    baselines, cases = read_cases(grid, findings)
+    searching = read_search(grid, findings)
+    found = read_cases(grid, findings, leave_out=is_optuna(grid))
     profiles = read_profiles(grid.get("profiles", {}), findings)
-    _check_cases_fit([*baselines, *cases], profiles, findings)
+    pool = read_pool(grid["pool"], findings) if "pool" in grid else None
+    _check_cases_fit([*found.baselines, *found.cases], profiles, findings, leave_out=is_optuna(grid))
+    if found.budget:
+        _check_shares(found.budget, profiles, findings)
+    if is_optuna(grid):
+        _check_searched(grid, profiles, findings)
     findings.raise_if_any()
     optional: dict[str, Any] = {key: grid[key] for key in ("paper_table", "objectives") if key in grid}
     if "seeds" in grid:
         optional["seeds"] = tuple(grid["seeds"])
+    if pool:
+        optional["pool"] = pool
     return SweepSpec(
         file=path,
         study=grid["study"],
-        baselines=tuple(case.fusion for case in baselines),
-        cases=tuple(case.fusion for case in cases),
+        baselines=tuple(case.fusion for case in found.baselines),
+        cases=tuple(case.fusion for case in found.cases),
         profiles=profiles,
+        search=searching.search,
+        early_stop=searching.early_stop,
+        constraints=searching.constraints,
+        left_out=found.left_out,
         **optional,
     )
 
@@ -114,25 +134,58 @@ def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
         if seeds.count(seed) > 1:
             findings.add("seeds", f"{seed} is listed {seeds.count(seed)} times; each seed runs once")
     if "objectives" in grid:
-        if not grid["objectives"]:
-            findings.add("objectives", "names no column; leave it out for accuracy, time and memory")
-        columns = [
-            field.name
-            for field in arrow_schema(ResultRow)
-            if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        ]
-        findings.mapping(grid["objectives"], "objectives", dict.fromkeys(columns, Direction))
+        check_objectives(grid["objectives"], findings)
     if grid.get("profiles") == {}:
         findings.add("profiles", "a grid needs at least one")
 
 
-def _check_cases_fit(cases: list[GridCase], profiles: Mapping[str, Profile], findings: Findings) -> None:
-    """A case that fits the paper's 197 tokens may still ask too much of a layer on smaller images."""
+def _check_cases_fit(
+    cases: list[GridCase], profiles: Mapping[str, Profile], findings: Findings, *, leave_out: bool
+) -> None:
+    """A case that fits the paper's 197 tokens may still ask too much of a layer on smaller images.
+
+    With `leave_out`, a profile does without such combinations of a space, as long as there are others.
+    """
+    space = [case for case in cases if leave_out and case.key == "space"]
+    strict = [case for case in cases if not (leave_out and case.key == "space")]
     for name, profile in profiles.items():
         for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
-            for case in cases:
+            where = f"in profile {name} ({num_patches + 1} tokens)"
+            for case in strict:
                 try:
                     at_patches(case.fusion, num_patches)
                 except ConfigError as error:
                     for _, sentence in error.problems:
-                        findings.add(case.key, f"in profile {name} ({num_patches + 1} tokens), {sentence}")
+                        findings.add(case.key, f"{where}, {sentence}")
+            if space and not any(scaled_to(case.fusion, num_patches) for case in space):
+                findings.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
+
+
+def _check_shares(budget: Budget, profiles: Mapping[str, Profile], findings: Findings) -> None:
+    """An exact total is one of whole tokens: on small images that may be far from the budget's share."""
+    if budget.reduced_tokens is None or budget.rule != "exact":
+        return
+    for name, profile in profiles.items():
+        for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
+            share, removed = share_at(budget, num_patches)
+            if abs(removed - share) > budget.tolerance * share:
+                findings.add(
+                    "budget.tolerance",
+                    f"in profile {name} ({num_patches + 1} tokens) the budget's share is {share:.2f} tokens, and "
+                    f"{removed} would go: {abs(removed - share) / share:.1%} off, and the tolerance is "
+                    f"{budget.tolerance:.1%}",
+                )
+
+
+def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], findings: Findings) -> None:
+    """A search compares cases with each other, so they must differ in nothing else."""
+    seeds = grid.get("seeds", [0])
+    if len(seeds) > 1:
+        findings.add("seeds", f"a search trains with one seed, not {len(seeds)}: {seeds}")
+    for name, profile in profiles.items():
+        backbones = [model.backbone for model in profile.models]
+        if len(backbones) > 1:
+            findings.add(
+                f"profiles.{name}.backbone",
+                f"a search trains one backbone, not {len(backbones)}: {', '.join(backbones)}",
+            )

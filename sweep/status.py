@@ -2,81 +2,105 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sweep.driver_lock import driver_of
 from sweep.measure_phase import measuring_folder
-from sweep.plan import plan_from_json
-from sweep.progress import FILE, TrialProgress, checkpoint_folder
+from sweep.plan_outline import PlanOutline, plan_outline_from_json
+from sweep.progress import TrialProgress, checkpoint_folder
+from sweep.search_spec import Search
 from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
+STATES: tuple[State, ...] = ("completed", "failed", "pruned", "running", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """One planned trial. A missing one that has progress was interrupted, and goes on from there."""
+    """One trial. A missing one that has progress was interrupted, and goes on from there."""
 
     trial_id: str
     state: State
     error: str | None = None  # why it failed
     progress: TrialProgress | None = None
+    suggested: bool = False  # by a search, as what is no baseline
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
     """A study as its folder shows it."""
 
-    trials: tuple[TrialStatus, ...]  # in the plan's order
+    trials: tuple[TrialStatus, ...]  # in the plan's order; of what a search may choose from, what it has chosen
     damaged: tuple[Path, ...]  # parts that cannot be read: as if not stored
+    set_aside: tuple[Path, ...]  # damaged parts of earlier runs
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
     measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
+    search: Search | None = None
 
 
 def study_status(folder: Path) -> StudyStatus:
-    """Where every planned trial stands. Raises UserError if `folder` holds no plan."""
-    plan = plan_from_json(read_plan_json(folder), folder)
-    rows, damaged = read_rows(folder)
-    stored, driver = outcomes(rows)[["status", "error"]].to_dict("index"), driver_of(folder)
-    trials = tuple(_trial_status(folder, trial.trial_id, stored, driver is not None) for trial in plan.trials)
-    damaged += read_measurements(folder)[1]
-    measuring = _of_this_driver(folder, measuring_folder(folder)) if driver else None
-    return StudyStatus(trials=trials, damaged=tuple(damaged), driver=driver, measuring=measuring)
+    """Where every planned trial stands. Raises UserError if `folder` holds no plan, or cannot be read."""
+    plan = plan_outline_from_json(read_plan_json(folder), folder)
+    rows, damaged = read_rows(folder, ("status", "error"))
+    driver = driver_of(folder)
+    token = driver.get("token") if driver else None
+    measuring = TrialProgress.read(measuring_folder(folder)) if driver else None
+    return StudyStatus(
+        trials=_trials(plan, folder, outcomes(rows)[["status", "error"]].to_dict("index"), token),
+        damaged=(*damaged, *read_measurements(folder, ())[1]),
+        set_aside=tuple(sorted((folder / "quarantine").glob("*/*"))),
+        driver=driver,
+        measuring=measuring if measuring and measuring.driver == token else None,
+        search=plan.search,
+    )
 
 
-def _trial_status(folder: Path, trial_id: str, stored: Mapping[Any, Any], driven: bool) -> TrialStatus:
+def _trials(plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], token: str | None) -> tuple[TrialStatus, ...]:
+    begun = _begun(folder)
+    baselines = {case.trial_id for case in plan.cases if case.baseline}
+    suggested = {trial.trial_id for trial in plan.trials} - baselines if plan.search else set()
+    return tuple(
+        _trial_status(folder, trial.trial_id, stored, begun, token, trial.trial_id in suggested)
+        for trial in plan.trials
+        if trial.trial_id not in suggested or trial.trial_id in stored or trial.trial_id in begun
+    )
+
+
+def _begun(folder: Path) -> Collection[str]:
+    """The trials that have a checkpoint's folder: others need not be looked for one by one."""
+    try:
+        return set(os.listdir(folder / "checkpoints"))
+    except FileNotFoundError:
+        return ()
+
+
+def _trial_status(
+    folder: Path, trial_id: str, stored: Mapping[Any, Any], begun: Collection[str], token: str | None, suggested: bool
+) -> TrialStatus:
     if trial_id in stored:
         row = stored[trial_id]
-        return TrialStatus(
-            trial_id=trial_id, state=row["status"], error=row["error"] if row["status"] == "failed" else None
-        )
-    checkpoint = checkpoint_folder(folder, trial_id)
-    progress = TrialProgress.read(checkpoint)
-    running = driven and _of_this_driver(folder, checkpoint) is not None
-    return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
-
-
-def _of_this_driver(folder: Path, place: Path) -> TrialProgress | None:
-    """The progress in `place`, if it was written since the driver took the lock; an older one was interrupted."""
-    progress = TrialProgress.read(place)
-    try:
-        current = (place / FILE).stat().st_mtime >= (folder / "driver.lock").stat().st_mtime
-    except FileNotFoundError:  # it ended meanwhile
-        return None
-    return progress if current else None
+        error = row["error"] if row["status"] == "failed" else None
+        return TrialStatus(trial_id=trial_id, state=row["status"], error=error, suggested=suggested)
+    progress = TrialProgress.read(checkpoint_folder(folder, trial_id)) if trial_id in begun else None
+    running = progress is not None and token is not None and progress.driver == token
+    state: State = "running" if running else "missing"
+    return TrialStatus(trial_id=trial_id, state=state, progress=progress, suggested=suggested)
 
 
 def describe(status: StudyStatus) -> str:
     """One line for the study, and one for each trial and part that there is more to say of."""
-    counts = Counter(trial.state for trial in status.trials)
-    total = ", ".join(
-        f"{counts[state]} {state}" for state in ("completed", "failed", "pruned", "running", "missing") if counts[state]
-    )
-    lines = [f"{len(status.trials)} trials planned: {total}"]
+    planned = [trial for trial in status.trials if not trial.suggested]
+    lines = []
+    if status.search:
+        lines.append(_describe_search(status.search, [trial for trial in status.trials if trial.suggested]))
+    if planned or not status.search:
+        kind = "baselines" if status.search else f"{len(planned)} trials planned"
+        lines.append(f"{kind}: {_counts(planned, STATES)}")
     if status.driver:
         lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))
     if status.measuring:
@@ -88,4 +112,25 @@ def describe(status: StudyStatus) -> str:
             state = "running" if trial.state == "running" else "interrupted"
             lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
     lines += [f"{part}: cannot be read; the next run sets it aside" for part in status.damaged]
+    if status.set_aside:
+        several = len(status.set_aside) > 1
+        words = "files have been set aside, and count" if several else "file has been set aside, and counts"
+        lines.append(f"{len(status.set_aside)} damaged {words} as not stored:")
+        lines += [f"  {part}" for part in status.set_aside]
     return "\n".join(lines)
+
+
+def _describe_search(search: Search, trials: Collection[TrialStatus]) -> str:
+    ended = [trial for trial in trials if trial.state in ("completed", "failed", "pruned")]
+    begun = [trial for trial in trials if trial.state in ("running", "missing")]
+    words = f"optuna ({search.sampler}): {len(ended)} of {search.trials} trials tried"
+    if ended:
+        words += f": {_counts(ended, STATES)}"
+    interrupted = sum(trial.state == "missing" for trial in begun)
+    counts = [(len(begun) - interrupted, "running"), (interrupted, "interrupted")]
+    return "; ".join([words, *(f"{count} {state}" for count, state in counts if count)])
+
+
+def _counts(trials: Collection[TrialStatus], states: Collection[State]) -> str:
+    counts = Counter(trial.state for trial in trials)
+    return ", ".join(f"{counts[state]} {state}" for state in states if counts[state])

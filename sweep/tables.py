@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from famba_core.config import BACKBONES
 from sweep.paper import paper_table
 from sweep.plan import Case, Plan
-from sweep.store import completed
+from sweep.store import completed, outcomes
 
 # What makes a configuration: a case apart from its seed.
 LABELS = ("backbone", "strategy", "start_layer", "stop_layer", "r", "order", "weighting")
@@ -36,7 +37,8 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     """The table of a study: one line per configuration, the unfused one first.
 
     Lines stand in the paper's order where the grid names a table of it, else in the grid's. A configuration that is
-    not measured yet has a line without numbers.
+    not measured yet has a line without numbers; of those that a search chooses from, only tried ones have a line, and
+    none that was only stopped early.
 
     Args:
         rows: as `store.read_rows` gives them; only completed ones count.
@@ -55,10 +57,11 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
         published_...: the columns PUBLISHED of the paper, where the grid names a table of it
     """
     cases: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
-    for case in plan.cases:
+    shown = _shown(plan, rows)
+    for case in shown or plan.cases[:1]:  # of a search that has no row yet, a line to take the columns from
         cases[tuple(getattr(case, label) for label in LABELS)].append(case)
     removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
-    varying = {label for label, values in zip(LABELS, zip(*cases, strict=True), strict=True) if len(set(values)) > 1}
+    varying = {label for i, label in enumerate(LABELS) if len({labels[i] for labels in cases}) > 1}
     done, failed = completed(rows), set(rows.loc[rows["status"] == "failed", "trial_id"])
     done = done[done["trial_id"].isin(removed)]
     isolated = len(done) > 0 and bool((done["measured"] == "isolated").all())
@@ -88,7 +91,8 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
                 },
             }
         )
-    table = pd.DataFrame(lines).astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
+    table = pd.DataFrame(lines if shown else lines[:0], columns=list(lines[0]))
+    table = table.astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
     table = table.astype({name: float for measure in measures for name in (measure, f"{measure}_std")})
     if isolated:
         table[[f"{name}_std" for name in MEASURED_ONCE]] = np.nan
@@ -96,16 +100,25 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     return table if plan.paper_table is None else _beside_published(table, plan.paper_table)
 
 
+def _shown(plan: Plan, rows: pd.DataFrame) -> Sequence[Case]:
+    """The cases that have a line: all of a grid's; of a search's, baselines and those that completed or failed."""
+    if plan.search is None:
+        return plan.cases
+    tried = outcomes(rows).query("status != 'pruned'").index
+    return [case for case in plan.cases if case.baseline or case.trial_id in tried]
+
+
 def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     """Sentences for under the table: what was run, on what, how much of it is there, how to read it."""
     trial = plan.trials[0]
     name = f"Table {plan.paper_table} of Famba-V, measured" if plan.paper_table else "Measured"
     pixels, device = trial.model.image_size, " and ".join(devices(rows)) or "no device yet"
-    seeds, epochs = int(table["seeds_planned"].max()), trial.train.epochs
+    seeds, epochs = max(table["seeds_planned"], default=0), trial.train.epochs
     sentences = [
         f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
         f"{epochs} epoch{'s' if epochs > 1 else ''}), on {device}",
         f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {len(table)} rows measured",
+        *_search_words(plan, rows),
         "Top-1 best is the best epoch's on the test set, the paper's rule",
         "Ratios are to the row without fusion",
         _time_words(table),
@@ -117,6 +130,17 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
             "Columns headed paper hold the published values (CIFAR-100, 224 x 224 pixels, 300 epochs, the authors' GPU)"
         )
     return ". ".join(sentences) + "."
+
+
+def _search_words(plan: Plan, rows: pd.DataFrame) -> list[str]:
+    if plan.search is None:
+        return []
+    chosen = {case.trial_id for case in plan.cases if not case.baseline}
+    statuses = outcomes(rows)["status"]
+    statuses = statuses[statuses.index.isin(chosen)]
+    stopped = int((statuses == "pruned").sum())
+    early = f", and stopped {stopped} of them early, which have no row" if stopped else ""
+    return [f"The search has tried {len(statuses)} of {plan.search.trials} schedules{early}"]
 
 
 def devices(rows: pd.DataFrame) -> list[str]:

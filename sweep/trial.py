@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import functools
 import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import tokens_per_layer
+from sweep.driver_lock import token_of
+from sweep.early_stop import goes_on
 from sweep.plan import TrialPlan, measure_id
 from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import EpochRow, ResultRow
-from sweep.store import read_measurements, write_result
+from sweep.store import read_measurement, write_result
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics, Trainer, TrainResult
 
 # What a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
+# The study's folder, and not the trial, is what fails: no other trial could store its row either.
+_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMetrics, None, ResultRow]:
+class OutOfMemory(Exception):
+    """A trial did not fit beside what shares its device; its checkpoint stays."""
+
+
+def run_trial(
+    trial: TrialPlan,
+    attempt: int,
+    folder: Path,
+    trainer_of: Callable[[TrialPlan, Path], Trainer] | None = None,
+) -> Generator[EpochMetrics, None, ResultRow]:
     """Train a trial, from its checkpoint if there is one, and store its row in the study `folder`.
 
     Yields the epochs as they end; returns the row, which is stored by then. Whatever goes wrong in training makes a
     failed row. An interrupt, and closing the generator, leave the checkpoint and no row. The row's step time and memory
-    are those of the isolated measurement, if one is stored. Raises OSError if the row cannot be stored.
+    are those of the isolated measurement, if one is stored.
+
+    Args:
+        trainer_of: makes the trainer of a trial with its checkpoint's folder; None trains for real.
+
+    Raises OutOfMemory, because the trial may fit alone, and OSError where the folder is full or the row cannot be
+    stored.
     """
     import torch  # here, because the process that drives the workers needs none of it
 
@@ -40,27 +60,37 @@ def run_trial(trial: TrialPlan, attempt: int, folder: Path) -> Generator[EpochMe
 
     checkpoint = checkpoint_folder(folder, trial.trial_id)
     progress = TrialProgress.read(checkpoint)
+    driver = token_of(folder)
     if progress is None or progress.attempt != attempt:
-        progress = TrialProgress.begin(attempt, trial.train.epochs)
+        progress = TrialProgress.begin(attempt, trial.train.epochs, driver)
+    progress = replace(progress, driver=driver, suggestion=trial.suggestion)
     progress.write(checkpoint)
-    isolated = _isolated(trial, folder)
+    isolated = read_measurement(folder, measure_id(trial))
     start = time.perf_counter() - progress.wall_time_s
     trainer = result = error = None
-    retriable = False
+    stopped = retriable = False
     try:
-        trainer = _resumed_trainer(trial, checkpoint)
-        for metrics in trainer:
-            replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
-            yield metrics
-        result = trainer.result()
+        trainer = (trainer_of or _resumed_trainer)(trial, checkpoint)
+        stopped = _stops_early(trial, trainer, folder)  # where an earlier worker died before it could say so
+        if not stopped:
+            for metrics in trainer:
+                replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
+                yield metrics
+                if stopped := _stops_early(trial, trainer, folder):
+                    break
+        result = None if stopped else trainer.result()
     except Exception as exception:
+        if isinstance(exception, OSError) and exception.errno in _FOLDER_ERRORS:
+            raise
         error = explain(exception, trial, folder, f"{trial.trial_id}.{attempt}")
+        if is_out_of_memory(exception):
+            raise OutOfMemory(error) from exception
         retriable = not isinstance(exception, NonFiniteLoss)  # from the last good epoch; this one would come again
     history = trainer.history if trainer else ()
     row = ResultRow(
         **planned_columns(trial),
         attempt=attempt,
-        status="failed" if error else "completed",
+        status="failed" if error else "pruned" if stopped else "completed",
         error=error,
         **_columns_of_epochs(history),
         **(_columns_of_result(result, trial.train.epochs, isolated) if result else {}),
@@ -103,6 +133,15 @@ def _resumed_trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
             raise
         (checkpoint / CHECKPOINT).unlink()  # the folder is this trial's own: an older version of the program wrote it
         return new_trainer(trial, checkpoint)
+
+
+def _stops_early(trial: TrialPlan, trainer: Trainer, folder: Path) -> bool:
+    """Whether others did better with as many epochs. A trial that has reached its end is not stopped."""
+    history = trainer.history
+    if trial.early_stop is None or not history or history[-1].epoch == trial.train.epochs:
+        return False
+    best = max(metrics.top1_pct for metrics in history)
+    return not goes_on(folder, trial.model.backbone, trial.trial_id, history[-1].epoch, best, trial.early_stop)
 
 
 def _without_labels(fusion: FusionConfig) -> FusionConfig:
@@ -151,6 +190,7 @@ def planned_columns(trial: TrialPlan) -> dict[str, Any]:
         "seed": train.seed,
         "cpus_per_trial": trial.cpus_per_trial,
         "gpus_per_trial": trial.gpus_per_trial,
+        "suggestion": trial.suggestion,
     }
 
 
@@ -181,13 +221,6 @@ def _columns_of_result(result: TrainResult, epochs: int, isolated: Mapping[Any, 
     }
 
 
-def _isolated(trial: TrialPlan, folder: Path) -> Mapping[Any, Any] | None:
-    """The stored measurement of the trial's training step."""
-    rows, _ = read_measurements(folder)
-    found = rows[rows["measure_id"] == measure_id(trial)].to_dict("records")
-    return found[0] if found else None
-
-
 def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRow:
     columns = asdict(metrics)
     columns.pop("epochs")
@@ -196,19 +229,23 @@ def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRo
 
 def explain(error: Exception, trial: TrialPlan, folder: Path, name: str) -> str:
     """What went wrong, in one sentence; the traceback goes into a log of that name, which the sentence gives."""
-    import torch
-
     from famba_core.train import NonFiniteLoss
 
     log = folder / "logs" / f"{name}.txt"
     log.parent.mkdir(exist_ok=True)
     log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     message = " ".join(str(error).split("\n\n")[0].split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
+    if is_out_of_memory(error):
         message = f"out of memory with batches of {trial.train.batch_size} images{message and f': {message}'}"
     elif not isinstance(error, NonFiniteLoss):
         message = f"{type(error).__name__}: {message}"
     return f"{message} (traceback in {log.relative_to(folder)})"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
+from famba_core.data import fingerprint
 from famba_core.data.cache import Arrays, cached_arrays
 from famba_core.data.folders import data_folders, dataset_missing
 from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageDataset, Split
@@ -35,12 +36,18 @@ class _Files:
     """What was found on disk: how many images each split has, and how to read one."""
 
     rows: dict[str, int]
+    paths: Sequence[Path]  # in the order of the images
     read: Callable[[str], Split]
 
 
 def describe(config: DataConfig) -> DatasetInfo:
-    rows = _find(config).rows
-    return DatasetInfo(num_classes=NUM_CLASSES, train_images=part_size(config, rows["train"]), test_images=rows["test"])
+    files = _find(config)
+    return DatasetInfo(
+        num_classes=NUM_CLASSES,
+        train_images=part_size(config, files.rows["train"]),
+        test_images=files.rows["test"],
+        fingerprint=fingerprint.of_contents(files.paths),
+    )
 
 
 def load(config: DataConfig, image_size: int, seed: int) -> ImageDataset:
@@ -102,7 +109,7 @@ def _parquet_files(files: dict[str, list[Path]]) -> _Files:
         arrays = cached_arrays(f"cifar100-{split}", files[split], lambda: _decode(files[split]))
         return Split(images=torch.from_numpy(arrays["images"]), labels=torch.from_numpy(arrays["labels"]))
 
-    return _Files(rows=rows, read=read)
+    return _Files(rows=rows, paths=[*files["train"], *files["test"]], read=read)
 
 
 def _decode(shards: Sequence[Path]) -> Arrays:
@@ -137,7 +144,7 @@ def _pickle_files(folder: Path) -> _Files:
             labels=torch.tensor(content["fine_labels"]),
         )
 
-    return _Files(rows=PICKLE_ROWS, read=read)
+    return _Files(rows=PICKLE_ROWS, paths=[folder / split for split in PICKLE_ROWS], read=read)
 
 
 def _published_bytes(file: Path) -> bytes:

@@ -43,3 +43,4 @@ class DatasetInfo:
     num_classes: int
     train_images: int  # that are trained on: all of them, or the part that was asked for
     test_images: int
+    fingerprint: str | None = None  # of its content; None for the set that comes with a library

@@ -151,3 +151,17 @@ def test_recompute_predicts_less_memory_and_more_time():
     time, memory = predicted_ratios(TINY, [0] * 24, even, batch=64, recompute=True)
     assert 1 < time < 1.2
     assert memory < 0.5
+
+
+def test_the_fullest_layer_is_where_backward_holds_the_most():
+    """Without fusion everything is kept when backward begins, at the last layer; fusing there makes it smaller."""
+    none = step_cost(TINY, (0,) * 24, batch=128)
+    assert none.fullest_layer == 24
+    late = step_cost(TINY, (0,) * 23 + (98,), batch=128)
+    assert late.fullest_layer == 23
+    assert late.peak_bytes < none.peak_bytes
+    # of one image little is kept, and towards the first layer the gradients of all later ones have gathered
+    assert step_cost(TINY, (0,) * 24, batch=1, recompute=True).fullest_layer == 1
+    # one small image: the optimizer's gradients of all layers outweigh a layer's backward
+    small = ModelConfig(image_size=16)
+    assert step_cost(small, (0,) * 24, batch=1).fullest_layer is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from famba_core.roofline import Limits, Work, known_limits, least_times
+from famba_core.roofline import Limits, Work, cpu_limits, known_limits, known_memory_gib, least_times
 
 WORK = Work(matmul_flops=8e12, vector_ops=3e12, exps=1e12, bytes=6e12)
 LIMITS = Limits(
@@ -48,3 +48,23 @@ def test_exponentials_follow_from_processors_and_clock():
 
 def test_an_unknown_device_has_no_data_sheet():
     assert known_limits("AMD EPYC (2 threads)", "bf16") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 80), ("NVIDIA A100-SXM4-40GB", 40), ("A100-40G", 40), ("A100-80G", 80), ("A100", 40),
+        ("NVIDIA H200", 141), ("NVIDIA H100 80GB HBM3", 80), ("Tesla V100-SXM2-32GB", 16), ("NVIDIA L40S", 48),
+        ("NVIDIA L4", 24), ("Radeon", None),
+    ],
+)  # fmt: skip
+def test_memory_is_the_smallest_that_a_name_allows(name, gib):
+    assert known_memory_gib(name) == gib
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_threads_of_a_cpu_add_up(precision):
+    one, four = cpu_limits(1, precision), cpu_limits(4, precision)
+    for rate in ("matmul_flops_per_s", "vector_ops_per_s", "exps_per_s", "bytes_per_s"):
+        assert getattr(four, rate) == pytest.approx(4 * getattr(one, rate))
+    assert four.start_s == one.start_s  # one after the other, however many there are

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from famba_core.config import ConfigError, FusionConfig
+from famba_core.config import ConfigError, FusionConfig, ModelConfig
+from famba_core.cost import step_cost
 from famba_core.fusion.schedule import fusing_layers, spread
-from sweep.budget import Budget, at_patches, case_label, with_schedule
+from famba_core.roofline import known_limits, least_times
+from sweep.budget import Budget, OffBudget, at_patches, case_label, scaled_to, share_at, with_schedule
+from sweep.iso_cost import train_cost_ratio
 
 fusing = st.one_of(
     st.just(FusionConfig(strategy="all")),
@@ -171,6 +174,93 @@ def test_a_budget_of_nothing_is_refused_with_both_problems():
     with pytest.raises(ConfigError) as error:
         Budget(reduced_tokens=0, tolerance=1.5)
     assert [field for field, _ in error.value.problems] == ["reduced_tokens", "tolerance"]
+
+
+@given(start_layer=st.integers(1, 24), r=st.integers(0, 98), side=st.integers(1, 16))
+def test_what_can_be_left_out_is_what_would_be_refused(start_layer, r, side):
+    assume(r * (26 - start_layer) <= 196)
+    case = with_schedule(upper(start_layer, r), None)
+    scaled = scaled_to(case, side * side)
+    if scaled is None:
+        assert "layer 24 would remove" in refusal(upper(start_layer, r), None, side * side)
+    else:
+        assert scaled == at_patches(case, side * side)
+
+
+def test_the_share_of_an_exact_budget_is_one_of_whole_tokens():
+    assert share_at(Budget(reduced_tokens=168, rule="exact"), 196) == (168, 168)
+    share, removed = share_at(Budget(reduced_tokens=168, rule="exact"), 36)
+    assert (share, removed) == (pytest.approx(168 * 36 / 196), 31)
+
+
+def serial_s(schedule):
+    """Seconds of a step at an A100's limits, from the cost model as a whole."""
+    limits = known_limits("A100", "float32")
+    return least_times(step_cost(ModelConfig(), schedule, batch=128).work, limits).serial
+
+
+@pytest.mark.parametrize("schedule", [(0,) * 24, (7,) * 24, (0,) * 5 + (9,) * 19, (0, 14) * 12, (50,) + (0,) * 23])
+def test_the_cost_ratio_is_that_of_the_whole_models_step(schedule):
+    assert train_cost_ratio(schedule) == pytest.approx(serial_s(schedule) / serial_s((0,) * 24), rel=1e-12)
+
+
+@given(labels=fusing, percent=st.integers(30, 95))
+def test_an_exact_cost_is_met_as_nearly_as_any_total_can(labels, percent):
+    goal, layers = percent / 100, fusing_layers(labels)
+    feasible = [total for total in range(197) if first_overdrawn(spread(total, layers), 197) is None]
+    nearest = min(abs(train_cost_ratio(spread(total, layers)) / goal - 1) for total in feasible)
+    assume(abs(nearest - 0.02) > 1e-9)
+    budget = Budget(train_cost_ratio=goal, rule="exact", tolerance=0.02)
+    if nearest > 0.02:
+        assert f"the cost nearest to {goal:g} that its {len(layers)} layers allow is" in refusal(labels, budget)
+        with pytest.raises(OffBudget):
+            with_schedule(labels, budget)
+        return
+    case = with_schedule(labels, budget)
+    assert case.r is None
+    assert case.schedule == spread(sum(case.schedule), layers)
+    assert abs(train_cost_ratio(case.schedule) / goal - 1) == pytest.approx(nearest)
+
+
+def test_one_r_for_a_cost_of_seven_tenths():
+    budget = Budget(train_cost_ratio=0.7, tolerance=0.05)
+    found = {start: with_schedule(upper(start), budget) for start in range(1, 10)}
+    for start, case in found.items():
+        assert case.schedule == (0,) * (start - 1) + (case.r,) * (25 - start)
+        others = [train_cost_ratio((0,) * (start - 1) + (r,) * (25 - start)) for r in (case.r - 1, case.r + 1)]
+        assert abs(train_cost_ratio(case.schedule) - 0.7) <= min(abs(other - 0.7) for other in others)
+    # the later fusion starts, the more tokens must go for the same cost
+    totals = [sum(case.schedule) for case in found.values()]
+    assert totals[0] < totals[4] < totals[8]
+    assert "off, and the tolerance 5.0%" in refusal(upper(24), budget)  # one layer cannot save so much
+
+
+def test_on_smaller_images_an_equal_cost_is_an_equal_share_of_tokens():
+    case = with_schedule(upper(6), Budget(train_cost_ratio=0.7, rule="exact", tolerance=0.02))
+    total = sum(case.schedule)
+    assert train_cost_ratio(case.schedule) == pytest.approx(0.7, rel=0.02)
+    small = at_patches(case, 36)
+    assert small.schedule == spread(math.floor(Fraction(total * 36, 196) + Fraction(1, 2)), range(6, 25))
+    # the same share of tokens costs about the same share of a step's time there too, on the same device
+    model = ModelConfig(image_size=96)
+    limits = known_limits("A100", "float32")
+    fused, unfused = (
+        least_times(step_cost(model, schedule, batch=128).work, limits).serial
+        for schedule in (small.schedule, (0,) * 24)
+    )
+    assert fused / unfused == pytest.approx(0.7, abs=0.05)
+
+
+def test_a_budget_is_one_of_tokens_or_cost():
+    for wrong, fields in (
+        ({}, ["reduced_tokens"]),
+        ({"reduced_tokens": 168, "train_cost_ratio": 0.7}, ["train_cost_ratio"]),
+        ({"train_cost_ratio": 1.0}, ["train_cost_ratio"]),
+        ({"train_cost_ratio": 0.0, "tolerance": 1.0}, ["train_cost_ratio", "tolerance"]),
+    ):
+        with pytest.raises(ConfigError) as error:
+            Budget(**wrong)
+        assert [field for field, _ in error.value.problems] == fields
 
 
 def test_labels_say_what_is_unusual():

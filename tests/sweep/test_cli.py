@@ -92,6 +92,29 @@ def test_the_plan_trains_nothing(grid: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
+def test_the_plan_names_its_price_and_where_that_comes_from(grid: Path, tmp_path: Path) -> None:
+    first = famba_sweep("plan", grid, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "of one CPU thread (no stored row of this device yet: a factor of 2 either way)" in first.stdout
+    assert re.search(r"wall time: about .* on this machine, \d+ at a time", first.stdout)
+    assert "warning" not in first.stdout
+    limited = famba_sweep("plan", grid, "--time-limit", "1e-9", "--max-concurrent", 1, cwd=tmp_path)
+    assert "on this machine, 1 at a time" in limited.stdout
+    assert "warning: the time limit is 1e-09 hours" in limited.stdout
+
+
+def test_the_plan_of_a_search_lists_what_it_chooses_from(grid: Path, tmp_path: Path) -> None:
+    space = "search: {kind: optuna, trials: 5}\nspace: {strategy: upper, start_layer: {from: 1, to: 24}, r: 8}\n"
+    grid.write_text(GRID[: GRID.index("cases:")] + space + GRID[GRID.index("profiles:") :])
+    shown = famba_sweep("plan", grid, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    # r 8 asks too much of 197 tokens from layer 1: 25 x 8 > 196
+    assert "a search (tpe) tries 5 of 23 candidates (1 combinations that cannot run are left out)" in shown.stdout
+    assert len(re.findall(r"(?m)^ vim_nano-", shown.stdout)) == 1 + 20
+    everything = famba_sweep("plan", grid, "--limit", 100, cwd=tmp_path)
+    assert len(re.findall(r"(?m)^ vim_nano-", everything.stdout)) == 1 + 23
+
+
 def test_a_reader_that_goes_away_is_no_error(grid: Path) -> None:
     command = f"{sys.executable} -m sweep.cli plan {grid} --profile seconds | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -139,6 +162,20 @@ def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
         (["rnu", "GRID"], ["'rnu' is neither a command (run, plan, "]),
         (["GRID", "--executor", "in-process", "--out", "GRID"], ["cannot be read: Not a directory"]),
         (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
+        (["GRID", "--gpus-per-trial", "2"], ["--gpus-per-trial: must be from 0 to 1, not 2"]),
+        (["GRID", "--gpus-per-trial", "all"], ["'all' is not a number"]),
+        (["GRID", "--time-limit", "nan"], ["'nan' is not a number"]),
+        (["GRID", "--max-concurrent", "1.5"], ["'1.5' is not a whole number above 0"]),
+        (
+            ["plan", "GRID", "--gpu-hours", "3", "--accelerator-type", "H100"],
+            [
+                "--gpu-hours: is for GPUs, and profile seconds trains on the CPU",
+                "--accelerator-type: is for GPUs",
+            ],
+        ),
+        (["GRID", "--executor", "in-process", "--trial-time-limit", "1"], ["--trial-time-limit is for --executor ray"]),
+        (["GRID", "--gpus-per-trial", "1", "--gpu-memory", "0.5"], ["none needs about", "in the ", "0.5 GiB of GPU"]),
+        (["compact", "nowhere"], ["nowhere"]),
         (["GRID", "--executor", "slurm"], ["slurm", "in-process"]),
         (["status", "nowhere"], ["nowhere", "a study's folder looks like results/<study>-<profile>"]),
         (["report", "nowhere"], ["nowhere", "a study's folder looks like results/<study>-<profile>"]),
@@ -168,5 +205,5 @@ def test_every_problem_of_a_grid_is_told_at_once(grid: Path, tmp_path: Path) -> 
 def test_the_doctor_lists_what_is_here() -> None:
     done = famba_sweep("doctor")
     assert done.returncode == 0, done.stderr
-    for topic in ("python", "torch", "ray", "cpu", "gpu", "scan: torch", "digits", "cifar100"):
+    for topic in ("python", "torch", "ray", "optuna", "cpu", "gpu", "scan: torch", "digits", "cifar100"):
         assert any(line.startswith(topic) for line in done.stdout.splitlines())

@@ -50,3 +50,23 @@ def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
         os.close(write)
         os.close(read)
         os.waitpid(child, 0)
+
+
+def test_every_driver_has_a_token_of_its_own(tmp_path):
+    assert driver_lock.token_of(tmp_path) == ""
+    tokens = []
+    for _ in range(2):
+        with driver_lock.lock_study(tmp_path):
+            tokens.append(driver_lock.token_of(tmp_path))
+            assert driver_lock.driver_of(tmp_path)["token"] == tokens[-1]
+        assert driver_lock.token_of(tmp_path) == tokens[-1], "what the last one started is still told apart"
+    assert len({"", *tokens}) == 3
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pid": 1}'])
+def test_a_lock_without_a_whole_word_still_locks(tmp_path, text):
+    with driver_lock.lock_study(tmp_path):
+        (tmp_path / "driver.lock").write_text(text)
+        assert driver_lock.token_of(tmp_path) == ""
+        with pytest.raises(UserError, match="another process runs this study: pid"), driver_lock.lock_study(tmp_path):
+            pass

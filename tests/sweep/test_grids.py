@@ -113,6 +113,21 @@ def test_totals_on_smaller_images(profile, tokens):
         assert [sum(trial.fusion.schedule) for case, trial in rows_of(plan) if not case.baseline] == totals
 
 
+@pytest.mark.parametrize(("profile", "tokens"), [("paper", 197), ("cifar-small", 65), ("laptop", 37)])
+def test_the_searchs_candidates_are_within_its_budget(profile, tokens):
+    plan = plan_of("optuna_pareto", profile)
+    assert (plan.search.sampler, plan.search.trials) == ("tpe", 40)
+    assert {trial.early_stop for trial in plan.trials} == {None}
+    assert [(c.column, c.relation, c.bound) for c in plan.constraints] == [("peak_memory_mib", "<=", 6000)]
+    share = 168 * (tokens - 1) / 196
+    candidates = [(case, trial) for case, trial in rows_of(plan) if not case.baseline]
+    for _, trial in candidates:
+        assert abs(sum(trial.fusion.schedule) - share) <= 0.05 * share
+    assert {case.strategy for case, _ in candidates} == {"all", "interleaved", "lower", "upper"}
+    assert len({trial.trial_id for _, trial in candidates}) >= 40
+    assert [trial.fusion.strategy for case, trial in rows_of(plan) if case.baseline] == ["none"]
+
+
 def test_narrow_backbones_stand_for_the_papers_in_the_order_of_table_1():
     for profile in ("cifar-small", "laptop"):
         models = load_spec(GRIDS / "strategies.yaml").profiles[profile].models

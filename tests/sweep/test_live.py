@@ -33,7 +33,7 @@ def test_makespan_is_that_of_stepping_through_time() -> None:
 
 
 def test_the_study_takes_what_is_left_of_all_trials_over_those_at_once() -> None:
-    pace = Pace(dict.fromkeys("abcd", 10.0), capacity=2)
+    pace = Pace(dict.fromkeys("abcd", 10.0), waiting="abcd", capacity=2)
     assert pace.study_eta_s() is None
     for trial in "ab":
         pace.start(trial)
@@ -46,14 +46,14 @@ def test_the_study_takes_what_is_left_of_all_trials_over_those_at_once() -> None
 
 
 def test_cheaper_trials_are_expected_to_take_less() -> None:
-    pace = Pace({"unfused": 100.0, "fused": 50.0}, capacity=1)
+    pace = Pace({"unfused": 100.0, "fused": 50.0}, waiting=["unfused", "fused"], capacity=1)
     pace.start("unfused")
     pace.advance("unfused", epoch=1, epochs=2, seconds=10.0)
     assert pace.study_eta_s() == pytest.approx(10.0 + 10.0)
 
 
 def test_a_trial_that_goes_on_from_its_checkpoint_has_less_left() -> None:
-    pace = Pace({"a": 10.0}, capacity=1)
+    pace = Pace({"a": 10.0}, waiting=["a"], capacity=1)
     pace.start("a")
     assert pace.trial_eta_s("a") is None
     pace.advance("a", epoch=9, epochs=10, seconds=2.0)

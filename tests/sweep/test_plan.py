@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from famba_core.config import DataConfig, FusionConfig
+from famba_core.fusion.schedule import spread
 from sweep.errors import UserError
 from sweep.plan import make_plan, plan_from_json, plan_to_json
+from sweep.pool import Pool
+from sweep.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import load_spec
 
 GRID = """
@@ -137,6 +140,82 @@ def test_ids_stay_what_they_are(plan):
         "vim_nano-6to24-56tokens-seed0-5299496394",
         "vim_nano-1to24-55tokens-seed0-c8db56fbb6",
     ]
+
+
+SEARCH = """
+study: a_study
+search: {kind: optuna, trials: 9, early_stop: asha}
+constraints: [peak_memory_mib <= 100]
+baselines: [{strategy: none}, {strategy: all, r: 7}]
+space:
+  {strategy: [all, interleaved, upper], start_layer: {from: 1, to: 24}, r: {from: 1, to: 15}, order: [concat, raster]}
+pool: {max_concurrent: 2, gpus_per_trial: 0.5, accelerator_type: H100}
+profiles:
+  laptop: {backbone: vim_nano, dataset: digits, image_size: 12, patch_size: 2}
+  tiny: {backbone: vim_nano, dataset: digits, image_size: 16}
+  gpu: {dataset: digits, gpus_per_trial: 1}
+"""
+
+
+def test_a_searched_plan_holds_every_candidate_that_the_profiles_images_allow(plan):
+    places = {("all", None): range(1, 25), ("interleaved", None): range(2, 25, 2)}
+    places |= {("upper", start): range(start, 25) for start in range(1, 25)}
+    counts = []
+    for profile, tokens in (("gpu", 197), ("laptop", 37), ("tiny", 17)):
+        made = plan(SEARCH, profile)
+        assert [case.strategy for case in made.cases if case.baseline] == ["none", "all"]
+        expected = {("none", None, None, "concat")}
+        for (strategy, start), layers in places.items():
+            for r in range(1, 16):
+                at_196 = spread(len(layers) * r, layers)
+                here = spread((2 * len(layers) * r * (tokens - 1) + 196) // 392, layers)
+                if first_overdrawn(at_196, 197) is None and first_overdrawn(here, tokens) is None:
+                    expected |= {(strategy, start, r, order) for order in ("concat", "raster")}
+        labels = [(case.strategy, case.start_layer, case.r, case.order) for case in made.cases]
+        assert set(labels) == expected
+        assert len(labels) == len(expected)
+        counts.append(len(labels))
+    assert counts[2] < counts[1] <= counts[0]
+
+
+def first_overdrawn(schedule, num_tokens):
+    """The first layer asked for more than half of the tokens that may fuse."""
+    for layer, r in enumerate(schedule, start=1):
+        if 2 * r > num_tokens - 1:
+            return layer
+        num_tokens -= r
+    return None
+
+
+def test_baselines_never_stop_early(plan):
+    made = plan(SEARCH)
+    fixed = {case.trial_id for case in made.cases if case.baseline}
+    assert {trial.trial_id for trial in made.trials if trial.early_stop is None} == fixed
+    assert {trial.early_stop for trial in made.trials if trial.trial_id not in fixed} == {EarlyStop()}
+    # upper from layer 1 with r 7 is the baseline by another name
+    (twin,) = (case for case in made.cases if (case.start_layer, case.r, case.order) == (1, 7, "concat"))
+    assert twin.trial_id == made.trials[1].trial_id
+
+
+def test_the_search_and_the_pool_are_part_of_the_plan(plan):
+    made = plan(SEARCH)
+    assert made.search == Search(trials=9)
+    assert made.constraints == (Constraint(column="peak_memory_mib", relation="<=", bound=100.0),)
+    assert made.pool == Pool(max_concurrent=2)
+    assert {(trial.gpus_per_trial, trial.accelerator_type) for trial in made.trials} == {(0.0, None)}
+    on_gpus = plan(SEARCH, "gpu", flags={"accelerator_type": "A100", "cpus_per_trial": 4})
+    assert on_gpus.pool == Pool(max_concurrent=2, gpus_per_trial=0.5, accelerator_type="A100", cpus_per_trial=4)
+    assert {(t.gpus_per_trial, t.accelerator_type, t.cpus_per_trial) for t in on_gpus.trials} == {(0.5, "A100", 4)}
+    packed = plan(SEARCH, "gpu", flags={"gpus_per_trial": "pack", "grace_s": 3.0})
+    for each in (made, on_gpus, packed):
+        assert plan_from_json(plan_to_json(each), Path("study")) == each
+
+
+def test_where_and_how_long_a_trial_runs_is_no_part_of_its_id(plan):
+    found = ids(plan(SEARCH, "gpu"))
+    elsewhere = SEARCH.replace(", early_stop: asha", "").replace("H100", "A100").replace("0.5", "pack")
+    assert ids(plan(elsewhere, "gpu")) == found
+    assert not set(ids(plan(SEARCH, "gpu", flags={"gpus_per_trial": 0.0}))) & set(found)  # the CPU sums otherwise
 
 
 def test_an_unknown_profile_lists_those_there_are(plan):

@@ -204,12 +204,34 @@ def test_a_grid_has_cases_or_a_space(problems):
         ("{reduced_tokens: 0}", "budget.reduced_tokens", "must be at least 1, not 0"),
         ("{reduced_tokens: 168, tolerance: 0.01}", "budget.reduced_tokens", "upper from layer 6: with one r"),
         ("{reduced_tokens: 190, rule: exact}", "budget.reduced_tokens", "upper from layer 6: layer 24 would remove"),
+        ("{reduced_tokens: many}", "budget.reduced_tokens", "must be a whole number, not 'many'"),
+        ("{train_cost_ratio: 0.2}", "budget.train_cost_ratio", "upper from layer 6: the cost nearest to 0.2"),
+        ("{train_cost_ratio: 1.5}", "budget.train_cost_ratio", "must be above 0 and below 1, not 1.5"),
+        ("{train_cost_ratio: 0.7, reduced_tokens: 9}", "budget.train_cost_ratio", "stands beside reduced_tokens"),
     ],
 )  # fmt: skip
 def test_wrong_budgets_are_reported_without_an_echo_from_every_case(problems, budget, key, sentence):
     ((where, said),) = problems(with_space("{strategy: upper, start_layer: 6}", rest=f"budget: {budget}")).items()
     assert where == key
     assert said.startswith(sentence)
+
+
+def test_an_exact_budget_that_small_images_cannot_meet(problems):
+    text = """
+        study: x
+        space: {{strategy: all}}
+        budget: {{reduced_tokens: 8, rule: exact, tolerance: {}}}
+        profiles: {{paper: {{}}, tiny: {{backbone: vim_nano, image_size: 24}}}}
+    """
+    found = problems(text.format(0.1))
+    assert found == {
+        # 8 x 36 / 196 = 1.47
+        "budget.tolerance": "in profile tiny (37 tokens) the budget's share is 1.47 tokens, and 1 would go: "
+        "31.9% off, and the tolerance is 10.0%"
+    }
+    assert "1.47 tokens" in problems(text.format(0.31))["budget.tolerance"]
+    # with another problem, because a grid without any raises nothing
+    assert set(problems(text.format(0.33).replace("study: x", "study: x y"))) == {"study"}
 
 
 def test_a_budget_that_is_no_mapping(problems):

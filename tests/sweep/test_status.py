@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
 
-from sweep.driver_lock import lock_study
+from sweep.driver_lock import lock_study, token_of
 from sweep.errors import UserError
+from sweep.plan import Case, plan_to_json
+from sweep.progress import FILE, TrialProgress, checkpoint_folder
+from sweep.search_spec import Search
 from sweep.status import describe, study_status
-from sweep.trial import run_trial
+from sweep.store import quarantine, save_plan, write_result
+from sweep.trial import failed_row, run_trial
+
+LABELS: dict[str, Any] = {
+    "backbone": "vim_nano", "strategy": "upper", "start_layer": 13, "stop_layer": None, "r": 1, "order": "concat",
+    "weighting": "mean", "seed": 0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -84,3 +96,70 @@ def test_a_plan_that_is_no_text(study: Path) -> None:
     (study / "plan.json").write_bytes(b'{"study": "\xff"}')
     with pytest.raises(UserError, match=rf"{study}: plan\.json is damaged: .*; remove it, and the next run"):
         study_status(study)
+
+
+def test_what_was_set_aside_is_named(study: Path) -> None:
+    torn = study / "trials" / "fake-seed3.1.parquet"
+    (moved,) = quarantine(study, [torn])
+    status = study_status(study)
+    assert (status.damaged, status.set_aside) == ((), (moved,))
+    assert printed(study)[-2:] == ["1 damaged file has been set aside, and counts as not stored:", f"  {moved}"]
+    quarantine(study, [study / "epochs" / "fake-seed3.1.parquet"])
+    assert "2 damaged files have been set aside, and count as not stored:" in printed(study)
+
+
+@pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
+def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
+    """Times of files lie on either side of the lock's, and neither makes progress look old or new."""
+    progress = checkpoint_folder(study, "fake-seed2") / FILE
+
+    def jump() -> None:
+        now = (study / "driver.lock").stat().st_mtime
+        os.utime(progress, (now + jump_s, now + jump_s))
+
+    with lock_study(study):
+        jump()
+        assert states(study)["seed2"] == "missing"
+        running = run_trial(fake_trial(2), 1, study)
+        next(running)
+        jump()
+        assert states(study)["seed2"] == "running"
+        running.close()
+    with lock_study(study):
+        assert states(study)["seed2"] == "missing"
+
+
+def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> None:
+    trials = [fake_trial(seed) for seed in range(300)]
+    cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
+    plan = replace(plan_of(*trials), cases=tuple(cases), search=Search(trials=40))
+    save_plan(tmp_path, plan_to_json(plan))
+    assert printed(tmp_path) == ["optuna (tpe): 0 of 40 trials tried", "baselines: 1 missing"]
+    for seed, status in ((0, "completed"), (5, "completed"), (9, "completed"), (8, "pruned"), (3, "failed")):
+        row = failed_row(trials[seed], 1, "x")
+        write_result(tmp_path, replace(row, status=status, error="x" if status == "failed" else None), ())
+    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed20"))
+    with lock_study(tmp_path):
+        for seed in (30, 31):
+            begun = replace(TrialProgress.begin(1, 3), driver=token_of(tmp_path))
+            begun.write(checkpoint_folder(tmp_path, f"fake-seed{seed}"))
+        lines = printed(tmp_path)
+    assert lines[0] == "optuna (tpe): 4 of 40 trials tried: 2 completed, 1 failed, 1 pruned; 2 running; 1 interrupted"
+    assert lines[1] == "baselines: 1 completed"
+    assert lines[3:] == [
+        "fake-seed3: failed: x",
+        "fake-seed20: interrupted, epoch 0/3 ended",
+        "fake-seed30: running, epoch 0/3 ended",
+        "fake-seed31: running, epoch 0/3 ended",
+    ]
+
+
+def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path, monkeypatch: Any) -> None:
+    trials = [fake_trial(seed) for seed in range(2000)]
+    save_plan(tmp_path, plan_to_json(plan_of(*trials)))
+    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed7"))
+    looked = []
+    real = TrialProgress.read.__func__
+    monkeypatch.setattr(TrialProgress, "read", classmethod(lambda cls, place: looked.append(place) or real(cls, place)))
+    assert printed(tmp_path)[0] == "2000 trials planned: 2000 missing"
+    assert [place.name for place in looked] == ["fake-seed7"]

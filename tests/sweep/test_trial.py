@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_training import SCHEDULE, FakeTrainer, fake_trial, starts
+from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, starts
 
 from famba_core.config import ConfigError, FusionConfig
 from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import ResultRow
 from sweep.store import read_epochs, read_rows, write_result
-from sweep.trial import failed_row, planned_columns, run_trial
+from sweep.trial import OutOfMemory, failed_row, planned_columns, run_trial
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +110,6 @@ def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypat
     [
         (101, "the training loss is nan in epoch 2 of 3 (", "NonFiniteLoss"),
         (102, "ZeroDivisionError: division by zero (", "with more to say"),
-        (103, "out of memory with batches of 32 images", "MemoryError"),
-        (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
     ],
 )
 def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exception: str) -> None:
@@ -127,6 +126,36 @@ def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exceptio
     assert len(read_epochs(tmp_path)[0]) == 1
     # another try goes on from the last epoch, but for a loss that would become infinite again
     assert checkpoint_folder(tmp_path, row.trial_id).exists() == ("loss is nan" not in error)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error", "exception"),
+    [
+        (103, "out of memory with batches of 32 images", "MemoryError"),
+        (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
+    ],
+)
+def test_a_trial_without_memory_keeps_its_checkpoint_and_makes_no_row(
+    tmp_path: Path, seed: int, error: str, exception: str
+) -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        run_to_end(seed, tmp_path)
+    log = f"logs/fake-seed{seed}.1.txt"
+    assert str(caught.value).startswith(error)
+    assert log in str(caught.value)
+    assert exception in (tmp_path / log).read_text()
+    assert read_rows(tmp_path)[0].empty
+    assert (checkpoint_folder(tmp_path, f"fake-seed{seed}") / "last.pt").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_fails_is_no_failure_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setitem(FAULTS, 105, OSError(number, "of the folder"))
+    with pytest.raises(OSError, match="of the folder"):
+        run_to_end(105, tmp_path)
+    assert read_rows(tmp_path)[0].empty
 
 
 def test_a_trial_that_cannot_start_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,142 @@
+"""Which trial is next: in the plan's order, or as a search chooses; never one that is stored, here or in another study."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweep.plan import Plan, TrialPlan, baselines
+from sweep.progress import TrialProgress, checkpoint_folder
+from sweep.result_cache import ResultCache
+from sweep.schema import Status
+from sweep.store import read_result
+
+OPTUNA_STORAGE = "optuna.log"  # in the study's folder; written for optuna-dashboard, never read
+
+
+class Agenda:
+    """What is planned and not stored, one trial at a time.
+
+    Args:
+        outcomes: the row that counts of each stored trial, by trial_id; all columns where the plan has a search.
+        attempts: the last stored attempt of each trial.
+        limit: only the first trials of the plan; with a search, so many newly completed trials of its choice.
+        retry_failed: stored failures run again.
+        cache: results of other studies, taken instead of training.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        outcomes: Mapping[str, Mapping[str, Any]],
+        attempts: Mapping[str, int],
+        *,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        cache: ResultCache | None = None,
+    ) -> None:
+        self.taken = 0  # results of other studies
+        self.statuses: dict[str, Status] = {trial_id: row["status"] for trial_id, row in outcomes.items()}
+        self._folder, self._attempts, self._cache, self._retry_failed = folder, attempts, cache, retry_failed
+        self._plan, self._limit, self._newly_completed = plan, limit, 0
+        self._search = None
+        listed: Sequence[TrialPlan] = plan.trials[:limit]
+        if plan.search:
+            from sweep.search import OptunaSearch  # imports Optuna
+
+            self._search = OptunaSearch(plan, folder / OPTUNA_STORAGE)
+            listed = [*baselines(plan), *self._begun_before(outcomes)]
+            again = {trial.trial_id for trial in listed}
+            tried = [t.trial_id for t in plan.trials if t.trial_id in outcomes and t.trial_id not in again]
+            for trial_id in sorted(tried, key=lambda trial_id: outcomes[trial_id]["suggestion"]):
+                self._search.tell(outcomes[trial_id])
+            self.asked = again | set(tried)
+        else:
+            self.asked = {trial.trial_id for trial in listed}
+        self._waiting = deque(
+            (trial, self._attempt(trial)) for trial in listed if self._is_missing(trial) and not self._take(trial)
+        )
+
+    def next(self, running: Collection[TrialPlan]) -> tuple[TrialPlan, int] | None:
+        """The next trial to run, with the number of its attempt; None if there is none now, beside what runs."""
+        if self._waiting:
+            return self._waiting.popleft()
+        while self._search and (self._limit is None or self._newly_completed + len(running) < self._limit):
+            trial = self._search.suggest(running)
+            if trial is None:
+                break
+            self.asked.add(trial.trial_id)
+            if not self._take(trial):
+                return trial, self._attempt(trial)
+        return None
+
+    def again(self, trial: TrialPlan, attempt: int) -> None:
+        """The attempt was lost and goes on, before anything else."""
+        self._waiting.appendleft((trial, attempt))
+
+    def ended(self, trial: TrialPlan, attempt: int, status: Status) -> None:
+        """The attempt's row is stored."""
+        self.statuses[trial.trial_id] = status
+        if self._search and trial.suggestion is not None:
+            self._newly_completed += status == "completed"
+            row = read_result(self._folder, trial.trial_id, attempt)
+            assert row is not None
+            self._search.tell(row)
+
+    @property
+    def waiting(self) -> list[TrialPlan]:
+        """What is known to run next."""
+        return [trial for trial, _ in self._waiting]
+
+    @property
+    def expected(self) -> list[str]:
+        """Trials still to run, for a forecast: for those that a search will choose stand others that it may."""
+        waiting = [trial.trial_id for trial in self.waiting]
+        if self._plan.search is None:
+            return waiting
+        reference = {trial.trial_id for trial in baselines(self._plan)}
+        tried = (self.statuses.keys() | set(waiting)) - reference
+        free = [t.trial_id for t in self._plan.trials if t.trial_id not in tried | reference]
+        left = max(0, self._plan.search.trials - len(tried))
+        return waiting + free[: left if self._limit is None else min(left, self._limit)]
+
+    @property
+    def planned(self) -> int:
+        """All trials that this study will have, as far as anybody knows."""
+        return len((self.asked & self.statuses.keys()) | set(self.expected))
+
+    def _is_missing(self, trial: TrialPlan) -> bool:
+        status = self.statuses.get(trial.trial_id)
+        if status == "failed":
+            return self._retry_failed
+        return status is None or (status == "pruned" and trial.early_stop is None)
+
+    def _attempt(self, trial: TrialPlan) -> int:
+        return self._attempts.get(trial.trial_id, 0) + 1
+
+    def _take(self, trial: TrialPlan) -> bool:
+        """Whether another study's result has been stored as this trial's."""
+        row = self._cache.take(trial, self._attempt(trial)) if self._cache else None
+        if row is None:
+            return False
+        self.taken += 1
+        self.statuses[trial.trial_id] = row["status"]
+        if self._search and trial.suggestion is not None:
+            self._search.tell(row)
+        return True
+
+    def _begun_before(self, outcomes: Mapping[str, Mapping[str, Any]]) -> list[TrialPlan]:
+        """What a search chose and an interruption left unfinished, and on request what failed, with their numbers."""
+        begun = []
+        for trial in self._plan.trials:
+            row = outcomes.get(trial.trial_id)
+            number = row["suggestion"] if row else None
+            if row is None and (progress := TrialProgress.read(checkpoint_folder(self._folder, trial.trial_id))):
+                number = progress.suggestion
+            if number is not None and self._is_missing(trial):
+                begun.append(replace(trial, suggestion=number))
+        return sorted(begun, key=lambda trial: trial.suggestion or 0)

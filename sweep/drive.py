@@ -1,0 +1,236 @@
+"""The loop that runs an agenda: it fills the executor's places, and answers what goes wrong there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweep.agenda import Agenda
+from sweep.errors import UserError
+from sweep.executor import Event, Executor, Finished, Lost, Progress, Started
+from sweep.live import Screen
+from sweep.measure import Measured
+from sweep.measure_phase import measure_first
+from sweep.packing import packed, predicted_peak_mib
+from sweep.plan import Plan, TrialPlan, measure_id
+from sweep.schema import Status
+from sweep.store import explained_as_user_error, read_measurement, read_result, write_result
+from sweep.trial import failed_row
+
+POLL_S = 0.5
+HOUR_S = 3600
+
+
+@dataclass
+class _Running:
+    """An attempt that is submitted."""
+
+    trial: TrialPlan
+    attempt: int
+    since: float | None = None  # when its worker began; until then it waits for room
+    epoch: int = 0  # the last one that ended under this driver
+    epoch_ended: float = 0.0
+    overdue: str | None = None  # why its worker is being stopped
+
+
+class Drive:
+    """Runs what `agenda` gives until nothing is left, or until the run's limits or a preemption end it.
+
+    Args:
+        preempted_at: when this process was asked to end soon (time.monotonic()), if it was.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        agenda: Agenda,
+        executor: Executor,
+        folder: Path,
+        screen: Screen,
+        preempted_at: Callable[[], float | None],
+    ) -> None:
+        self._plan, self._pool, self._agenda = plan, plan.pool, agenda
+        self._executor, self._folder, self._screen = executor, folder, screen
+        self._preempted_at = preempted_at
+        self._running: dict[str, _Running] = {}
+        self._lost_at: dict[str, int] = {}  # trial -> epoch; a trial that is lost twice at one epoch has failed
+        self._out_of_memory: set[str] = set()  # these run with a device to themselves
+        self._capacity = executor.capacity
+        self._began = time.monotonic()
+        self._gpu_s = 0.0  # of ended trials
+        self._draining: tuple[str, float] | None = None  # why nothing new starts, and since when
+
+    def run(self) -> str | None:
+        """Why it ended before everything was done, or None."""
+        while True:
+            if self._draining is None:
+                self._fill()
+            if not self._running:
+                return self._draining[0] if self._draining else None
+            for event in self._executor.poll(POLL_S):
+                self._handle(event)
+            self._note_capacity()
+            self._stop_overdue()
+            self._drain()
+            if self._draining and self._drained():
+                return self._draining[0]
+
+    def _fill(self) -> None:
+        """Start trials while there is room. Where trials share a device, a search's are measured first, in rounds."""
+        rounds = self._plan.search is not None and shares_devices(self._plan)
+        if self._running and (rounds or any(self._is_alone(running.trial) for running in self._running.values())):
+            return
+        room, batch = float(self._places()), []
+        for running in self._running.values():
+            room -= self._load(running.trial)
+        while room > 1e-6:
+            if (item := self._agenda.next([*self._trials(), *(trial for trial, _ in batch)])) is None:
+                break
+            if self._is_alone(item[0]) and (self._running or batch):
+                self._agenda.again(*item)
+                break
+            batch.append((self._packed(item[0]), item[1]))
+            room -= self._load(batch[-1][0])
+            if self._is_alone(item[0]):
+                break
+        if rounds and batch:
+            measure_first(self._executor, [trial for trial, _ in batch], self._folder, self._screen)
+        for trial, attempt in batch:
+            self._running[trial.trial_id] = _Running(trial, attempt)
+            self._executor.submit(trial, attempt)
+            self._screen.started(trial.trial_id)
+
+    def _handle(self, event: Event) -> None:
+        running = self._running.get(event.trial_id)
+        if running is None:  # the end of what was measured
+            return
+        now = time.monotonic()
+        match event:
+            case Started():
+                running.since = now
+            case Progress(metrics=Measured(measure_id=name, error=error)):
+                if error:
+                    self._screen.note(f"{name}: not measured: {error}")
+            case Progress(metrics=metrics):
+                running.epoch, running.epoch_ended = metrics.epoch, now
+                self._screen.progress(event.trial_id, metrics)
+            case Finished(status=status, error=error):
+                self._end(running, status, error)
+            case Lost():
+                self._answer_loss(running, event)
+
+    def _answer_loss(self, running: _Running, event: Lost) -> None:
+        trial, attempt = running.trial, running.attempt
+        if event.folder_failed:
+            raise UserError(
+                f"{self._folder}: cannot be written: {event.reason}; make room or rights there: what has ended is "
+                "stored, and the same command goes on"
+            )
+        if row := read_result(self._folder, trial.trial_id, attempt):  # the worker died after it had stored it
+            self._end(running, row["status"], row["error"])
+        elif running.overdue:
+            self._fail(running, running.overdue)
+        elif event.out_of_memory and trial.trial_id not in self._out_of_memory:
+            self._out_of_memory.add(trial.trial_id)
+            alone = replace(trial, gpus_per_trial=1.0) if trial.gpus_per_trial else trial
+            self._try_again(alone, attempt, f"{event.reason}; once more with a device to itself")
+        elif event.out_of_memory:
+            self._fail(running, f"{event.reason}; also with a device to itself")
+        elif running.epoch > self._lost_at.get(trial.trial_id, -1):
+            self._lost_at[trial.trial_id] = running.epoch
+            self._try_again(trial, attempt, f"{event.reason}; it goes on from its checkpoint")
+        else:
+            self._fail(running, f"lost twice: {event.reason}")
+
+    def _try_again(self, trial: TrialPlan, attempt: int, sentence: str) -> None:
+        self._forget(trial.trial_id)
+        self._screen.lost(trial.trial_id, sentence)
+        self._agenda.again(trial, attempt)
+
+    def _fail(self, running: _Running, reason: str) -> None:
+        """Store the failure of an attempt whose worker cannot."""
+        with explained_as_user_error(self._folder):
+            write_result(self._folder, failed_row(running.trial, running.attempt, reason), ())
+        self._end(running, "failed", reason)
+
+    def _end(self, running: _Running, status: Status, error: str | None) -> None:
+        trial_id = running.trial.trial_id
+        self._forget(trial_id)
+        self._agenda.ended(running.trial, running.attempt, status)
+        self._screen.ended(trial_id, status, error if status == "failed" else None)
+
+    def _forget(self, trial_id: str) -> None:
+        self._gpu_s += self._spent_s(self._running.pop(trial_id))
+
+    def _note_capacity(self) -> None:
+        """Machines come and go."""
+        before, self._capacity = self._capacity, self._executor.capacity
+        if self._capacity != before:
+            places = f"room for {self._capacity} at a time now" if self._capacity else "no machine has room now; waiting"
+            self._screen.note(f"{places} (it was {before})")
+
+    def _stop_overdue(self) -> None:
+        limit = self._pool.trial_time_limit_h
+        if limit is None:
+            return
+        for trial_id, running in self._running.items():
+            if running.since and not running.overdue and time.monotonic() - running.since > limit * HOUR_S:
+                running.overdue = f"took longer than its limit of {limit:g} h (trial_time_limit_h)"
+                self._executor.stop(trial_id)
+
+    def _drain(self) -> None:
+        """From the first reason to end early, nothing new starts."""
+        if self._draining is None and (reason := self._reason_to_end()):
+            self._draining = reason, self._preempted_at() or time.monotonic()
+            self._screen.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
+
+    def _reason_to_end(self) -> str | None:
+        pool = self._pool
+        if self._preempted_at() is not None:
+            return "asked to end (SIGTERM)"
+        if pool.time_limit_h is not None and time.monotonic() - self._began > pool.time_limit_h * HOUR_S:
+            return f"the run's limit of {pool.time_limit_h:g} h is reached (time_limit_h)"
+        gpu_s = self._gpu_s + sum(map(self._spent_s, self._running.values()))
+        if pool.gpu_hours is not None and gpu_s > pool.gpu_hours * HOUR_S:
+            return f"the run's limit of {pool.gpu_hours:g} GPU-hours is reached (gpu_hours)"
+        return None
+
+    def _drained(self) -> bool:
+        """Every running trial has a checkpoint since, or the time for that is over."""
+        assert self._draining
+        since = self._draining[1]
+        waiting = [running for running in self._running.values() if running.since and running.epoch_ended < since]
+        return not waiting or time.monotonic() - since > self._pool.grace_s
+
+    def _places(self) -> int:
+        return min(self._executor.capacity, self._pool.max_concurrent or self._executor.capacity)
+
+    def _load(self, trial: TrialPlan) -> float:
+        """Of the executor's places, which are of whole GPUs where trials are packed."""
+        return trial.gpus_per_trial if self._pool.gpus_per_trial == "pack" and trial.gpus_per_trial else 1.0
+
+    def _packed(self, trial: TrialPlan) -> TrialPlan:
+        memory = self._pool.gpu_memory_gib and 1024 * self._pool.gpu_memory_gib or self._executor.gpu_memory_mib
+        if self._pool.gpus_per_trial != "pack" or memory is None or trial.trial_id in self._out_of_memory:
+            return trial
+        measured = read_measurement(self._folder, measure_id(trial))
+        peak = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
+        return packed(trial, peak, memory, self._pool.memory_margin)
+
+    def _is_alone(self, trial: TrialPlan) -> bool:
+        """On a CPU nothing may run beside a trial that ran out of memory; on a GPU it gets a whole one."""
+        return trial.trial_id in self._out_of_memory and not trial.gpus_per_trial
+
+    def _trials(self) -> list[TrialPlan]:
+        return [running.trial for running in self._running.values()]
+
+    def _spent_s(self, running: _Running) -> float:
+        """GPU-seconds of the attempt's worker."""
+        return 0.0 if running.since is None else (time.monotonic() - running.since) * running.trial.gpus_per_trial
+
+
+def shares_devices(plan: Plan) -> bool:
+    """Whether trials may run beside each other on a device, so that none can be measured while others train."""
+    return plan.pool.gpus_per_trial == "pack" or any(trial.gpus_per_trial < 1 for trial in plan.trials)

@@ -1,0 +1,188 @@
+"""The machines of a Ray cluster: how many jobs fit on them, whether they can run the study's, and who comes and goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweep.errors import Problem, UserError
+from sweep.executor import Job
+from sweep.node_check import Mark, gpu_memory_mib
+
+CHECK_TIMEOUT_S = 60.0
+WATCH_S = 1.0
+
+Node = dict[str, Any]  # as ray.nodes() describes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What the largest job takes."""
+
+    cpus: int
+    gpus: float
+    accelerator_type: str | None
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job]) -> Need:
+        return cls(
+            cpus=max(job.cpus_per_trial for job in jobs),
+            gpus=max(job.gpus_per_trial for job in jobs),
+            accelerator_type=next((job.accelerator_type for job in jobs if job.accelerator_type), None),
+        )
+
+    def __str__(self) -> str:
+        of_type = f" of type {self.accelerator_type} (accelerator_type)" if self.accelerator_type else ""
+        return f"{self.cpus} CPUs and {self.gpus:g} GPUs (cpus_per_trial, gpus_per_trial){of_type}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What the cluster has for jobs now."""
+
+    capacity: int  # jobs at the same time
+    gpu_memory_mib: float | None  # of the smallest GPU; None without one, or where nobody knows
+
+
+def capacity(nodes: Iterable[Node], need: Need) -> int:
+    """How many jobs fit at the same time on `nodes`; a job lives on one machine."""
+    return sum(_fitting(node, need) for node in nodes if node["Alive"])
+
+
+def _fitting(node: Node, need: Need) -> int:
+    has = node["Resources"]
+    if need.accelerator_type and f"accelerator_type:{need.accelerator_type}" not in has:
+        return 0
+    on_cpus = int(has.get("CPU", 0) // need.cpus)
+    if not need.gpus:
+        return on_cpus
+    return min(on_cpus, int(has.get("GPU", 0)) * int(1 / need.gpus + 1e-6))  # a job does not span two GPUs
+
+
+def no_room(nodes: Iterable[Node], need: Need) -> UserError:
+    """What the user is told when no machine has what one job takes."""
+    kinds = Counter(_describe(node) for node in nodes if node["Alive"])
+    machines = "; ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items())
+    return UserError(f"a trial takes {need}, and no machine has that. There is: {machines}")
+
+
+def _describe(node: Node) -> str:
+    has = node["Resources"]
+    types = ", ".join(sorted(name.partition(":")[2] for name in has if name.startswith("accelerator_type:")))
+    return f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs{f' ({types})' if types else ''}"
+
+
+class Machines:
+    """The cluster that this process has joined, as far as jobs like `need` are concerned.
+
+    Every machine that may get one is checked before it counts; without `mark` (Ray runs on this machine alone) there is
+    nothing to check.
+    """
+
+    def __init__(self, need: Need, mark: Mark | None) -> None:
+        self._need, self._mark = need, mark
+        self._memory: dict[str, float | None] = {}  # of the GPUs of checked machines, by the node's id
+
+    def room(self) -> Room:
+        """What there is now. Raises UserError naming each machine that cannot run jobs, and why."""
+        import ray
+
+        nodes = [node for node in ray.nodes() if node["Alive"] and _fitting(node, self._need)]
+        if new := [node for node in nodes if node["NodeID"] not in self._memory]:
+            self._memory |= self._checked(new)
+        checked = [node for node in nodes if node["NodeID"] in self._memory]
+        sizes = [size for node in checked if (size := self._memory[node["NodeID"]]) is not None]
+        return Room(capacity=capacity(checked, self._need), gpu_memory_mib=min(sizes, default=None))
+
+    def first_room(self) -> Room:
+        """`room`, before the first job: raises UserError also where nothing fits."""
+        import ray
+
+        room = self.room()
+        if room.capacity == 0:
+            raise no_room(ray.nodes(), self._need)
+        return room
+
+    def watch(self, room: Room, send: Callable[[Room | Exception], None]) -> None:
+        """Send what follows `room` as machines come and go, from a thread that ends with the process."""
+
+        def look() -> None:
+            known = room
+            while True:
+                time.sleep(WATCH_S)
+                try:
+                    now = self.room()
+                except UserError as error:
+                    send(error)
+                    return
+                except Exception:
+                    send(RuntimeError(traceback.format_exc()))
+                    return
+                if now != known:
+                    send(now)
+                    known = now
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def _checked(self, nodes: list[Node]) -> dict[str, float | None]:
+        """The memory of their GPUs, by id, without machines that left meanwhile."""
+        if self._mark is None:
+            return {node["NodeID"]: gpu_memory_mib() if self._need.gpus else None for node in nodes}
+        answers = _ask(nodes, self._mark, with_gpu=bool(self._need.gpus))
+        there = _alive()
+        sizes: dict[str, float | None] = {}
+        problems = []
+        for node in nodes:
+            node_id, answer = node["NodeID"], answers[node["NodeID"]]
+            if isinstance(answer, str):
+                if node_id in there:
+                    problems.append(Problem(node["NodeManagerAddress"], "", answer))
+            elif not self._mark.is_answered(node_id):
+                sentence = f"writes to another {self._mark.folder} than this machine: --out must be a shared folder"
+                problems.append(Problem(node["NodeManagerAddress"], "", sentence))
+            else:
+                (sizes[node_id],) = answer
+        if problems:
+            raise UserError(problems)
+        return sizes
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _ask(nodes: list[Node], mark: Mark, *, with_gpu: bool) -> dict[str, str | tuple[float | None]]:
+    """By node id, why it cannot run jobs, or the memory of its GPUs. All are asked at the same time."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # A worker of its own for each, so that none of them stays with what it has imported or opened.
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_check_here)
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[task.options(scheduling_strategy=there).remote(mark, node["NodeID"], with_gpu)] = node["NodeID"]
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_TIMEOUT_S)
+    answers: dict[str, str | tuple[float | None]] = {}
+    for reference in late:
+        ray.cancel(reference, force=True)
+        answers[asked[reference]] = f"did not answer within {CHECK_TIMEOUT_S:g} s"
+    for reference in ready:
+        try:
+            answers[asked[reference]] = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            last_line = str(error).strip().splitlines()[-1]
+            answers[asked[reference]] = f"cannot run this program: {last_line}"
+    return answers
+
+
+def _check_here(mark: Mark, node_id: str, with_gpu: bool) -> str | tuple[float | None]:
+    """Runs on the machine in question."""
+    return mark.answer(node_id) or (gpu_memory_mib() if with_gpu else None,)

@@ -1,0 +1,147 @@
+"""Four raylets with eight made-up GPUs: machines that leave and join, types, shares of a GPU, folders out of sight."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_jobs import FakeJob, Step, ended, run_fake, until
+from local_cluster import ENVIRONMENT, LocalCluster
+
+from sweep.driver import RayExecutor
+from sweep.errors import UserError
+from sweep.executor import Event, Finished, Lost, Progress, Started
+from sweep.node_check import PREFIX
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Three machines of two A100s and one of two H100s."""
+    with pytest.MonkeyPatch.context() as patch, LocalCluster(tmp_path_factory.mktemp("cluster")) as ray:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        a100 = [ray.add(gpus=2, cpus=4, accelerator_type="A100") for _ in range(3)]
+        h100 = ray.add(gpus=2, cpus=4, accelerator_type="H100")
+        yield SimpleNamespace(ray=ray, a100=a100, h100=h100)
+
+
+def executor_of(cluster: SimpleNamespace, folder: Path, jobs: list[FakeJob]) -> RayExecutor:
+    return RayExecutor(folder, jobs, address=cluster.ray.address, run=run_fake)
+
+
+def jobs_of(n: int, **takes: object) -> list[FakeJob]:
+    return [FakeJob(trial_id=f"job{i}", until="go", **takes) for i in range(n)]
+
+
+def places(events: list[Event]) -> dict[str, Step]:
+    """Where each job ran last."""
+    return {event.trial_id: event.metrics for event in events if isinstance(event, Progress)}
+
+
+def losses(events: list[Event]) -> dict[str, str]:
+    return {event.trial_id: event.reason for event in events if isinstance(event, Lost)}
+
+
+def listening(pid: int) -> set[str]:
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    connections = [connection for process in family for connection in process.net_connections()]
+    return {connection.laddr.ip.removeprefix("::ffff:") for connection in connections if connection.status == "LISTEN"}
+
+
+def test_a_machine_that_leaves_and_one_that_joins(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    jobs = jobs_of(4, gpus_per_trial=1)
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor:
+        assert executor.capacity == 8
+        assert executor.gpu_memory_mib is None  # nobody knows it of GPUs that are made up
+        for job in jobs:
+            executor.submit(job, 1)
+        events = until(executor, lambda events: len(places(events)) == len(jobs))
+        addresses = listening(cluster.ray.pid) | listening(executor._process.pid)
+        assert addresses
+        assert all(address.startswith("127.") for address in addresses)
+
+        leaving = next(step.node for step in places(events).values() if step.node != cluster.h100)
+        on_it = {trial_id for trial_id, step in places(events).items() if step.node == leaving}
+        cluster.a100.remove(leaving)
+        cluster.ray.remove(leaving)
+        events += until(executor, lambda _: executor.capacity == 6)
+        events += until(executor, lambda new: len(losses(events + new)) == len(on_it))
+        assert losses(events) == dict.fromkeys(on_it, "its machine left")
+        for job in jobs:
+            if job.trial_id in on_it:
+                executor.submit(job, 1)
+
+        joining = cluster.ray.add(gpus=2, cpus=4, accelerator_type="H200")
+        events += until(executor, lambda _: executor.capacity == 8)
+        jobs.append(FakeJob(trial_id="there", until="go", gpus_per_trial=1, accelerator_type="H200"))
+        executor.submit(jobs[-1], 1)
+        (tmp_path / "go").touch()
+        events += until(executor, ended(jobs))
+        assert set(losses(events)) == on_it
+        assert leaving not in {step.node for step in places(events).values()}
+        assert places(events)["there"].node == joining
+        finished = Counter(event.trial_id for event in events if isinstance(event, Finished))
+        assert finished == {job.trial_id: 1 for job in jobs}
+        started = Counter(event.trial_id for event in events if isinstance(event, Started))
+        assert started == {job.trial_id: 2 if job.trial_id in on_it else 1 for job in jobs}
+    assert [path.name for path in tmp_path.iterdir()] == ["go"]  # nothing of the check is left
+
+
+def test_shares_of_gpus_of_one_type(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    jobs = jobs_of(6, gpus_per_trial=0.5, accelerator_type="H100")
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor:
+        assert executor.capacity == 4
+        for job in jobs:
+            executor.submit(job, 1)
+        events = until(executor, lambda events: len(places(events)) == 4)
+        ran = places(events)
+        assert {step.node for step in ran.values()} == {cluster.h100}
+        assert Counter(step.gpus for step in ran.values()) == {("0",): 2, ("1",): 2}
+        # One that waits for room is stopped as one that runs is, and another one gets the room.
+        waiting = {job.trial_id for job in jobs} - set(ran)
+        stopped = {waiting.pop(), next(iter(ran))}
+        for trial_id in stopped:
+            executor.stop(trial_id)
+        events += until(executor, lambda new: waiting <= set(places(new)) and len(losses(new)) == 2)
+        assert losses(events) == dict.fromkeys(stopped, "stopped")
+
+
+def test_what_no_machine_has_is_refused_with_what_there_is(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes 1 CPUs and 1 GPUs .* of type L4 .* There is: ") as refused:
+        executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1, accelerator_type="L4"))
+    assert "4 CPUs and 2 GPUs (H100)" in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def namespaces() -> None:
+    unshare = ["unshare", "-m", "true"]
+    if os.geteuid() != 0 or subprocess.run(unshare, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to make a mount namespace")
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_a_machine_that_does_not_see_the_folder(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    jobs = jobs_of(1, cpus_per_trial=2)
+    sentence = rf"127\.0\.0\.1: does not see {tmp_path}: --out must be a folder that all machines share"
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor:
+        blind = cluster.ray.add(cpus=2, hidden=tmp_path)
+        with pytest.raises(UserError, match=sentence):  # one that joins
+            until(executor, lambda _: False)
+        # A job may get to such a machine before that is known; its worker looks for itself.
+        next(tmp_path.glob(f"{PREFIX}*")).unlink()
+        executor.submit(jobs[0], 1)
+        with pytest.raises(UserError, match=sentence):
+            until(executor, lambda _: False)
+    with pytest.raises(UserError, match=sentence):  # one that is there
+        executor_of(cluster, tmp_path, jobs)
+    cluster.ray.remove(blind)

@@ -1,0 +1,118 @@
+"""A Ray that dies, hangs or does not come up: the run ends with a sentence, nothing stays behind, it goes on later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_training import fake_trial, screen_of
+from real_runs import LINES, descendants, ended_epoch, real_plan
+
+from sweep import driver
+from sweep.driver import RayExecutor
+from sweep.errors import UserError
+from sweep.executor import Event
+from sweep.in_process import InProcessExecutor
+from sweep.runner import run_plan
+from sweep.store import read_rows
+
+
+class BreakingExecutor(RayExecutor):
+    """Kills one of Ray's own processes, or the one that Ray lives in, when the first epoch has ended."""
+
+    victim: str | None = None
+    broken = False
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if not self.broken and any(map(ended_epoch, events)):
+            self.broken = True
+            (pid,) = (
+                [process.pid for process in descendants() if process.name() == self.victim]
+                if self.victim
+                else [self._process.pid]
+            )
+            os.kill(pid, signal.SIGKILL)
+        return events
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [
+        ("raylet", "raylet died|its process ended"),  # whichever is first: Ray ends its process, or that looks
+        ("gcs_server", "gcs_server died|its process ended"),
+        (None, "its process ended"),
+    ],
+    ids=["raylet", "gcs_server", "process"],
+)
+def test_a_run_whose_ray_dies_ends_and_goes_on_later(
+    victim: str | None,
+    reason: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
+    left: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BreakingExecutor, "victim", victim)
+    plan = real_plan(epochs=20)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf"Ray itself has stopped working \(({reason})\); what has ended is stored"):
+        run_plan(plan, tmp_path, BreakingExecutor, screen=screen_of(plan))
+    assert time.monotonic() - start < 60
+    assert left() == []
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert all(line.startswith(LINES) for line in output.out.splitlines())
+    assert read_rows(tmp_path)[0].empty
+    assert run_plan(plan, tmp_path, InProcessExecutor, screen=screen_of(plan), limit=1).completed == 1
+
+
+def test_a_hanging_ray_is_closed_all_the_same(
+    tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "CLOSE_TIMEOUT_S", 0.5)
+    executor = RayExecutor(tmp_path, [fake_trial(0)])
+    executor._process.send_signal(signal.SIGSTOP)
+    executor.close()
+    executor.close()
+    assert left() == []
+    assert not executor._scratch.exists()
+
+
+def test_a_defect_in_rays_process_comes_with_its_traceback(tmp_path: Path, left: Callable[[], list[str]]) -> None:
+    executor = RayExecutor(tmp_path, [fake_trial(0)])
+    executor.submit(SimpleNamespace(trial_id="neither CPUs nor GPUs"), 1)
+    with pytest.raises(RuntimeError, match=r"(?s)in _resources.*has no attribute 'cpus_per_trial'"):
+        executor.poll(60)
+    executor.close()
+    assert left() == []
+
+
+def test_a_process_that_does_not_come_up(
+    tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"Ray does not start \(on this machine\): its process ended"):
+        RayExecutor(tmp_path, [fake_trial(0)])
+    assert left() == []
+
+
+def test_what_no_machine_has_is_refused_before_anything_runs(tmp_path: Path, left: Callable[[], list[str]]) -> None:
+    with pytest.raises(UserError, match=r"takes 4096 CPUs and 0 GPUs .* There is: \d+ CPUs and "):
+        RayExecutor(tmp_path, [fake_trial(0, cpus=4096)])
+    assert left() == []
+
+
+def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
+            RayExecutor(tmp_path, [fake_trial(0)], address=address)

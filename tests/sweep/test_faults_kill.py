@@ -1,0 +1,237 @@
+"""Killed, interrupted and preempted: nothing that was finished is lost, or runs again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_training import starts
+from fault_study import EPOCHS, cost, launch, run, stored, study, wait_for
+
+from sweep.driver_lock import lock_study
+from sweep.errors import UserError
+from sweep.status import describe, study_status
+from sweep.store import read_epochs, read_rows
+
+Launch = Callable[..., subprocess.Popen[str]]
+TIMES = ["wall_time_s", "started_at", "finished_at", "git_commit"]
+
+
+@pytest.fixture
+def start() -> Iterator[Launch]:
+    """Starts studies as processes, and leaves none of them."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def started(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        processes.append(launch(*arguments, **options))  # type: ignore[arg-type]
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Ray's worker processes that train."""
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "ImplicitFunc" in child.name() or "ImplicitFunc" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
+def repeated_epochs(folder: Path) -> dict[str, int]:
+    """By trial: epochs that ran more than once, as far as its starts and checkpoints tell; each start names its first."""
+    begun: dict[str, list[int]] = {}
+    for line in starts(folder):
+        trial, first = line.split()
+        begun.setdefault(trial, []).append(int(first))
+    return {trial: sum(b <= a for a, b in zip(firsts, firsts[1:], strict=False)) for trial, firsts in begun.items()}
+
+
+def assert_whole(folder: Path, undisturbed: Path) -> None:
+    """All trials are stored once, with the numbers of a study that nothing happened to."""
+    for read in (read_rows, read_epochs):
+        here, there = (
+            frame.drop(columns=[name for name in TIMES if name in frame])
+            for frame in (read(folder)[0], read(undisturbed)[0])
+        )
+        assert here.equals(there)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    assert run(folder).completed == 6
+    return folder
+
+
+def test_a_worker_killed_in_an_epoch(
+    nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+) -> None:
+    process = start(tmp_path, "--executor", "ray", epoch_s=0.3)
+    wait_for(lambda: stored(tmp_path), process)
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    wait_for(lambda: workers(process) and list(tmp_path.glob("checkpoints/*/last.pt")), process)
+    time.sleep(random.Random(nth_try).uniform(0, 0.3))
+    killed = workers(process)
+    for worker in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "its worker process died; it goes on from its checkpoint" in output
+    assert_whole(tmp_path, undisturbed)
+    assert max(repeated_epochs(tmp_path).values()) <= 1
+    tally("kill -9 of workers in an epoch", **cost(tmp_path, before, begun))
+
+
+@pytest.mark.parametrize("executor", ["ray", "here"])
+def test_a_driver_killed(
+    nth_try: int, executor: str, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+) -> None:
+    process = start(tmp_path, "--executor", executor, epoch_s=0.2)
+    wait_for(lambda: len(stored(tmp_path)) >= 2, process)
+    time.sleep(random.Random(nth_try).uniform(0, 0.4))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for_end_of_session(process.pid)
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    assert run(tmp_path).completed == 6
+    assert_whole(tmp_path, undisturbed)
+    assert max(repeated_epochs(tmp_path).values()) <= 1
+    again = [line.split()[0] for line in starts(tmp_path)[begun:]]
+    assert len(again) == len(set(again)) == 6 - len(before)
+    tally(f"kill -9 of the driver ({'Ray' if executor == 'ray' else 'in process'})", **cost(tmp_path, before, begun))
+
+
+def wait_for_end_of_session(leader: int) -> None:
+    """Ray's own process ends when it sees the driver gone; what it started may write until then."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        alive = [p for p in Path("/proc").glob("[0-9]*/environ") if _mentions(p, f"FAULT_EPOCH_S") and _is_ray(p)]
+        if not alive:
+            return
+        time.sleep(0.05)
+    raise AssertionError("Ray outlives its driver")
+
+
+def _mentions(environ: Path, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return name.encode() in environ.read_bytes()
+    return False
+
+
+def _is_ray(environ: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return b"ray" in (environ.parent / "cmdline").read_bytes()
+    return False
+
+
+@pytest.mark.parametrize("call", ["link", "replace"])
+def test_killed_between_the_temporary_file_and_its_name(
+    nth_try: int, call: str, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+) -> None:
+    # rows get their name by link, once a trial; plan, progress, curve and checkpoint by replace, many times
+    n = 3 if call == "link" else 12
+    n += nth_try if call == "replace" else nth_try % 4
+    process = start(tmp_path, f"--kill-at-{call}", str(n), epoch_s=0)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, output
+    assert [*tmp_path.glob("**/.*.tmp"), *tmp_path.glob("checkpoints/*/*tmp*"), *tmp_path.glob("**/.last*")]
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    assert len(read_rows(tmp_path)[0]) == len(before)
+    assert read_rows(tmp_path)[1] == []
+    assert run(tmp_path).completed == 6
+    assert_whole(tmp_path, undisturbed)
+    tally(f"kill -9 between temporary file and {call}", **cost(tmp_path, before, begun))
+
+
+def test_ctrl_c(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
+    process = start(tmp_path, "--executor", "ray", epoch_s=0.2)
+    wait_for(lambda: stored(tmp_path), process)
+    time.sleep(random.Random(nth_try).uniform(0, 0.4))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    assert f"Stopped: {len(before)} of 6 trials are stored." in output
+    assert run(tmp_path).completed == 6
+    assert_whole(tmp_path, undisturbed)
+    assert max(repeated_epochs(tmp_path).values()) <= 1
+    tally("Ctrl-C", **cost(tmp_path, before, begun))
+
+
+@pytest.mark.parametrize(("grace", "loses"), [(30.0, 0), (0.0, 1)], ids=["grace", "none"])
+def test_sigterm_lets_running_epochs_end(
+    nth_try: int, grace: float, loses: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+) -> None:
+    process = start(tmp_path, "--executor", "ray", "--grace", str(grace), epoch_s=1.0 if grace else 0.3)
+    wait_for(lambda: len(list(tmp_path.glob("checkpoints/*/last.pt"))) >= 1, process)
+    time.sleep(0.2)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=40)
+    assert process.returncode == 130, output
+    assert time.monotonic() - began < 15
+    assert f"asked to end (SIGTERM); epochs that end within {grace:g} s still count" in output
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    assert not before or grace
+    epochs = {file.parent.name: int(file.read_text()) for file in tmp_path.glob("checkpoints/*/last.pt")}
+    if grace:
+        assert epochs
+        assert max(epochs.values()) < EPOCHS
+    assert run(tmp_path).completed == 6
+    resumed = dict(line.split() for line in starts(tmp_path)[begun:])
+    assert all(int(resumed[trial]) == epoch + 1 for trial, epoch in epochs.items())
+    assert_whole(tmp_path, undisturbed)
+    tally(f"SIGTERM with {grace:g} s of grace", **cost(tmp_path, before, begun))
+
+
+def test_two_drivers_at_once(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
+    first = start(tmp_path, epoch_s=0.2)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/*/last.pt")), first)
+    second = start(tmp_path)
+    output, _ = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert f"another process runs this study: pid {first.pid} on " in output
+    assert f"run by process {first.pid} on " in describe(study_status(tmp_path))
+    with pytest.raises(UserError, match=f"pid {first.pid} "), lock_study(tmp_path):
+        pass
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, output
+    assert_whole(tmp_path, undisturbed)
+    assert len(starts(tmp_path)) == len(study().trials)
+    tally("a second driver on the study", lost=0, repeated=len(starts(tmp_path)) - len(study().trials))
+
+
+def test_a_clock_that_jumps(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
+    process = start(tmp_path, "--clock-jumps", epoch_s=0.1)
+    wait_for(lambda: stored(tmp_path), process)
+    wait_for(lambda: len(list(tmp_path.glob("checkpoints/*/last.pt"))) >= 1, process)
+    states = [trial.state for trial in study_status(tmp_path).trials]
+    assert states.count("running") <= 1
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before, begun = stored(tmp_path), len(starts(tmp_path))
+    again = start(tmp_path, "--clock-jumps", epoch_s=0)
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    assert "-" not in output.split("to train")[0]  # no negative time on the screen
+    assert (read_rows(tmp_path)[0]["wall_time_s"] > 0).all()
+    assert_whole(tmp_path, undisturbed)
+    tally("the clock jumps by hours, there and back", **cost(tmp_path, before, begun))

@@ -1,0 +1,133 @@
+"""What happens to the folder: torn files, a full disk, no rights. What is whole stays whole and readable."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_training import starts
+from fault_study import cost, launch, run, stored, study
+
+from sweep.cli import main
+from sweep.store import read_rows
+
+
+def test_a_torn_part(nth_try: int, tmp_path: Path, tally: Callable, capsys: pytest.CaptureFixture) -> None:
+    run(tmp_path)
+    chance = random.Random(nth_try)
+    victim = tmp_path / "trials" / chance.choice(sorted(stored(tmp_path)))
+    whole = victim.read_bytes()
+    torn = bytearray(whole[: chance.randrange(len(whole))]) if nth_try % 2 == 0 else bytearray(whole)
+    if len(torn) == len(whole):
+        torn[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+    victim.write_bytes(torn)
+    others = {name: data for name, data in stored(tmp_path).items() if name != victim.name}
+    rows, damaged = read_rows(tmp_path)
+    harmless = not damaged  # a flipped bit may lie where nothing is read: then the row is as it was
+    assert len(rows) == 6 if harmless else (damaged == [victim] and len(rows) == 5)
+    capsys.readouterr()
+    assert main(["status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert harmless or f"{victim}: cannot be read" in shown
+    begun = len(starts(tmp_path))
+    assert run(tmp_path).completed == 6
+    assert len(starts(tmp_path)) - begun == (0 if harmless else 1)
+    assert main(["status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert harmless or victim.name in shown, "what was set aside stays in sight"
+    tally("a torn or altered part (the others' results)", **cost(tmp_path, others, begun))
+
+
+def mountable() -> bool:
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+needs_mount = pytest.mark.skipif(not mountable(), reason="mounting a small disk takes rights that are missing here")
+
+
+@needs_mount
+def test_a_full_disk(nth_try: int, tmp_path: Path, tally: Callable) -> None:
+    """On a disk of its own, which is filled after the second trial; then there is room again."""
+    script = tmp_path / "disk.sh"
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    script.write_text(f"""
+set -e
+mount -t tmpfs -o size=600k tmpfs {disk}
+export FAULT_EPOCH_S=0.05
+{sys.executable} {Path(__file__).parent}/fault_study.py {disk}/study > {tmp_path}/output 2>&1 &
+study=$!
+while [ $(ls {disk}/study/trials 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.02; kill -0 $study; done
+dd if=/dev/zero of={disk}/filler bs=1k count=2000 2>/dev/null || true
+code=0; wait $study || code=$?
+echo $code > {tmp_path}/code
+rm {disk}/filler
+cp -a {disk}/study {kept}
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    subprocess.run(["unshare", "-m", "bash", str(script)], check=True, env=environment, timeout=60)
+    output = (tmp_path / "output").read_text()
+    assert (tmp_path / "code").read_text().strip() == "2", output
+    assert "cannot be written: No space left on device" in output
+    assert "Traceback" not in output
+    before, begun = stored(kept), len(starts(kept))
+    rows, damaged = read_rows(kept)
+    assert damaged == []
+    assert (rows["status"] == "completed").all()
+    assert 2 <= len(rows) < 6
+    assert run(kept).completed == 6
+    tally("a full disk", **cost(kept, before, begun))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process that has fewer rights")
+def test_a_folder_without_rights(nth_try: int, tmp_path: Path, tally: Callable) -> None:
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "study"
+    run(folder, study((0, 1)))
+    before = stored(folder)
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    process = launch(folder, prefix=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert f"{folder}: cannot be written: Permission denied" in output
+    assert "Traceback" not in output
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    begun = len(starts(folder))
+    assert run(folder).completed == 6
+    tally("a folder without rights to write", **cost(folder, before, begun))
+
+
+@needs_mount
+def test_a_disk_that_becomes_read_only(nth_try: int, tmp_path: Path, tally: Callable) -> None:
+    """As file systems do after an input or output error."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    script = tmp_path / "disk.sh"
+    script.write_text(f"""
+set -e
+mount -t tmpfs tmpfs {disk}
+export FAULT_EPOCH_S=0.1
+{sys.executable} {Path(__file__).parent}/fault_study.py {disk}/study > {tmp_path}/output 2>&1 &
+study=$!
+while [ $(ls {disk}/study/trials 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.02; kill -0 $study; done
+for i in $(seq 100); do mount -o remount,ro {disk} 2>/dev/null && break; sleep 0.003; done
+code=0; wait $study || code=$?
+echo $code > {tmp_path}/code
+cp -a {disk}/study {kept}
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    subprocess.run(["unshare", "-m", "bash", str(script)], check=True, env=environment, timeout=60)
+    output = (tmp_path / "output").read_text()
+    assert (tmp_path / "code").read_text().strip() == "2", output
+    assert "cannot be written: Read-only file system" in output
+    assert "Traceback" not in output
+    before, begun = stored(kept), len(starts(kept))
+    assert run(kept).completed == 6
+    tally("a disk that becomes read-only", **cost(kept, before, begun))

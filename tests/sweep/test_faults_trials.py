@@ -1,0 +1,47 @@
+"""Trials that go wrong by themselves become rows with a reason, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_training import starts
+from fault_study import ALWAYS_OUT_OF_MEMORY, DIVERGES, HANGS, OUT_OF_MEMORY, RAISES, cost, run, stored, study
+
+from sweep.store import outcomes, read_rows
+
+SEEDS = (0, RAISES, HANGS, OUT_OF_MEMORY, 1, DIVERGES, ALWAYS_OUT_OF_MEMORY, 2)
+LIMIT_H = 4 / 3600
+
+
+def test_each_fault_costs_its_own_trial(
+    nth_try: int, tmp_path: Path, tally: Callable, capfd: pytest.CaptureFixture
+) -> None:
+    summary = run(tmp_path, study(SEEDS, trial_time_limit_h=LIMIT_H), executor="ray")
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert "Traceback" not in output.out
+    assert (summary.completed, summary.failed) == (4, 4)
+    rows = outcomes(read_rows(tmp_path)[0])
+    assert not read_rows(tmp_path)[0].duplicated("trial_id").any()
+    errors = {name.removeprefix("fake-seed"): row["error"] for name, row in rows.iterrows() if row["error"]}
+    assert "ZeroDivisionError: division by zero with more to say" in errors[str(RAISES)] or (
+        "ZeroDivisionError: division by zero" in errors[str(RAISES)]
+    )
+    assert errors[str(DIVERGES)].startswith("the training loss is nan in epoch 2 of 3")
+    assert errors[str(HANGS)].startswith("took longer than its limit of")
+    assert errors[str(ALWAYS_OUT_OF_MEMORY)].startswith("out of memory with batches of 32 images")
+    assert errors[str(ALWAYS_OUT_OF_MEMORY)].endswith("also with a device to itself")
+    assert set(errors) == {str(seed) for seed in (RAISES, DIVERGES, HANGS, ALWAYS_OUT_OF_MEMORY)}
+    begun = [line.split()[0].removeprefix("fake-seed") for line in starts(tmp_path)]
+    assert {seed: begun.count(str(seed)) for seed in SEEDS} == dict.fromkeys(SEEDS, 1) | {
+        OUT_OF_MEMORY: 2,
+        ALWAYS_OUT_OF_MEMORY: 2,
+    }
+    assert "once more with a device to itself" in output.out
+    # and all of that is stored: nothing runs again
+    before, count = stored(tmp_path), len(starts(tmp_path))
+    assert run(tmp_path, study(SEEDS, trial_time_limit_h=LIMIT_H)).failed == 4
+    for fault in ("a trial raises", "a trial hangs past its limit", "a trial's loss is NaN", "a trial runs out of memory"):
+        tally(fault, **cost(tmp_path, before, count))
