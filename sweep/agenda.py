@@ -1,4 +1,4 @@
-"""Which trial is next: in the plan's order, or as a search chooses; never one that is stored, here or in another study."""
+"""Which trial is next: in the plan's order, or as a search chooses; none that is stored, here or in another study."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from sweep.plan import Plan, TrialPlan, baselines
 from sweep.progress import TrialProgress, checkpoint_folder
@@ -21,8 +23,8 @@ class Agenda:
     """What is planned and not stored, one trial at a time.
 
     Args:
-        outcomes: the row that counts of each stored trial, by trial_id; all columns where the plan has a search.
-        attempts: the last stored attempt of each trial.
+        outcomes: of each stored trial the row that counts, by trial_id, with the number of its last attempt; all
+            columns where the plan has a search.
         limit: only the first trials of the plan; with a search, so many newly completed trials of its choice.
         retry_failed: stored failures run again.
         cache: results of other studies, taken instead of training.
@@ -33,7 +35,6 @@ class Agenda:
         plan: Plan,
         folder: Path,
         outcomes: Mapping[str, Mapping[str, Any]],
-        attempts: Mapping[str, int],
         *,
         limit: int | None = None,
         retry_failed: bool = False,
@@ -41,7 +42,8 @@ class Agenda:
     ) -> None:
         self.taken = 0  # results of other studies
         self.statuses: dict[str, Status] = {trial_id: row["status"] for trial_id, row in outcomes.items()}
-        self._folder, self._attempts, self._cache, self._retry_failed = folder, attempts, cache, retry_failed
+        self._folder, self._cache, self._retry_failed = folder, cache, retry_failed
+        self._attempts: dict[str, int] = {trial_id: row["attempt"] for trial_id, row in outcomes.items()}
         self._plan, self._limit, self._newly_completed = plan, limit, 0
         self._search = None
         listed: Sequence[TrialPlan] = plan.trials[:limit]
@@ -52,8 +54,8 @@ class Agenda:
             listed = [*baselines(plan), *self._begun_before(outcomes)]
             again = {trial.trial_id for trial in listed}
             tried = [t.trial_id for t in plan.trials if t.trial_id in outcomes and t.trial_id not in again]
-            for trial_id in sorted(tried, key=lambda trial_id: outcomes[trial_id]["suggestion"]):
-                self._search.tell(outcomes[trial_id])
+            for row in sorted((outcomes[trial_id] for trial_id in tried), key=lambda row: _number(row) or 0):
+                self._search.tell(row)
             self.asked = again | set(tried)
         else:
             self.asked = {trial.trial_id for trial in listed}
@@ -65,9 +67,9 @@ class Agenda:
         """The next trial to run, with the number of its attempt; None if there is none now, beside what runs."""
         if self._waiting:
             return self._waiting.popleft()
-        while self._search and (self._limit is None or self._newly_completed + len(running) < self._limit):
-            trial = self._search.suggest(running)
-            if trial is None:
+        chosen = sum(trial.suggestion is not None for trial in running)
+        while self._search and (self._limit is None or self._newly_completed + chosen < self._limit):
+            if (trial := self._search.suggest(running)) is None:
                 break
             self.asked.add(trial.trial_id)
             if not self._take(trial):
@@ -133,10 +135,16 @@ class Agenda:
         """What a search chose and an interruption left unfinished, and on request what failed, with their numbers."""
         begun = []
         for trial in self._plan.trials:
-            row = outcomes.get(trial.trial_id)
-            number = row["suggestion"] if row else None
-            if row is None and (progress := TrialProgress.read(checkpoint_folder(self._folder, trial.trial_id))):
-                number = progress.suggestion
+            if trial.trial_id in outcomes:
+                number = _number(outcomes[trial.trial_id])
+            else:
+                progress = TrialProgress.read(checkpoint_folder(self._folder, trial.trial_id))
+                number = progress.suggestion if progress else None
             if number is not None and self._is_missing(trial):
                 begun.append(replace(trial, suggestion=number))
         return sorted(begun, key=lambda trial: trial.suggestion or 0)
+
+
+def _number(row: Mapping[str, Any]) -> int | None:
+    """The how-many-th suggestion of its search a stored trial was, if it was one."""
+    return None if pd.isna(row["suggestion"]) else int(row["suggestion"])

@@ -82,9 +82,8 @@ class Drive:
         rounds = self._plan.search is not None and shares_devices(self._plan)
         if self._running and (rounds or any(self._is_alone(running.trial) for running in self._running.values())):
             return
-        room, batch = float(self._places()), []
-        for running in self._running.values():
-            room -= self._load(running.trial)
+        room = self._places() - sum(self._load(running.trial) for running in self._running.values())
+        batch: list[tuple[TrialPlan, int]] = []
         while room > 1e-6:
             if (item := self._agenda.next([*self._trials(), *(trial for trial, _ in batch)])) is None:
                 break
@@ -110,12 +109,12 @@ class Drive:
         match event:
             case Started():
                 running.since = now
-            case Progress(metrics=Measured(measure_id=name, error=error)):
-                if error:
-                    self._screen.note(f"{name}: not measured: {error}")
             case Progress(metrics=metrics):
-                running.epoch, running.epoch_ended = metrics.epoch, now
-                self._screen.progress(event.trial_id, metrics)
+                if not isinstance(metrics, Measured):
+                    running.epoch, running.epoch_ended = metrics.epoch, now
+                    self._screen.progress(event.trial_id, metrics)
+                elif metrics.error:
+                    self._screen.note(f"{metrics.measure_id}: not measured: {metrics.error}")
             case Finished(status=status, error=error):
                 self._end(running, status, error)
             case Lost():
@@ -168,8 +167,8 @@ class Drive:
         """Machines come and go."""
         before, self._capacity = self._capacity, self._executor.capacity
         if self._capacity != before:
-            places = f"room for {self._capacity} at a time now" if self._capacity else "no machine has room now; waiting"
-            self._screen.note(f"{places} (it was {before})")
+            room = f"room for {self._capacity} at a time" if self._capacity else "no machine has room, the run waits"
+            self._screen.note(f"{room} now (it was {before})")
 
     def _stop_overdue(self) -> None:
         limit = self._pool.trial_time_limit_h
@@ -212,7 +211,7 @@ class Drive:
         return trial.gpus_per_trial if self._pool.gpus_per_trial == "pack" and trial.gpus_per_trial else 1.0
 
     def _packed(self, trial: TrialPlan) -> TrialPlan:
-        memory = self._pool.gpu_memory_gib and 1024 * self._pool.gpu_memory_gib or self._executor.gpu_memory_mib
+        memory = (self._pool.gpu_memory_gib and 1024 * self._pool.gpu_memory_gib) or self._executor.gpu_memory_mib
         if self._pool.gpus_per_trial != "pack" or memory is None or trial.trial_id in self._out_of_memory:
             return trial
         measured = read_measurement(self._folder, measure_id(trial))

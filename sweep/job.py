@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweep.executor import Finished, Job, Lost
 from sweep.measure import Measured, MeasureJob, measure_all
-from sweep.trial import _FOLDER_ERRORS, OutOfMemory, run_trial
+from sweep.plan import TrialPlan, measure_id
+from sweep.store import read_measurement
+from sweep.trial import FOLDER_ERRORS, OutOfMemory, run_trial
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics
 
 
-def run_job(job: Job, attempt: int, folder: Path) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
+def run_job(
+    job: Job, attempt: int, folder: Path, trainer_of: Callable[[TrialPlan, Path], Any] | None = None
+) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
     """Train a trial, or measure; everything is stored in the study `folder` by the end. Yields the steps on the way.
 
-    A trial that finds no memory, and a folder that is full or read-only, are no results: the job is lost. Raises
-    OSError if something cannot be stored for another reason.
+    A trial that has a GPU to itself measures its own step before it trains. One that finds no memory, and a folder that
+    is full or read-only, are no results: the job is lost.
+
+    Args:
+        trainer_of: makes another trainer than the real one, in simulations; then nothing is measured.
+
+    Raises OSError if something cannot be stored for another reason.
     """
     try:
+        if trainer_of is None:
+            yield from measure_all(_to_measure(job, folder), folder)
         if isinstance(job, MeasureJob):
-            yield from measure_all(job, folder)
             return Finished(trial_id=job.trial_id, status="completed", error=None)
-        row = yield from run_trial(job, attempt, folder)
+        row = yield from run_trial(job, attempt, folder, trainer_of)
         return Finished(trial_id=row.trial_id, status=row.status, error=row.error)
     except OutOfMemory as error:
         return Lost(trial_id=job.trial_id, reason=str(error), out_of_memory=True)
     except OSError as error:
-        if error.errno not in _FOLDER_ERRORS:
+        if error.errno not in FOLDER_ERRORS:
             raise
         return Lost(trial_id=job.trial_id, reason=error.strerror or str(error), folder_failed=True)
+
+
+def _to_measure(job: Job, folder: Path) -> MeasureJob:
+    if isinstance(job, MeasureJob):
+        return job
+    alone = job.gpus_per_trial >= 1 and read_measurement(folder, measure_id(job)) is None
+    return MeasureJob(trials=(job,) if alone else ())

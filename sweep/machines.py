@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster: how many jobs fit on them, whether they can run the study's, and who comes and goes."""
+"""The machines of a Ray cluster: how many jobs fit on them, whether they can run the study's, who comes and goes."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from famba_core.config import DataConfig
 from famba_core.cost import step_cost
 from sweep.plan import TrialPlan
 
-# A process on a GPU holds more than its tensors at their peak: the CUDA context with the code of the kernels, about half
-# a GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled.
+# A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
+# GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled. An estimate.
 CONTEXT_MIB = 1024
 MOST_PER_GPU = 8  # beyond it, small trials only wait for each other, each with its own threads on the CPU
 RAY_PARTS = 10_000  # of a resource; Ray knows no smaller ones

@@ -28,9 +28,8 @@ from sweep.node_check import Mark
 
 # Read when Ray is imported: no statistics sent out, none of its own screens, warnings and result files. The working
 # directory stays, so that relative paths mean what they mean to the user. A call that comes when Ray has been shut down
-# fails, rather than start or join another one. The runner submits no more than fits, so Tune need not hold it back. Tune
-# itself repeats nothing, not even what a preempted machine ran. It writes no snapshots, which nobody would read and which
-# hold all trials that ever ran.
+# fails, rather than start or join another one. The runner submits no more than fits, so Tune need not hold it back.
+# Tune itself repeats nothing, not even what a preempted machine ran, and writes no snapshots, which nobody would read.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -8,10 +8,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from sweep.agenda import Agenda
 from sweep.drive import Drive, shares_devices
@@ -43,11 +45,9 @@ class RunSummary:
 
     @property
     def sentence(self) -> str:
-        more = [
-            f", {self.pruned} ended early" if self.pruned else "",
-            f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)" if self.failed else "",
-        ]
-        return f"{self.completed} of {self.asked} trials completed{''.join(more)}"
+        pruned = f", {self.pruned} ended early" if self.pruned else ""
+        failed = f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)"
+        return f"{self.completed} of {self.asked} trials completed{pruned}{failed if self.failed else ''}"
 
     @property
     def exit_code(self) -> int:
@@ -79,7 +79,7 @@ def run_plan(
         for part in quarantine(folder, damaged):
             screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
-        stored = outcomes(rows).assign(trial_id=lambda frame: frame.index).to_dict("index")
+        stored = by_trial(rows)
         for left in os.listdir(folder / "checkpoints"):  # where a worker died after its row was stored
             if stored.get(left, {}).get("status") == "completed":
                 shutil.rmtree(folder / "checkpoints" / left, ignore_errors=True)
@@ -87,7 +87,6 @@ def run_plan(
             plan,
             folder,
             stored,
-            rows.groupby("trial_id")["attempt"].max().to_dict(),
             limit=limit,
             retry_failed=retry_failed,
             cache=cache,
@@ -113,9 +112,7 @@ def run_plan(
     )
 
 
-def untrained(
-    plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False
-) -> list[TrialPlan]:
+def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
     """The trials that `run_plan` would train now, unless other studies have them, in the plan's order.
 
     For those that a search would choose stand as many others that it may, spread over the plan.
@@ -133,6 +130,13 @@ def untrained(
     return missing + [free[i * len(free) // left] for i in range(left)]
 
 
+def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The row that counts of each trial, by trial_id, with the number of its last attempt as `attempt`."""
+    counting = outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
+    records: list[dict[str, Any]] = counting.reset_index().to_dict("records")  # type: ignore[assignment]
+    return {row["trial_id"]: row for row in records}
+
+
 def _run(
     plan: Plan, agenda: Agenda, folder: Path, executor_factory: ExecutorFactory, screen: Screen
 ) -> tuple[bool, str | None]:
@@ -140,10 +144,11 @@ def _run(
     if (first := agenda.next([])) is None:
         return False, None
     agenda.again(*first)
+    trials = plan.trials if plan.search else agenda.waiting
     with _Signals() as signals:
         try:
             with (
-                contextlib.closing(executor_factory(folder, plan.trials if plan.search else agenda.waiting)) as executor,
+                contextlib.closing(executor_factory(folder, trials)) as executor,
                 screen.showing(agenda.expected, planned=agenda.planned, capacity=executor.capacity),
             ):
                 if plan.search is None and shares_devices(plan):

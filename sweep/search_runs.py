@@ -58,7 +58,9 @@ def comparison_figure(runs: Sequence[Run], hours_of_all: float) -> Figure:
     """A panel for each reference: the median share of the hypervolume, with the quartiles, against the hours' share."""
     names = {reference: f"Top-1 counts from {reference:.0f} %" for reference in REFERENCES_PCT}
     result, axes = new_figure([list(names.values())], width=10.5, height=4.6, title="")
-    result.suptitle("Searching 606 schedules of Vim-Ti on the simulated surface, 20 seeds", fontsize=12)
+    result.suptitle(
+        "Searching 606 schedules of Vim-Ti on the simulated surface: median and quartiles of 20 seeds", fontsize=12
+    )
     for reference, name in names.items():
         ax = axes[name]
         for method in NAMES:

@@ -32,12 +32,12 @@ import pandas as pd
 from famba_core.config import BACKBONES, FusionConfig, ModelConfig, TrainConfig
 from famba_core.cost import cost
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
+from sweep import job as real
 from sweep.budget import PAPER_PATCHES
 from sweep.executor import Finished, Job, Lost
-from sweep.measure import Measured, MeasureJob
+from sweep.measure import Measured
 from sweep.paper import paper_table
 from sweep.plan import TrialPlan
-from sweep.trial import run_trial
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics, TrainResult  # imports torch, which the surface does not need
@@ -215,8 +215,5 @@ def new_trainer(trial: TrialPlan, checkpoint: Path | None) -> Any:
 
 
 def run_job(job: Job, attempt: int, folder: Path) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
-    """As `sweep.job.run_job`, with the simulated trainer; a measuring job measures nothing."""
-    if isinstance(job, MeasureJob):
-        return Finished(trial_id=job.trial_id, status="completed", error=None)
-    row = yield from run_trial(job, attempt, folder, new_trainer)
-    return Finished(trial_id=row.trial_id, status=row.status, error=row.error)
+    """As `sweep.job.run_job`, with the simulated trainer; nothing is measured."""
+    return (yield from real.run_job(job, attempt, folder, new_trainer))

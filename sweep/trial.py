@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # What a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
 # The study's folder, and not the trial, is what fails: no other trial could store its row either.
-_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class OutOfMemory(Exception):
@@ -80,7 +80,7 @@ def run_trial(
                     break
         result = None if stopped else trainer.result()
     except Exception as exception:
-        if isinstance(exception, OSError) and exception.errno in _FOLDER_ERRORS:
+        if isinstance(exception, OSError) and exception.errno in FOLDER_ERRORS:
             raise
         error = explain(exception, trial, folder, f"{trial.trial_id}.{attempt}")
         if is_out_of_memory(exception):

@@ -140,6 +140,11 @@ class _Stopper(FIFOScheduler):
                 tune_controller.stop_trial(trial)  # it has no worker yet
         self._live.to_stop.clear()
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker that only could not be reached must not go on beside the one that takes over its job."""
+        if (worker := trial.temporary_state.ray_actor) is not None:
+            ray.kill(worker)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._live.trials[trial.config["job"].trial_id] = trial
 
@@ -188,4 +193,6 @@ def _lost(trial_id: str, stopped: bool, error: str) -> Lost:
     if "actor died" in error:
         left = "its node has died" in error
         return Lost(trial_id=trial_id, reason="its machine left" if left else "its worker process died")
+    if "is temporarily unavailable" in error:  # a machine that has just left looks so, until it is missed
+        return Lost(trial_id=trial_id, reason="its worker cannot be reached")
     return Lost(trial_id=trial_id, reason=error.splitlines()[-1] if error else "its worker has ended without a word")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Counts one try of a fault: finished results that were lost, and finished trials that ran again."""
 
     def count(fault: str, *, lost: int, repeated: int) -> None:
@@ -54,4 +54,4 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
         tally.lost += lost
         tally.repeated += repeated
 
-    yield count
+    return count

@@ -64,7 +64,7 @@ def run_faulty(job: FakeJob, attempt: int, folder: Path) -> Generator[int, None,
     return Finished(trial_id=job.trial_id, status="completed", error=None)
 
 
-def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: float = 60) -> list[Event]:
+def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: float = 120) -> list[Event]:
     """The events up to the moment when they are as they should be."""
     events: list[Event] = []
     end = time.monotonic() + timeout_s

@@ -1,6 +1,6 @@
 """A study for injected faults: trials with made-up epochs, in a process of its own that a test may kill.
 
-    python fault_study.py FOLDER [--executor ray] [--fault NAME] [--epoch-s SECONDS]
+python fault_study.py FOLDER [--executor ray] [--fault NAME] [--epoch-s SECONDS]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sweep.runner
 from sweep.errors import UserError
 from sweep.executor import Finished, Job, Lost
 from sweep.job import run_job
-from sweep.measure import Measured, MeasureJob
+from sweep.measure import MeasureJob
 from sweep.plan import Plan, TrialPlan
 from sweep.pool import Pool
 from sweep.runner import run_plan

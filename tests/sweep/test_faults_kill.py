@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -54,12 +55,12 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 
 def repeated_epochs(folder: Path) -> dict[str, int]:
-    """By trial: epochs that ran more than once, as far as its starts and checkpoints tell; each start names its first."""
+    """By trial: epochs that ran more than once, as far as its starts tell; each names its first epoch."""
     begun: dict[str, list[int]] = {}
     for line in starts(folder):
         trial, first = line.split()
         begun.setdefault(trial, []).append(int(first))
-    return {trial: sum(b <= a for a, b in zip(firsts, firsts[1:], strict=False)) for trial, firsts in begun.items()}
+    return {trial: sum(b <= a for a, b in itertools.pairwise(firsts)) for trial, firsts in begun.items()}
 
 
 def assert_whole(folder: Path, undisturbed: Path) -> None:
@@ -122,7 +123,7 @@ def wait_for_end_of_session(leader: int) -> None:
     """Ray's own process ends when it sees the driver gone; what it started may write until then."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
-        alive = [p for p in Path("/proc").glob("[0-9]*/environ") if _mentions(p, f"FAULT_EPOCH_S") and _is_ray(p)]
+        alive = [p for p in Path("/proc").glob("[0-9]*/environ") if _mentions(p, "FAULT_EPOCH_S") and _is_ray(p)]
         if not alive:
             return
         time.sleep(0.05)

@@ -50,17 +50,28 @@ def mountable() -> bool:
 needs_mount = pytest.mark.skipif(not mountable(), reason="mounting a small disk takes rights that are missing here")
 
 
+STUDY = f"{sys.executable} {Path(__file__).parent}/fault_study.py"
+
+
+def on_disk(tmp_path: Path, script: str) -> None:
+    """Run a script that mounts disks of its own, which nobody else sees and which go with it."""
+    file = tmp_path / "disk.sh"
+    file.write_text(f"set -e\n{script}")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    subprocess.run(["unshare", "-m", "bash", str(file)], check=True, env=environment, timeout=100)
+
+
 @needs_mount
 def test_a_full_disk(nth_try: int, tmp_path: Path, tally: Callable) -> None:
     """On a disk of its own, which is filled after the second trial; then there is room again."""
-    script = tmp_path / "disk.sh"
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    script.write_text(f"""
-set -e
+    on_disk(
+        tmp_path,
+        f"""
 mount -t tmpfs -o size=600k tmpfs {disk}
 export FAULT_EPOCH_S=0.05
-{sys.executable} {Path(__file__).parent}/fault_study.py {disk}/study > {tmp_path}/output 2>&1 &
+{STUDY} {disk}/study > {tmp_path}/output 2>&1 &
 study=$!
 while [ $(ls {disk}/study/trials 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.02; kill -0 $study; done
 dd if=/dev/zero of={disk}/filler bs=1k count=2000 2>/dev/null || true
@@ -68,9 +79,8 @@ code=0; wait $study || code=$?
 echo $code > {tmp_path}/code
 rm {disk}/filler
 cp -a {disk}/study {kept}
-""")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    subprocess.run(["unshare", "-m", "bash", str(script)], check=True, env=environment, timeout=60)
+""",
+    )
     output = (tmp_path / "output").read_text()
     assert (tmp_path / "code").read_text().strip() == "2", output
     assert "cannot be written: No space left on device" in output
@@ -105,29 +115,26 @@ def test_a_folder_without_rights(nth_try: int, tmp_path: Path, tally: Callable) 
 
 
 @needs_mount
-def test_a_disk_that_becomes_read_only(nth_try: int, tmp_path: Path, tally: Callable) -> None:
-    """As file systems do after an input or output error."""
+def test_a_read_only_disk(nth_try: int, tmp_path: Path, tally: Callable) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    script = tmp_path / "disk.sh"
-    script.write_text(f"""
-set -e
+    run(tmp_path / "study", study((0, 1)))
+    on_disk(
+        tmp_path,
+        f"""
 mount -t tmpfs tmpfs {disk}
-export FAULT_EPOCH_S=0.1
-{sys.executable} {Path(__file__).parent}/fault_study.py {disk}/study > {tmp_path}/output 2>&1 &
-study=$!
-while [ $(ls {disk}/study/trials 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.02; kill -0 $study; done
-for i in $(seq 100); do mount -o remount,ro {disk} 2>/dev/null && break; sleep 0.003; done
-code=0; wait $study || code=$?
+cp -a {tmp_path}/study {disk}/study
+mount -o remount,ro {disk}
+code=0; {STUDY} {disk}/study > {tmp_path}/output 2>&1 || code=$?
 echo $code > {tmp_path}/code
 cp -a {disk}/study {kept}
-""")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    subprocess.run(["unshare", "-m", "bash", str(script)], check=True, env=environment, timeout=60)
+""",
+    )
     output = (tmp_path / "output").read_text()
     assert (tmp_path / "code").read_text().strip() == "2", output
     assert "cannot be written: Read-only file system" in output
     assert "Traceback" not in output
     before, begun = stored(kept), len(starts(kept))
+    assert len(before) == 2
     assert run(kept).completed == 6
-    tally("a disk that becomes read-only", **cost(kept, before, begun))
+    tally("a read-only disk", **cost(kept, before, begun))

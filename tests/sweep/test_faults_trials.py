@@ -43,5 +43,5 @@ def test_each_fault_costs_its_own_trial(
     # and all of that is stored: nothing runs again
     before, count = stored(tmp_path), len(starts(tmp_path))
     assert run(tmp_path, study(SEEDS, trial_time_limit_h=LIMIT_H)).failed == 4
-    for fault in ("a trial raises", "a trial hangs past its limit", "a trial's loss is NaN", "a trial runs out of memory"):
+    for fault in ("a trial raises", "a trial hangs past its limit", "a loss of NaN", "a trial runs out of memory"):
         tally(fault, **cost(tmp_path, before, count))

@@ -231,7 +231,7 @@ def test_constraints_turn_the_search_to_what_meets_them(sampler):
         found = suggestions(OptunaSearch(plan), 80, end)
         return sum(layers[trial.trial_id] >= 300 for trial in found)
 
-    assert late_layers(Constraint(column="peak_memory_mib", relation="<=", bound=100)) > late_layers() + 10
+    assert late_layers(Constraint(column="peak_memory_mib", relation="<=", bound=100)) > late_layers() + 5
 
 
 def test_violations_are_signed(monkeypatch):
