@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fake_training import starts
-from fault_study import EPOCHS, cost, launch, run, stored, study, wait_for
+from fault_study import EPOCHS, TRIALS, cost, launch, run, stored, study, wait_for
 
 from sweep.driver_lock import lock_study
 from sweep.errors import UserError
@@ -38,7 +38,7 @@ def start() -> Iterator[Launch]:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
@@ -76,7 +76,7 @@ def assert_whole(folder: Path, undisturbed: Path) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    assert run(folder).completed == 6
+    assert run(folder).completed == TRIALS
     return folder
 
 
@@ -111,11 +111,11 @@ def test_a_driver_killed(
     process.wait()
     wait_for_end_of_session(process.pid)
     before, begun = stored(tmp_path), len(starts(tmp_path))
-    assert run(tmp_path).completed == 6
+    assert run(tmp_path).completed == TRIALS
     assert_whole(tmp_path, undisturbed)
     assert max(repeated_epochs(tmp_path).values()) <= 1
     again = [line.split()[0] for line in starts(tmp_path)[begun:]]
-    assert len(again) == len(set(again)) == 6 - len(before)
+    assert len(again) == len(set(again)) == TRIALS - len(before)
     tally(f"kill -9 of the driver ({'Ray' if executor == 'ray' else 'in process'})", **cost(tmp_path, before, begun))
 
 
@@ -156,7 +156,7 @@ def test_killed_between_the_temporary_file_and_its_name(
     before, begun = stored(tmp_path), len(starts(tmp_path))
     assert len(read_rows(tmp_path)[0]) == len(before)
     assert read_rows(tmp_path)[1] == []
-    assert run(tmp_path).completed == 6
+    assert run(tmp_path).completed == TRIALS
     assert_whole(tmp_path, undisturbed)
     tally(f"kill -9 between temporary file and {call}", **cost(tmp_path, before, begun))
 
@@ -170,8 +170,8 @@ def test_ctrl_c(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, un
     assert process.returncode == 130, output
     assert "Traceback" not in output
     before, begun = stored(tmp_path), len(starts(tmp_path))
-    assert f"Stopped: {len(before)} of 6 trials are stored." in output
-    assert run(tmp_path).completed == 6
+    assert f"Stopped: {len(before)} of {TRIALS} trials are stored." in output
+    assert run(tmp_path).completed == TRIALS
     assert_whole(tmp_path, undisturbed)
     assert max(repeated_epochs(tmp_path).values()) <= 1
     tally("Ctrl-C", **cost(tmp_path, before, begun))
@@ -196,7 +196,7 @@ def test_sigterm_lets_running_epochs_end(
     if grace:
         assert epochs
         assert max(epochs.values()) < EPOCHS
-    assert run(tmp_path).completed == 6
+    assert run(tmp_path).completed == TRIALS
     resumed = dict(line.split() for line in starts(tmp_path)[begun:])
     assert all(int(resumed[trial]) == epoch + 1 for trial, epoch in epochs.items())
     assert_whole(tmp_path, undisturbed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_training import starts
-from fault_study import cost, launch, run, stored, study
+from fault_study import TRIALS, cost, launch, run, stored, study
 
 from sweep.cli import main
 from sweep.store import read_rows
@@ -29,13 +29,13 @@ def test_a_torn_part(nth_try: int, tmp_path: Path, tally: Callable, capsys: pyte
     others = {name: data for name, data in stored(tmp_path).items() if name != victim.name}
     rows, damaged = read_rows(tmp_path)
     harmless = not damaged  # a flipped bit may lie where nothing is read: then the row is as it was
-    assert len(rows) == 6 if harmless else (damaged == [victim] and len(rows) == 5)
+    assert len(rows) == TRIALS if harmless else (damaged == [victim] and len(rows) == TRIALS - 1)
     capsys.readouterr()
     assert main(["status", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert harmless or f"{victim}: cannot be read" in shown
     begun = len(starts(tmp_path))
-    assert run(tmp_path).completed == 6
+    assert run(tmp_path).completed == TRIALS
     assert len(starts(tmp_path)) - begun == (0 if harmless else 1)
     assert main(["status", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -89,8 +89,8 @@ cp -a {disk}/study {kept}
     rows, damaged = read_rows(kept)
     assert damaged == []
     assert (rows["status"] == "completed").all()
-    assert 2 <= len(rows) < 6
-    assert run(kept).completed == 6
+    assert 2 <= len(rows) < TRIALS
+    assert run(kept).completed == TRIALS
     tally("a full disk", **cost(kept, before, begun))
 
 
@@ -110,7 +110,7 @@ def test_a_folder_without_rights(nth_try: int, tmp_path: Path, tally: Callable) 
     for place in (folder, *folder.rglob("*")):
         place.chmod(0o755 if place.is_dir() else 0o644)
     begun = len(starts(folder))
-    assert run(folder).completed == 6
+    assert run(folder).completed == TRIALS
     tally("a folder without rights to write", **cost(folder, before, begun))
 
 
@@ -136,5 +136,5 @@ cp -a {disk}/study {kept}
     assert "Traceback" not in output
     before, begun = stored(kept), len(starts(kept))
     assert len(before) == 2
-    assert run(kept).completed == 6
+    assert run(kept).completed == TRIALS
     tally("a read-only disk", **cost(kept, before, begun))
