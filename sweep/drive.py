@@ -10,7 +10,7 @@ from pathlib import Path
 from sweep.agenda import Agenda
 from sweep.errors import UserError
 from sweep.executor import Event, Executor, Finished, Lost, Progress, Started
-from sweep.live import Screen
+from sweep.live import Screen, clock
 from sweep.measure import Measured
 from sweep.measure_phase import measure_first
 from sweep.packing import packed, predicted_peak_mib
@@ -176,7 +176,7 @@ class Drive:
             return
         for trial_id, running in self._running.items():
             if running.since and not running.overdue and time.monotonic() - running.since > limit * HOUR_S:
-                running.overdue = f"took longer than its limit of {limit:g} h (trial_time_limit_h)"
+                running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
                 self._executor.stop(trial_id)
 
     def _drain(self) -> None:
@@ -190,7 +190,7 @@ class Drive:
         if self._preempted_at() is not None:
             return "asked to end (SIGTERM)"
         if pool.time_limit_h is not None and time.monotonic() - self._began > pool.time_limit_h * HOUR_S:
-            return f"the run's limit of {pool.time_limit_h:g} h is reached (time_limit_h)"
+            return f"the run's limit of {clock(pool.time_limit_h * HOUR_S)} is reached (time_limit_h)"
         gpu_s = self._gpu_s + sum(map(self._spent_s, self._running.values()))
         if pool.gpu_hours is not None and gpu_s > pool.gpu_hours * HOUR_S:
             return f"the run's limit of {pool.gpu_hours:g} GPU-hours is reached (gpu_hours)"

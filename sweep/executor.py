@@ -50,6 +50,7 @@ class Lost:
     trial_id: str
     reason: str
     out_of_memory: bool = False  # it may fit where nothing shares its device
+    machine_left: bool = False  # with its machine: not the trial's doing, however often
     folder_failed: bool = False  # the study's folder is full or read-only: no other trial could store its row
 
 

@@ -56,6 +56,7 @@ class ResultRow:
     top5_pct: float | None = None
     top1_best_pct: float | None = None  # best epoch on the test set, raw weights: the paper's rule
     best_epoch: int | None = None
+    last_epoch: int | None = None  # the last one that ended
     top1_ema_pct: float | None = None  # last epoch, averaged weights
     top5_ema_pct: float | None = None
     final_loss: float | None = None  # mean training loss of the last epoch

@@ -206,6 +206,7 @@ def _columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
         "final_loss": last.loss,
         "top1_best_pct": best.top1_pct,
         "best_epoch": best.epoch,
+        "last_epoch": last.epoch,
     }
 
 
