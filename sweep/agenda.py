@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.result_cache import ResultCache
 from sweep.schema import Status
 from sweep.store import read_result
+
+if TYPE_CHECKING:
+    from sweep.search import OptunaSearch
 
 OPTUNA_STORAGE = "optuna.log"  # in the study's folder; written for optuna-dashboard, never read
 
@@ -44,50 +47,42 @@ class Agenda:
         self.statuses: dict[str, Status] = {trial_id: row["status"] for trial_id, row in outcomes.items()}
         self._folder, self._cache, self._retry_failed = folder, cache, retry_failed
         self._attempts: dict[str, int] = {trial_id: row["attempt"] for trial_id, row in outcomes.items()}
-        self._plan, self._limit, self._newly_completed = plan, limit, 0
-        self._search = None
+        self._plan, self._limit, self._newly_completed = plan, limit if plan.search else None, 0
+        self._search: OptunaSearch | None = None
+        self._told: list[Mapping[str, Any]] = []  # what the search is told when it is first asked
         listed: Sequence[TrialPlan] = plan.trials[:limit]
         if plan.search:
-            from sweep.search import OptunaSearch  # imports Optuna
-
-            self._search = OptunaSearch(plan, folder / OPTUNA_STORAGE)
             listed = [*baselines(plan), *self._begun_before(outcomes)]
-            again = {trial.trial_id for trial in listed}
-            tried = [t.trial_id for t in plan.trials if t.trial_id in outcomes and t.trial_id not in again]
-            for row in sorted((outcomes[trial_id] for trial_id in tried), key=lambda row: _number(row) or 0):
-                self._search.tell(row)
-            self.asked = again | set(tried)
-        else:
-            self.asked = {trial.trial_id for trial in listed}
+            names = {trial.trial_id for trial in listed}
+            self._told = [outcomes[t.trial_id] for t in plan.trials if t.trial_id in outcomes.keys() - names]
+        self.asked = {trial.trial_id for trial in listed} | {row["trial_id"] for row in self._told}
         self._waiting = deque(
             (trial, self._attempt(trial)) for trial in listed if self._is_missing(trial) and not self._take(trial)
         )
 
     def next(self, running: Collection[TrialPlan]) -> tuple[TrialPlan, int] | None:
         """The next trial to run, with the number of its attempt; None if there is none now, beside what runs."""
-        if self._waiting:
-            return self._waiting.popleft()
         chosen = sum(trial.suggestion is not None for trial in running)
-        while self._search and (self._limit is None or self._newly_completed + chosen < self._limit):
-            if (trial := self._search.suggest(running)) is None:
-                break
+        while self._limit is None or self._newly_completed + chosen < self._limit:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._plan.search is None or (trial := self._optuna().suggest(running)) is None:
+                return None
             self.asked.add(trial.trial_id)
             if not self._take(trial):
                 return trial, self._attempt(trial)
-        return None
+        return self._waiting.popleft() if self._waiting and self._waiting[0][0].suggestion is None else None
 
     def again(self, trial: TrialPlan, attempt: int) -> None:
-        """The attempt was lost and goes on, before anything else."""
+        """The attempt was lost and goes on, or found no room: it comes before anything else."""
         self._waiting.appendleft((trial, attempt))
 
     def ended(self, trial: TrialPlan, attempt: int, status: Status) -> None:
         """The attempt's row is stored."""
-        self.statuses[trial.trial_id] = status
-        if self._search and trial.suggestion is not None:
-            self._newly_completed += status == "completed"
-            row = read_result(self._folder, trial.trial_id, attempt)
-            assert row is not None
-            self._search.tell(row)
+        self.statuses[trial.trial_id], self._attempts[trial.trial_id] = status, attempt
+        if self._plan.search and (row := read_result(self._folder, trial.trial_id, attempt)):
+            self._newly_completed += status == "completed" and trial.suggestion is not None
+            self._optuna().tell(row)
 
     @property
     def waiting(self) -> list[TrialPlan]:
@@ -95,21 +90,33 @@ class Agenda:
         return [trial for trial, _ in self._waiting]
 
     @property
-    def expected(self) -> list[str]:
-        """Trials still to run, for a forecast: for those that a search will choose stand others that it may."""
-        waiting = [trial.trial_id for trial in self.waiting]
+    def expected(self) -> list[TrialPlan]:
+        """Trials still to run, for a forecast: for those that a search will choose stand as many others that it may."""
         if self._plan.search is None:
-            return waiting
+            return self.waiting
+        sure = [trial for trial in self.waiting if trial.suggestion is None]
+        begun = [trial for trial in self.waiting if trial.suggestion is not None]
         reference = {trial.trial_id for trial in baselines(self._plan)}
-        tried = (self.statuses.keys() | set(waiting)) - reference
-        free = [t.trial_id for t in self._plan.trials if t.trial_id not in tried | reference]
-        left = max(0, self._plan.search.trials - len(tried))
-        return waiting + free[: left if self._limit is None else min(left, self._limit)]
+        known = reference | {trial.trial_id for trial in begun}
+        choice = [trial for trial in self._plan.trials if trial.trial_id not in known]
+        free = [trial for trial in choice if trial.trial_id not in self.statuses]
+        left = max(0, min(self._plan.search.trials - (len(choice) - len(free)) - len(begun), len(free)))
+        return sure + [*begun, *(free[i * len(free) // left] for i in range(left))][: self._limit]
 
     @property
     def planned(self) -> int:
         """All trials that this study will have, as far as anybody knows."""
-        return len((self.asked & self.statuses.keys()) | set(self.expected))
+        return len((self.asked & self.statuses.keys()) | {trial.trial_id for trial in self.expected})
+
+    def _optuna(self) -> OptunaSearch:
+        """Made when it is first needed: Optuna takes half a second to import, and the search writes its copy."""
+        if self._search is None:
+            from sweep.search import OptunaSearch
+
+            self._search = OptunaSearch(self._plan, self._folder / OPTUNA_STORAGE)
+            for row in sorted(self._told, key=lambda row: _number(row) or 0):
+                self._search.tell(row)
+        return self._search
 
     def _is_missing(self, trial: TrialPlan) -> bool:
         status = self.statuses.get(trial.trial_id)
@@ -127,8 +134,8 @@ class Agenda:
             return False
         self.taken += 1
         self.statuses[trial.trial_id] = row["status"]
-        if self._search and trial.suggestion is not None:
-            self._search.tell(row)
+        if self._plan.search:
+            self._optuna().tell(row)
         return True
 
     def _begun_before(self, outcomes: Mapping[str, Mapping[str, Any]]) -> list[TrialPlan]:
@@ -140,7 +147,7 @@ class Agenda:
             else:
                 progress = TrialProgress.read(checkpoint_folder(self._folder, trial.trial_id))
                 number = progress.suggestion if progress else None
-            if number is not None and self._is_missing(trial):
+            if (number is not None or trial.trial_id in outcomes) and self._is_missing(trial):
                 begun.append(replace(trial, suggestion=number))
         return sorted(begun, key=lambda trial: trial.suggestion or 0)
 

@@ -31,7 +31,8 @@ Each command has its own --help, `famba-sweep run --help` for the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `famba-sweep`; returns the exit code: 0, 1 if trials failed, 2 for wrong input, 130 for Ctrl-C."""
+    """Run `famba-sweep`; returns the exit code: 0, 1 if trials failed, 2 for wrong input or a folder that cannot be
+    written, 3 if a limit ended the run before all was done, 130 for Ctrl-C and SIGTERM, 141 if nobody reads on."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(HELP)

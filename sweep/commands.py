@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     if options.address and options.executor == "in-process":
         raise UserError("--address is for --executor ray; in-process stays in this process")
     plan = _planned(options)
+    if plan.pool.gpus_per_trial == "pack" and options.executor == "in-process":
+        raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
     folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
 
     from sweep.live import Screen

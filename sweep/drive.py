@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,14 +14,15 @@ from sweep.executor import Event, Executor, Finished, Lost, Progress, Started
 from sweep.live import Screen, clock
 from sweep.measure import Measured
 from sweep.measure_phase import measure_first
-from sweep.packing import packed, predicted_peak_mib
+from sweep.packing import MOST_PER_GPU, packed, predicted_peak_mib
 from sweep.plan import Plan, TrialPlan, measure_id
 from sweep.schema import Status
-from sweep.store import explained_as_user_error, read_measurement, read_result, write_result
+from sweep.store import read_measurement, read_result, write_result
 from sweep.trial import failed_row
 
 POLL_S = 0.5
 HOUR_S = 3600
+SMALLEST_LOAD = 1 / MOST_PER_GPU - 1e-3  # shares of a GPU are rounded down
 
 
 @dataclass
@@ -64,42 +66,82 @@ class Drive:
 
     def run(self) -> str | None:
         """Why it ended before everything was done, or None."""
+        if self._plan.search is None:
+            self._measure(self._agenda.waiting)
+            self._drain()
         while True:
             if self._draining is None:
                 self._fill()
-            if not self._running:
-                return self._draining[0] if self._draining else None
+            if not self._running and self._is_all_done():
+                return None
+            if self._draining and self._drained():
+                return self._draining[0]
             for event in self._executor.poll(POLL_S):
                 self._handle(event)
             self._note_capacity()
             self._stop_overdue()
             self._drain()
-            if self._draining and self._drained():
-                return self._draining[0]
+
+    def _is_all_done(self) -> bool:
+        if (item := self._agenda.next([])) is None:
+            return True
+        self._agenda.again(*item)
+        return False
 
     def _fill(self) -> None:
         """Start trials while there is room. Where trials share a device, a search's are measured first, in rounds."""
         rounds = self._plan.search is not None and shares_devices(self._plan)
-        if self._running and (rounds or any(self._is_alone(running.trial) for running in self._running.values())):
+        waiting_for_room = [running for running in self._running.values() if running.since is None]
+        if (
+            (self._running and rounds)
+            or len(waiting_for_room) >= max(1, self._executor.capacity)
+            or any(self._is_alone(running.trial) for running in waiting_for_room)
+        ):
             return
-        room = self._places() - sum(self._load(running.trial) for running in self._running.values())
         batch: list[tuple[TrialPlan, int]] = []
-        while room > 1e-6:
-            if (item := self._agenda.next([*self._trials(), *(trial for trial, _ in batch)])) is None:
-                break
-            if self._is_alone(item[0]) and (self._running or batch):
-                self._agenda.again(*item)
-                break
-            batch.append((self._packed(item[0]), item[1]))
-            room -= self._load(batch[-1][0])
-            if self._is_alone(item[0]):
-                break
+        while item := self._next_that_fits(batch):
+            batch.append(item)
         if rounds and batch:
-            measure_first(self._executor, [trial for trial, _ in batch], self._folder, self._screen)
+            self._measure([trial for trial, _ in batch])
+            self._drain()
+            if self._draining:
+                for item in reversed(batch):
+                    self._agenda.again(*item)
+                return
         for trial, attempt in batch:
             self._running[trial.trial_id] = _Running(trial, attempt)
             self._executor.submit(trial, attempt)
             self._screen.started(trial.trial_id)
+
+    def _next_that_fits(self, batch: list[tuple[TrialPlan, int]]) -> tuple[TrialPlan, int] | None:
+        """Beside what runs and `batch`."""
+        beside = [*self._trials(), *(trial for trial, _ in batch)]
+        if any(map(self._wants_no_other, beside)):
+            return None
+        room = self._executor.capacity - sum(map(self._load, beside))
+        if room < SMALLEST_LOAD or len(beside) >= (self._pool.max_concurrent or math.inf):
+            return None
+        if (item := self._agenda.next(beside)) is None:
+            return None
+        trial = self._packed(item[0])
+        # The next one waits for its room, and nothing overtakes it: something small would, for ever.
+        if self._load(trial) > room + 1e-9 or (beside and self._wants_no_other(trial)):
+            self._agenda.again(*item)
+            return None
+        return trial, item[1]
+
+    def _measure(self, trials: list[TrialPlan]) -> None:
+        """Where trials have a GPU each, every worker measures its own."""
+        if shares_devices(self._plan):
+            limit_h = self._pool.trial_time_limit_h
+            measure_first(
+                self._executor,
+                trials,
+                self._folder,
+                self._screen,
+                should_end=lambda: self._reason_to_end() is not None,
+                time_limit_s=None if limit_h is None else limit_h * HOUR_S,
+            )
 
     def _handle(self, event: Event) -> None:
         running = self._running.get(event.trial_id)
@@ -137,7 +179,7 @@ class Drive:
             self._try_again(alone, attempt, f"{event.reason}; once more with a device to itself")
         elif event.out_of_memory:
             self._fail(running, f"{event.reason}; also with a device to itself")
-        elif running.epoch > self._lost_at.get(trial.trial_id, -1):
+        elif event.machine_left or running.epoch > self._lost_at.get(trial.trial_id, -1):
             self._lost_at[trial.trial_id] = running.epoch
             self._try_again(trial, attempt, f"{event.reason}; it goes on from its checkpoint")
         else:
@@ -150,8 +192,7 @@ class Drive:
 
     def _fail(self, running: _Running, reason: str) -> None:
         """Store the failure of an attempt whose worker cannot."""
-        with explained_as_user_error(self._folder):
-            write_result(self._folder, failed_row(running.trial, running.attempt, reason), ())
+        write_result(self._folder, failed_row(running.trial, running.attempt, reason), ())
         self._end(running, "failed", reason)
 
     def _end(self, running: _Running, status: Status, error: str | None) -> None:
@@ -203,12 +244,10 @@ class Drive:
         waiting = [running for running in self._running.values() if running.since and running.epoch_ended < since]
         return not waiting or time.monotonic() - since > self._pool.grace_s
 
-    def _places(self) -> int:
-        return min(self._executor.capacity, self._pool.max_concurrent or self._executor.capacity)
-
     def _load(self, trial: TrialPlan) -> float:
-        """Of the executor's places, which are of whole GPUs where trials are packed."""
-        return trial.gpus_per_trial if self._pool.gpus_per_trial == "pack" and trial.gpus_per_trial else 1.0
+        """Of the executor's places, which are for jobs of the planned size."""
+        planned = self._plan.trials[0].gpus_per_trial
+        return trial.gpus_per_trial / planned if planned else 1.0
 
     def _packed(self, trial: TrialPlan) -> TrialPlan:
         memory = (self._pool.gpu_memory_gib and 1024 * self._pool.gpu_memory_gib) or self._executor.gpu_memory_mib
@@ -219,8 +258,12 @@ class Drive:
         return packed(trial, peak, memory, self._pool.memory_margin)
 
     def _is_alone(self, trial: TrialPlan) -> bool:
-        """On a CPU nothing may run beside a trial that ran out of memory; on a GPU it gets a whole one."""
-        return trial.trial_id in self._out_of_memory and not trial.gpus_per_trial
+        """It ran out of memory, and gets a device to itself."""
+        return trial.trial_id in self._out_of_memory
+
+    def _wants_no_other(self, trial: TrialPlan) -> bool:
+        """On a CPU that is the whole machine."""
+        return self._is_alone(trial) and not trial.gpus_per_trial
 
     def _trials(self) -> list[TrialPlan]:
         return [running.trial for running in self._running.values()]

@@ -66,7 +66,7 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Trials that can run at the same time; it changes as machines come and go."""
+        """Jobs of the size that it was made for that can run at the same time; it changes as machines come and go."""
 
     @property
     def gpu_memory_mib(self) -> float | None:

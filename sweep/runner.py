@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 
 from sweep.agenda import Agenda
-from sweep.drive import Drive, shares_devices
+from sweep.drive import Drive
 from sweep.driver_lock import lock_study
 from sweep.executor import Executor
 from sweep.live import Screen
-from sweep.measure_phase import measure_first
-from sweep.plan import Plan, TrialPlan, baselines, plan_to_json
+from sweep.plan import Plan, TrialPlan, plan_to_json
+from sweep.progress import TrialProgress
 from sweep.result_cache import ResultCache
-from sweep.store import outcomes, quarantine, read_rows, save_plan
+from sweep.store import explained_as_user_error, outcomes, quarantine, read_rows, save_plan
 
 # What resuming a grid reads of each row; a search is told all of them.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
@@ -76,21 +76,15 @@ def run_plan(
     """
     with lock_study(folder):
         rows, damaged = read_rows(folder, columns=None if plan.search else RESUME_COLUMNS)
-        for part in quarantine(folder, damaged):
+        with explained_as_user_error(folder):
+            set_aside = quarantine(folder, damaged)
+        for part in set_aside:
             screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
         stored = by_trial(rows)
-        for left in os.listdir(folder / "checkpoints"):  # where a worker died after its row was stored
-            if stored.get(left, {}).get("status") == "completed":
-                shutil.rmtree(folder / "checkpoints" / left, ignore_errors=True)
-        agenda = Agenda(
-            plan,
-            folder,
-            stored,
-            limit=limit,
-            retry_failed=retry_failed,
-            cache=cache,
-        )
+        _remove_checkpoints_of(stored, folder)
+        with explained_as_user_error(folder):
+            agenda = Agenda(plan, folder, stored, limit=limit, retry_failed=retry_failed, cache=cache)
         if agenda.taken:
             screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
         interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
@@ -113,21 +107,21 @@ def run_plan(
 
 
 def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
-    """The trials that `run_plan` would train now, unless other studies have them, in the plan's order.
+    """The trials that `run_plan` would train now, unless other studies have them.
 
     For those that a search would choose stand as many others that it may, spread over the plan.
     """
     rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
-    status = outcomes(rows)["status"].to_dict()
-    to_run = (None, "failed") if retry_failed else (None,)
-    listed = baselines(plan) if plan.search else plan.trials[:limit]
-    missing = [trial for trial in listed if status.get(trial.trial_id) in to_run]
-    if plan.search is None:
-        return missing
-    choice = [trial for trial in plan.trials if trial not in listed]
-    free = [trial for trial in choice if trial.trial_id not in status]
-    left = min(plan.search.trials - (len(choice) - len(free)), len(free), limit or len(free))
-    return missing + [free[i * len(free) // left] for i in range(left)]
+    return Agenda(plan, folder, by_trial(rows), limit=limit, retry_failed=retry_failed).expected
+
+
+def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Left where a worker died after it had stored the row of a trial that needs them no more."""
+    for name in os.listdir(folder / "checkpoints"):
+        row, progress = stored.get(name), TrialProgress.read(folder / "checkpoints" / name)
+        begun_since = row and progress and progress.attempt > row["attempt"]
+        if row and row["status"] != "failed" and not begun_since:
+            shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
 
 
 def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -149,10 +143,11 @@ def _run(
         try:
             with (
                 contextlib.closing(executor_factory(folder, trials)) as executor,
-                screen.showing(agenda.expected, planned=agenda.planned, capacity=executor.capacity),
+                screen.showing(
+                    [trial.trial_id for trial in agenda.expected], planned=agenda.planned, capacity=executor.capacity
+                ),
+                explained_as_user_error(folder),
             ):
-                if plan.search is None and shares_devices(plan):
-                    measure_first(executor, agenda.waiting, folder, screen)
                 signals.patient = True
                 ended_by = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at).run()
         except KeyboardInterrupt:

@@ -23,8 +23,7 @@ from sweep.trial import failed_row
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("runner", "drive"):
-        monkeypatch.setattr(f"sweep.{module}.measure_first", lambda *arguments: None)
+    monkeypatch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
 
 
 class Puppet:
@@ -37,6 +36,7 @@ class Puppet:
         self.running: dict[str, tuple[TrialPlan, int]] = {}
         self.submitted: list[TrialPlan] = []
         self.beside: list[set[str]] = []
+        self.waiting: list[str] = []
 
     def __call__(self, folder: Path, trials: object) -> Puppet:
         self.folder = folder
@@ -46,10 +46,12 @@ class Puppet:
         assert not isinstance(job, MeasureJob)
         self.running[job.trial_id] = job, attempt
         self.submitted.append(job)
+        self.waiting.append(job.trial_id)
         self.beside.append(set(self.running))
 
     def poll(self, timeout_s: float) -> list[Event]:
-        return self.act(self)
+        begun, self.waiting = self.waiting, []
+        return [*(Started(trial_id=trial_id) for trial_id in begun), *self.act(self)]
 
     def stop(self, trial_id: str) -> None: ...
 
@@ -204,13 +206,90 @@ def test_gpu_hours_are_counted_while_workers_run(tmp_path: Path, monkeypatch: py
 
     def act(puppet: Puppet) -> list[Event]:
         now[0] += 600
-        return [*(Started(trial_id=trial_id) for trial_id in puppet.running), *complete_first(puppet)]
+        return complete_first(puppet)
 
     def run_for(hours: float, folder: Path) -> Any:
-        # a trial that waits for room costs nothing; each poll takes ten minutes on two halves of a GPU
+        # each poll takes ten minutes on two halves of a GPU
         return run(trials(6, gpus=0.5), folder, Puppet(act), gpu_hours=hours)
 
     assert run_for(2, tmp_path / "enough").limit_reached is None
     short = run_for(0.2, tmp_path / "short")
     assert short.limit_reached == "the run's limit of 0.2 GPU-hours is reached (gpu_hours)"
     assert 0 < short.completed < 6
+
+
+def test_a_run_waits_when_its_last_machine_leaves(tmp_path: Path) -> None:
+    polls = iter(range(100))
+
+    def act(puppet: Puppet) -> list[Event]:
+        match next(polls):
+            case 0:  # the news of the machine comes before that of its trial
+                puppet.capacity = 0
+                return []
+            case 1:
+                return [puppet.lose("fake-seed0", machine_left=True)]
+            case 5:
+                puppet.capacity = 1
+        return complete_first(puppet) if puppet.running else []
+
+    assert run(trials(3), tmp_path, Puppet(act, capacity=1)).completed == 3
+    assert next(polls) > 6
+
+
+def test_machines_may_leave_as_often_as_they_like(tmp_path: Path) -> None:
+    losses = iter(range(4))
+
+    def act(puppet: Puppet) -> list[Event]:
+        if next(losses, None) is None:
+            return complete_first(puppet)
+        return [puppet.lose("fake-seed0", machine_left=True)]
+
+    assert run(trials(1), tmp_path, Puppet(act)).completed == 1
+
+
+@pytest.mark.parametrize("sharing", [2, 3, 6, 7])
+def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    executor = Puppet(complete_first, capacity=1)
+    executor.gpu_memory_mib = 2050.0 * sharing / 0.9
+    assert run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 12
+    assert max(map(len, executor.beside)) == sharing
+
+
+def test_packed_trials_too_are_no_more_than_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    executor = Puppet(complete_first, capacity=2)
+    executor.gpu_memory_mib = 80_000
+    run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack", max_concurrent=5)
+    assert max(map(len, executor.beside)) == 5
+
+
+def test_a_whole_gpu_for_one_is_several_places(tmp_path: Path) -> None:
+    lost: list[str] = []
+
+    def act(puppet: Puppet) -> list[Event]:
+        if not lost:
+            lost.append("fake-seed0")
+            return [puppet.lose("fake-seed0", out_of_memory=True)]
+        return complete_first(puppet)
+
+    executor = Puppet(act, capacity=4)
+    assert run(trials(9, gpus=0.25), tmp_path, executor).completed == 9
+    again = [i for i, trial in enumerate(executor.submitted) if trial.gpus_per_trial == 1][0]
+    assert executor.submitted[again].trial_id == "fake-seed0"
+    assert executor.beside[again] == {"fake-seed0"}, "nothing overtook it, and nothing fits beside it"
+    assert max(map(len, executor.beside[again:])) == 4
+
+
+def test_a_limit_that_is_reached_with_the_last_trial_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("sweep.drive.time.monotonic", lambda: now[0])
+
+    def act(puppet: Puppet) -> list[Event]:
+        now[0] += 7200
+        return complete_first(puppet)
+
+    summary = run(trials(1), tmp_path, Puppet(act), time_limit_h=1)
+    assert (summary.exit_code, summary.limit_reached) == (0, None)

@@ -83,13 +83,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_worker_killed_in_an_epoch(
     nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
-    process = start(tmp_path, "--executor", "ray", epoch_s=0.3)
+    process = start(tmp_path, "--executor", "ray", epoch_s=0.6)
     wait_for(lambda: stored(tmp_path), process)
+    wait_for(lambda: "1" in (file.read_text() for file in tmp_path.glob("checkpoints/*/last.pt")), process)
+    time.sleep(random.Random(nth_try).uniform(0, 0.4))
     before, begun = stored(tmp_path), len(starts(tmp_path))
-    wait_for(lambda: workers(process) and list(tmp_path.glob("checkpoints/*/last.pt")), process)
-    time.sleep(random.Random(nth_try).uniform(0, 0.3))
-    killed = workers(process)
-    for worker in killed:
+    for worker in workers(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
@@ -177,9 +176,9 @@ def test_ctrl_c(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, un
     tally("Ctrl-C", **cost(tmp_path, before, begun))
 
 
-@pytest.mark.parametrize(("grace", "loses"), [(30.0, 0), (0.0, 1)], ids=["grace", "none"])
+@pytest.mark.parametrize("grace", [30.0, pytest.param(0.0, marks=pytest.mark.long)])
 def test_sigterm_lets_running_epochs_end(
-    nth_try: int, grace: float, loses: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+    nth_try: int, grace: float, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
     process = start(tmp_path, "--executor", "ray", "--grace", str(grace), epoch_s=1.0 if grace else 0.3)
     wait_for(lambda: len(list(tmp_path.glob("checkpoints/*/last.pt"))) >= 1, process)

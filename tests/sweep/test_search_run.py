@@ -30,7 +30,7 @@ def search_plan(trials: int = 8, *, early_stop: EarlyStop | None = None) -> Plan
     plan = make_plan(load_spec(GRID), "laptop")
     reference = {trial.trial_id for trial in baselines(plan)}
     stopping = tuple(t if t.trial_id in reference else replace(t, early_stop=early_stop) for t in plan.trials)
-    return replace(plan, trials=stopping, search=Search(sampler="tpe", trials=trials, seed=3), early_stop=early_stop)
+    return replace(plan, trials=stopping, search=Search(sampler="tpe", trials=trials, seed=3))
 
 
 def run(plan: Plan, folder: Path, executor: Any = None, **options: Any) -> RunSummary:
@@ -46,14 +46,14 @@ def chosen(folder: Path) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.measure_first", lambda *arguments: None)
+    monkeypatch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.drive.measure_first", lambda *arguments: None)
+        patch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
         assert run(search_plan(), folder) == RunSummary(asked=9, completed=9, failed=0)
     return chosen(folder)
 
@@ -113,7 +113,7 @@ def test_results_of_other_studies_come_on_top_of_the_limit(
     tmp_path: Path, undisturbed: list[tuple[int, str, str]], capsys: pytest.CaptureFixture
 ) -> None:
     other = tmp_path / "other-laptop"
-    assert run(search_plan(3), other).completed == 4
+    assert run(search_plan(), other, limit=3).completed == 4
     study = tmp_path / "study-laptop"
     summary = run(search_plan(), study, limit=2, cache=ResultCache(tmp_path, study))
     assert (summary.taken, summary.completed) == (4, 6)
@@ -138,7 +138,7 @@ def test_early_stop_prunes_and_the_search_is_told_so(tmp_path: Path) -> None:
     before = chosen(tmp_path)
     assert run(plan, tmp_path) == summary
     # without early stop those that were pruned are still to be trained
-    run(replace(search_plan(12), early_stop=None), tmp_path)
+    run(search_plan(12), tmp_path)
     rows = read_rows(tmp_path)[0]
     assert {trial for _, trial, _ in chosen(tmp_path)} == {trial for _, trial, _ in before}
     assert set(rows[rows["status"] == "pruned"]["trial_id"]) <= set(rows[rows["status"] == "completed"]["trial_id"])
@@ -203,7 +203,9 @@ def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_firs
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    monkeypatch.setattr("sweep.drive.measure_first", lambda executor, trials, *rest: measured.append(len(trials)))
+    monkeypatch.setattr(
+        "sweep.drive.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
+    )
     assert run(search_plan(6), tmp_path, RoundsExecutor).completed == 7
     assert measured == [2, 2, 2, 1]
     assert pd.Series([number for number, _, _ in chosen(tmp_path)]).is_unique
