@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import pickle
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from famba_core import state_file
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.cost import cost
 from famba_core.data.datasets import load_dataset
@@ -79,7 +77,8 @@ class Trainer:
         checkpoint: folder for the state after each epoch; None keeps none.
         progress: wraps the batches of each epoch, as tqdm does.
 
-    Raises ConfigError for what cannot be trained, before any work; NonFiniteLoss from the iteration.
+    Raises ConfigError for what cannot be trained, before any work; from the iteration NonFiniteLoss, and OSError where
+    the checkpoint cannot be written.
     """
 
     def __init__(
@@ -217,30 +216,18 @@ class Trainer:
     def _save(self) -> None:
         if self.file is None:
             return
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        with open(temporary, "wb") as stream:
-            torch.save(
-                {
-                    "identity": self.identity,
-                    "history": [asdict(metrics) for metrics in self.history],
-                    "peak_bytes": self.peak_bytes,
-                    **self.step.state_dict(),
-                },
-                stream,
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.file)
+        state_file.write(
+            self.file,
+            {
+                "identity": self.identity,
+                "history": [asdict(metrics) for metrics in self.history],
+                "peak_bytes": self.peak_bytes,
+                **self.step.state_dict(),
+            },
+        )
 
     def _resume(self) -> None:
-        if self.file is None or not self.file.exists():
-            return
-        try:
-            saved = torch.load(self.file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # not OSError: the file may be whole
-            damaged = self.file.with_suffix(".damaged")
-            os.replace(self.file, damaged)
-            warnings.warn(f"{damaged} cannot be read ({type(error).__name__}); the run starts again", stacklevel=2)
+        if self.file is None or (saved := state_file.read(self.file)) is None:
             return
         if not isinstance(saved, dict) or saved.get("identity") != self.identity:
             raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])

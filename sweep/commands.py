@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     plan = _planned(options)
     if plan.pool.gpus_per_trial == "pack" and options.executor == "in-process":
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
-    folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
+    folder = _study_folder(options, plan)
 
     from sweep.live import Screen
     from sweep.result_cache import ResultCache
@@ -157,6 +157,7 @@ def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
     from sweep.plan import make_plan
     from sweep.pool_device import pool_device
     from sweep.spec import load_spec
+    from sweep.store import read_rows
 
     flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
     if "trial_time_limit_h" in flags and options.executor == "in-process":
@@ -164,7 +165,13 @@ def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
     spec = load_spec(options.grid)
     profile = options.profile or _chosen_profile(spec, options.data_dir)
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
-    return spec, fitting(plan, pool_device(plan, address=options.address))
+    stored, _ = read_rows(_study_folder(options, plan), columns=("trial_id",))
+    return spec, fitting(plan, pool_device(plan, address=options.address), stored=set(stored["trial_id"]))
+
+
+def _study_folder(options: argparse.Namespace, plan: Plan) -> Path:
+    out: Path = options.out
+    return out.resolve() / f"{plan.study}-{plan.profile}"
 
 
 def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:

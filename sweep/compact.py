@@ -22,24 +22,21 @@ import pyarrow.parquet as pq
 
 from sweep.driver_lock import lock_study
 from sweep.errors import Problem, UserError
+from sweep.files import write_atomically
+from sweep.manifest import MANIFEST, Compacted, Manifest, manifest_text, read_manifest
 from sweep.parts import (
     COMPACTED,
     EPOCHS,
     KINDS,
-    MANIFEST,
     TRIALS,
-    Compacted,
     Damaged,
     Kind,
-    Manifest,
-    manifest_text,
     merged,
     part_names,
     read_compacted,
     read_loose,
-    read_manifest,
 )
-from sweep.store import explained_as_user_error, quarantine, write_atomically
+from sweep.store import explained_as_user_error, quarantine
 
 ROW_GROUPS = 64  # at most, so that one part's rows are found without reading all
 
@@ -71,7 +68,7 @@ def compact(folder: Path) -> Compaction:
     with lock_study(folder), explained_as_user_error(folder):
         (folder / COMPACTED).mkdir(exist_ok=True)
         before = read_manifest(folder)
-        manifest: Manifest = {}
+        manifest: dict[str, Compacted] = {}
         set_aside: list[Path] = []
         for kind in KINDS:
             set_aside += _compact(folder, kind, before, manifest)
@@ -85,7 +82,7 @@ def compact(folder: Path) -> Compaction:
     )
 
 
-def _compact(folder: Path, kind: Kind, before: Manifest, manifest: Manifest) -> list[Path]:
+def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Compacted]) -> list[Path]:
     """Write the new file of a kind and enter it in `manifest`; returns the parts that were set aside."""
     old = before.get(kind.name)
     held = old.parts if old else frozenset[str]()
@@ -129,9 +126,7 @@ def _to_parquet(table: pa.Table, kind: Kind) -> bytes:
 
 
 def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
-    """Loose parts that the manifest names, compacted files that it does not, and what was being written of itself."""
-    for path in folder.glob(f".{MANIFEST}.*.tmp"):
-        path.unlink()
+    """Loose parts that the manifest names, and compacted files that it does not."""
     files = {entry.file for entry in manifest.values()}
     for path in sorted((folder / COMPACTED).iterdir()):
         if path.name not in files:

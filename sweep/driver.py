@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ class RayExecutor:
                 message = self._pipe.recv()
                 if isinstance(message, Exception):
                     raise message
+                if isinstance(message, str):
+                    warnings.warn(message, stacklevel=2)
+                    continue
                 if isinstance(message, Room):
                     self._room = message
                     break  # the runner may start more at once

@@ -1,19 +1,21 @@
 """ASHA's stopping rule, decided by each worker at its rungs from what the others left there.
 
-A rung is a folder, rungs/<group>/<epoch>, with a file for each trial that got there: its value, and what was decided.
-Nothing else is kept, so there is no state that a killed driver could lose. (Li et al. 2020, "A System for Massively
-Parallel Hyperparameter Tuning"; the variant that stops trials, rather than pausing them until they are promoted.)
+A rung is a folder, rungs/<group>/<epoch>, with an empty file for each trial that got there, named
+<trial_id>=<value>=<goes_on or stops>: one listing tells everything, and there is no content to be torn. Nothing else is
+kept, so there is no state that a killed driver could lose. (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning"; the variant that stops trials, rather than pausing them until they are promoted.)
 """
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
+from sweep.files import sync_folder
 from sweep.search_spec import EarlyStop
-from sweep.store import write_atomically
 
-GO_ON, STOP = "goes on", "stops"
+GO_ON, STOP = "goes_on", "stops"
 
 
 def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, stop: EarlyStop) -> bool:
@@ -33,18 +35,24 @@ def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, s
         return True
     rung = folder / "rungs" / group / str(epoch)
     rung.mkdir(parents=True, exist_ok=True)
-    values: dict[str, float] = {}
-    for file in rung.iterdir():
-        if (found := _read(file)) is None:
+    before, values = None, []
+    for name in os.listdir(rung):
+        if (found := _parsed(name)) is None:
             continue
-        if file.name == trial_id:
-            if found[0] == value:
-                return found[1]
+        if found[0] == trial_id:
+            if found[1] == value:
+                return found[2]
+            before = name
         else:
-            values[file.name] = found[0]
-    n, better = len(values) + 1, sum(other > value for other in values.values())
+            values.append(found[1])
+    n, better = len(values) + 1, sum(other > value for other in values)
     go_on = not math.isnan(value) and (n < stop.reduction_factor or better * stop.reduction_factor < n)
-    write_atomically(rung / trial_id, f"{value!r} {GO_ON if go_on else STOP}\n".encode())
+    name = f"{trial_id}={value!r}={GO_ON if go_on else STOP}"
+    if before is None:
+        (rung / name).touch()
+    else:
+        os.replace(rung / before, rung / name)
+    sync_folder(rung)
     return go_on
 
 
@@ -56,12 +64,10 @@ def is_rung(epoch: int, stop: EarlyStop) -> bool:
     return rung == epoch
 
 
-def _read(file: Path) -> tuple[float, bool] | None:
-    """A trial's value and whether it went on; None for what is no such file, or damaged: as if it had not come."""
-    if file.name.startswith("."):  # being written
-        return None
+def _parsed(name: str) -> tuple[str, float, bool] | None:
+    """A trial, its value and whether it went on; None for the name of something else."""
     try:
-        value, decided = file.read_text(encoding="utf-8").strip().split(" ", 1)
-        return (float(value), decided == GO_ON) if decided in (GO_ON, STOP) else None
-    except (ValueError, FileNotFoundError):
+        trial_id, value, decided = name.split("=")
+        return (trial_id, float(value), decided == GO_ON) if decided in (GO_ON, STOP) else None
+    except ValueError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from famba_core.cost import step_cost
@@ -11,8 +12,11 @@ from sweep.plan import Plan, TrialPlan, baselines
 from sweep.pool_device import PoolDevice
 
 
-def fitting(plan: Plan, device: PoolDevice) -> Plan:
+def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Plan:
     """The plan, of a search without those candidates that the device's memory cannot hold.
+
+    Args:
+        stored: trials that have a row, by trial_id: they stay, because another device had the memory.
 
     Raises UserError for every other trial that does not fit, with the layer whose backward is fullest, and where
     nothing is left to search.
@@ -20,7 +24,8 @@ def fitting(plan: Plan, device: PoolDevice) -> Plan:
     if device.memory_gib is None:
         return plan
     needed = {trial.trial_id: (predicted_peak_mib(trial) + CONTEXT_MIB) / 1024 for trial in plan.trials}
-    large = [trial for trial in plan.trials if needed[trial.trial_id] > device.memory_gib]
+    to_run = [trial for trial in plan.trials if trial.trial_id not in stored]
+    large = [trial for trial in to_run if needed[trial.trial_id] > device.memory_gib]
     kept = {trial.trial_id for trial in plan.trials} - {trial.trial_id for trial in large}
     listed = {trial.trial_id for trial in baselines(plan)}
     can_leave_out = plan.search is not None and kept > kept & listed

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweep.executor import Finished, Job, Lost
+from sweep.failure import FOLDER_ERRORS, OutOfMemory
+from sweep.identity import measure_id
 from sweep.measure import Measured, MeasureJob, measure_all
-from sweep.plan import TrialPlan, measure_id
+from sweep.plan import TrialPlan
 from sweep.store import read_measurement
-from sweep.trial import FOLDER_ERRORS, OutOfMemory, run_trial
+from sweep.trial import run_trial
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics
@@ -21,7 +23,8 @@ def run_job(
 ) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
     """Train a trial, or measure; everything is stored in the study `folder` by the end. Yields the steps on the way.
 
-    A trial that has a GPU to itself measures its own step before it trains. One that finds no memory, and a folder that
+    A trial that has a GPU to itself measures its own step before it trains, where no measurement of such a GPU is
+    stored. One that finds no memory, and a folder that
     is full or read-only, are no results: the job is lost.
 
     Args:
@@ -47,5 +50,19 @@ def run_job(
 def _to_measure(job: Job, folder: Path) -> MeasureJob:
     if isinstance(job, MeasureJob):
         return job
-    alone = job.gpus_per_trial >= 1 and read_measurement(folder, measure_id(job)) is None
-    return MeasureJob(trials=(job,) if alone else ())
+    measures = job.gpus_per_trial >= 1 and not _is_measured(job, folder)
+    return MeasureJob(trials=(job,) if measures else ())
+
+
+def _is_measured(trial: TrialPlan, folder: Path) -> bool:
+    """Whether the trial's step has been measured on a GPU as this process has: a study may move to other machines."""
+    stored = read_measurement(folder, measure_id(trial))
+    if stored is None:
+        return False
+    import torch
+
+    from famba_core.device import device_name
+
+    if not torch.cuda.is_available():  # which training will say
+        return True
+    return bool(stored["device_name"] == device_name(torch.device("cuda")))

@@ -17,7 +17,10 @@ from sweep.node_check import Mark, gpu_memory_mib
 CHECK_TIMEOUT_S = 60.0
 WATCH_S = 1.0
 
+NO_ANSWER = f"has not answered within {CHECK_TIMEOUT_S:g} s"
+
 Node = dict[str, Any]  # as ray.nodes() describes it
+Answer = str | tuple[float | None]  # why a machine cannot run jobs, or the memory of its GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +90,19 @@ class Machines:
     def __init__(self, need: Need, mark: Mark | None) -> None:
         self._need, self._mark = need, mark
         self._memory: dict[str, float | None] = {}  # of the GPUs of checked machines, by the node's id
+        self._asked: dict[str, tuple[Any, float]] = {}  # by the node's id, the answer to come, and since when
+        self._noted: set[str] = set()  # nodes that are known to be slow
 
-    def room(self) -> Room:
-        """What there is now. Raises UserError naming each machine that cannot run jobs, and why."""
+    def room(self, wait_s: float = 0.0) -> Room:
+        """What there is now, after `wait_s` at most, without the machines that have not answered yet.
+
+        Raises UserError naming each machine that cannot run jobs, and why.
+        """
         import ray
 
         nodes = [node for node in ray.nodes() if node["Alive"] and _fitting(node, self._need)]
         if new := [node for node in nodes if node["NodeID"] not in self._memory]:
-            self._memory |= self._checked(new)
+            self._memory |= self._checked(new, wait_s)
         checked = [node for node in nodes if node["NodeID"] in self._memory]
         sizes = [size for node in checked if (size := self._memory[node["NodeID"]]) is not None]
         return Room(capacity=capacity(checked, self._need), gpu_memory_mib=min(sizes, default=None))
@@ -103,13 +111,16 @@ class Machines:
         """`room`, before the first job: raises UserError also where nothing fits."""
         import ray
 
-        room = self.room()
+        room = self.room(CHECK_TIMEOUT_S)
+        if late := self._late(0):
+            raise UserError([Problem(node["NodeManagerAddress"], "", NO_ANSWER) for node in late])
         if room.capacity == 0:
             raise no_room(ray.nodes(), self._need)
         return room
 
-    def watch(self, room: Room, send: Callable[[Room | Exception], None]) -> None:
-        """Send what follows `room` as machines come and go, from a thread that ends with the process."""
+    def watch(self, room: Room, send: Callable[[Room | str | Exception], None]) -> None:
+        """Send what follows `room` as machines come and go, and words on slow ones, from a thread that ends with the
+        process."""
 
         def look() -> None:
             known = room
@@ -117,6 +128,8 @@ class Machines:
                 time.sleep(WATCH_S)
                 try:
                     now = self.room()
+                    for note in self._slow():
+                        send(note)
                 except UserError as error:
                     send(error)
                     return
@@ -129,16 +142,31 @@ class Machines:
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _checked(self, nodes: list[Node]) -> dict[str, float | None]:
-        """The memory of their GPUs, by id, without machines that left meanwhile."""
+    def _late(self, seconds: float) -> list[Node]:
+        """The machines that were asked so long ago and have not answered."""
+        import ray
+
+        asked = {node_id for node_id, (_, since) in self._asked.items() if time.monotonic() - since >= seconds}
+        return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in asked]
+
+    def _slow(self) -> list[str]:
+        """What to say of machines that have joined and do not answer, once of each."""
+        slow = [node for node in self._late(CHECK_TIMEOUT_S) if node["NodeID"] not in self._noted]
+        self._noted |= {node["NodeID"] for node in slow}
+        return [f"{node['NodeManagerAddress']}: {NO_ANSWER}; it gets no trial before it does" for node in slow]
+
+    def _checked(self, nodes: list[Node], wait_s: float) -> dict[str, float | None]:
+        """The memory of their GPUs, by id, without machines that left meanwhile or have not answered."""
         if self._mark is None:
             return {node["NodeID"]: gpu_memory_mib() if self._need.gpus else None for node in nodes}
-        answers = _ask(nodes, self._mark, with_gpu=bool(self._need.gpus))
+        answers = self._answers(nodes, self._mark, wait_s)
         there = _alive()
         sizes: dict[str, float | None] = {}
         problems = []
         for node in nodes:
-            node_id, answer = node["NodeID"], answers[node["NodeID"]]
+            node_id = node["NodeID"]
+            if (answer := answers.get(node_id)) is None:
+                continue
             if isinstance(answer, str):
                 if node_id in there:
                     problems.append(Problem(node["NodeManagerAddress"], "", answer))
@@ -151,6 +179,18 @@ class Machines:
             raise UserError(problems)
         return sizes
 
+    def _answers(self, nodes: list[Node], mark: Mark, wait_s: float) -> dict[str, Answer]:
+        """Of those of `nodes` that have answered after `wait_s` at most, by id. All are asked at the same time."""
+        import ray
+
+        ids = [node["NodeID"] for node in nodes]
+        self._asked = {
+            node_id: self._asked.get(node_id) or (_ask(node_id, mark, with_gpu=bool(self._need.gpus)), time.monotonic())
+            for node_id in ids  # without machines that have left
+        }
+        ready, _ = ray.wait([answer for answer, _ in self._asked.values()], num_returns=len(ids), timeout=wait_s)
+        return {node_id: _answer(self._asked.pop(node_id)[0]) for node_id in ids if self._asked[node_id][0] in ready}
+
 
 def _alive() -> set[str]:
     import ray
@@ -158,31 +198,27 @@ def _alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _ask(nodes: list[Node], mark: Mark, *, with_gpu: bool) -> dict[str, str | tuple[float | None]]:
-    """By node id, why it cannot run jobs, or the memory of its GPUs. All are asked at the same time."""
+def _ask(node_id: str, mark: Mark, *, with_gpu: bool) -> Any:
+    """Ray's reference to the Answer of a machine."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A worker of its own for each, so that none of them stays with what it has imported or opened.
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_check_here)
-    asked = {}
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[task.options(scheduling_strategy=there).remote(mark, node["NodeID"], with_gpu)] = node["NodeID"]
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_TIMEOUT_S)
-    answers: dict[str, str | tuple[float | None]] = {}
-    for reference in late:
-        ray.cancel(reference, force=True)
-        answers[asked[reference]] = f"did not answer within {CHECK_TIMEOUT_S:g} s"
-    for reference in ready:
-        try:
-            answers[asked[reference]] = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            last_line = str(error).strip().splitlines()[-1]
-            answers[asked[reference]] = f"cannot run this program: {last_line}"
-    return answers
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return task.options(scheduling_strategy=there).remote(mark, node_id, with_gpu)
 
 
-def _check_here(mark: Mark, node_id: str, with_gpu: bool) -> str | tuple[float | None]:
+def _answer(reference: Any) -> Answer:
+    import ray
+
+    try:
+        answer: Answer = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return f"cannot run this program: {str(error).strip().splitlines()[-1]}"
+    return answer
+
+
+def _check_here(mark: Mark, node_id: str, with_gpu: bool) -> Answer:
     """Runs on the machine in question."""
     return mark.answer(node_id) or (gpu_memory_mib() if with_gpu else None,)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.plan import TrialPlan, measure_id
+from sweep.failure import explain
+from sweep.identity import measure_id
+from sweep.plan import TrialPlan
 from sweep.schema import MeasureRow
 from sweep.store import write_measurement
-from sweep.trial import explain, git_commit, new_trainer, planned_columns
+from sweep.trial import git_commit, new_trainer, planned_columns
 
 if TYPE_CHECKING:
     import torch

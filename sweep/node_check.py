@@ -10,12 +10,14 @@ import ctypes
 import importlib.metadata
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from famba_core import semantics
 
 PREFIX = ".node-check-"
+PATIENCE_S = 4.0  # with a network's file system that has a fault, or is late
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +40,20 @@ class Mark:
         return mark
 
     def problem(self) -> str | None:
-        """Why jobs that run on this machine would store nothing."""
-        try:
-            seen = (self.folder / self.name).read_text()
-        except OSError:
-            seen = ""
-        if seen != self.token:
+        """Why jobs that run on this machine would store nothing, or what another program makes of them."""
+        if not _holds(self.folder / self.name, self.token):
             return (
                 f"does not see {self.folder}: --out must be a folder that all machines share, under one path "
                 "(what lies there is another folder, or nothing)"
             )
+        if (here := program_version()) != self.version:
+            return f"has another version than the driver's machine ({here}; {self.version}): install the same on all"
         return None
 
     def answer(self, node_id: str) -> str | None:
         """Why this machine cannot run the study's jobs; leaves a file that the driver's machine must then see."""
         if problem := self.problem():
             return problem
-        if (here := program_version()) != self.version:
-            return f"has another version than the driver's machine ({here}; {self.version}): install the same on all"
         try:
             self._answer_file(node_id).write_text(self.token)
         except OSError as error:
@@ -64,11 +62,9 @@ class Mark:
 
     def is_answered(self, node_id: str) -> bool:
         """On the driver's machine: whether the node's file is there. Removes it."""
-        try:
-            answered = self._answer_file(node_id).read_text() == self.token
+        answered = _holds(self._answer_file(node_id), self.token)
+        with contextlib.suppress(OSError):
             self._answer_file(node_id).unlink()
-        except OSError:
-            return False
         return answered
 
     def remove(self) -> None:
@@ -77,6 +73,16 @@ class Mark:
 
     def _answer_file(self, node_id: str) -> Path:
         return self.folder / f"{self.name}-{node_id}"
+
+
+def _holds(file: Path, token: str) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(OSError):
+            return file.read_text() == token
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
 
 
 def program_version() -> str:

@@ -10,24 +10,23 @@ is replaced is the moment in which its rows move.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
 
 from sweep.errors import Problem, UserError
+from sweep.manifest import MANIFEST, Compacted, read_manifest
 from sweep.names import is_plain
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
-COMPACTED, MANIFEST = "compacted", "manifest.json"
+COMPACTED = "compacted"
 THREADS = 2  # more of them wait for the interpreter
 MERGED_AT = 500
 
@@ -52,37 +51,14 @@ MEASUREMENTS = Kind(name="measurements", row_type=MeasureRow, key=("measure_id",
 KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compacted:
-    """The file that holds the rows of many parts."""
-
-    file: str  # in the folder compacted/
-    rows: int
-    parts: frozenset[str]  # names of the parts
-
-
-Manifest = dict[str, Compacted]  # by the kind's name
-_MANIFEST = TypeAdapter(Manifest)
-
-
 class Damaged(Exception):
     """A file that cannot be read, or whose rows cannot be what they say."""
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What has been compacted. Raises UserError for a damaged manifest: nobody can say which rows it named."""
-    return _decoded(folder, _manifest_text(folder))
 
 
 def compacted_parts(folder: Path, kind: Kind) -> frozenset[str]:
     """The names of the parts that a compacted file stands for."""
     entry = read_manifest(folder).get(kind.name)
     return entry.parts if entry else frozenset()
-
-
-def manifest_text(manifest: Manifest) -> bytes:
-    plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
-    return json.dumps(plain, indent=0).encode()
 
 
 def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None) -> tuple[pa.Table, list[Path]]:
@@ -93,8 +69,7 @@ def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None)
     """
     schema = _part_of(kind, columns)
     while True:
-        before = _manifest_text(folder)
-        manifest = _decoded(folder, before)
+        manifest = read_manifest(folder)
         try:
             held, names = frozenset[str](), part_names(folder, kind)
             tables = []
@@ -104,7 +79,7 @@ def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None)
             loose, damaged = _read_all([folder / kind.name / name for name in names if name not in held], kind, schema)
         except FileNotFoundError:  # compacted or set aside since it was listed
             continue
-        if _manifest_text(folder) == before:
+        if read_manifest(folder) == manifest:
             return merged(schema, [*tables, loose]), damaged
 
 
@@ -112,8 +87,8 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
     """The rows of one part, as plain values; None if it is not stored, or damaged."""
     name = f"{'.'.join(map(str, key))}.parquet"
     while True:
-        before = _manifest_text(folder)
-        entry = _decoded(folder, before).get(kind.name)
+        manifest = read_manifest(folder)
+        entry = manifest.get(kind.name)
         try:
             if entry is None or name not in entry.parts:
                 return _plain(read_loose(folder / kind.name / name, kind, kind.schema))
@@ -121,7 +96,7 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
         except Damaged:
             return None
         except FileNotFoundError:
-            if _manifest_text(folder) == before:
+            if read_manifest(folder) == manifest:
                 return None
 
 
@@ -235,25 +210,6 @@ def _plain(table: pa.Table) -> list[dict[str, Any]]:
         {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
         for row in table.to_pylist()
     ]
-
-
-def _manifest_text(folder: Path) -> bytes:
-    try:
-        return (folder / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):  # the latter is reported where the parts are looked for
-        return b"{}"
-
-
-def _decoded(folder: Path, text: bytes) -> Manifest:
-    try:
-        manifest = _MANIFEST.validate_json(text)
-        if not all(is_plain(entry.file) for entry in manifest.values()):
-            raise ValueError("it names a file elsewhere")
-    except ValueError as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        sentence = f"is damaged: {detail}; restore it from a copy, or remove it: what was compacted then runs again"
-        raise UserError([Problem(str(folder), MANIFEST, sentence)]) from error
-    return manifest
 
 
 def _lost(folder: Path, file: Path, entry: Compacted) -> UserError:

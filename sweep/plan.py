@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from famba_core import semantics
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from sweep.budget import at_patches, case_label, scaled_to
 from sweep.cases import CASE_KEYS
 from sweep.errors import Problem, UserError
 from sweep.findings import unknown
+from sweep.identity import measure_id as measure_id
+from sweep.identity import trial_id
 from sweep.names import is_plain
 from sweep.placement import placed
 from sweep.pool import Pool
@@ -119,23 +118,22 @@ def make_plan(
         left_out = spec.search and not baseline and scaled_to(fusion, model.num_patches) is None
         if left_out:
             continue
-        trial = _with_id(
-            TrialPlan(
-                trial_id="",
-                study=spec.study,
-                profile=profile_name,
-                model=replace(model, num_classes=described.num_classes),
-                fusion=at_patches(fusion, model.num_patches),
-                data=data,
-                data_fingerprint=described.fingerprint,
-                augment=profile.augment,
-                train=replace(profile.train, seed=seed),
-                cpus_per_trial=resources.cpus_per_trial,
-                gpus_per_trial=resources.gpus_per_trial,
-                accelerator_type=pool.accelerator_type,
-                early_stop=None if baseline else spec.early_stop,
-            )
+        trial = TrialPlan(
+            trial_id="",
+            study=spec.study,
+            profile=profile_name,
+            model=replace(model, num_classes=described.num_classes),
+            fusion=at_patches(fusion, model.num_patches),
+            data=data,
+            data_fingerprint=described.fingerprint,
+            augment=profile.augment,
+            train=replace(profile.train, seed=seed),
+            cpus_per_trial=resources.cpus_per_trial,
+            gpus_per_trial=resources.gpus_per_trial,
+            accelerator_type=pool.accelerator_type,
+            early_stop=None if baseline else spec.early_stop,
         )
+        trial = replace(trial, trial_id=trial_id(trial))
         trials.setdefault(trial.trial_id, trial)
         labels = {name: getattr(fusion, name) for name in CASE_KEYS}
         cases.append(Case(backbone=model.backbone, seed=seed, baseline=baseline, trial_id=trial.trial_id, **labels))
@@ -159,70 +157,6 @@ def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
         return describe_dataset(data)
     except ConfigError as error:
         raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
-
-
-# Of TrainConfig, what changes the numbers in a training step and neither its time nor its memory.
-_NOT_IN_STEP_COST = frozenset(
-    ("epochs", "lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "label_smoothing", "ema_decay", "seed")
-)
-# Fields of later versions, left out of an id at these values: what was stored without them is still found.
-_ADDED = {"recompute": False}
-
-
-def measure_id(trial: TrialPlan) -> str:
-    """Names what decides the time and the memory of the trial's training step.
-
-    Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
-    """
-    train = {name: value for name, value in _train(trial).items() if name not in _NOT_IN_STEP_COST}
-    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train})}"
-
-
-def _with_id(trial: TrialPlan) -> TrialPlan:
-    """The trial with an id made of what defines its result, and of nothing else.
-
-    The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
-    to ask for this trial, and what is stored must still be found.
-    """
-    data = {"fingerprint": trial.data_fingerprint} if trial.data_fingerprint else {}
-    meaning = {"semantics": semantics.VERSION} if semantics.VERSION > 1 else {}
-    digest = _digest(_workload(trial) | {"train": _train(trial)} | data | meaning)
-    return replace(trial, trial_id=f"{_readable(trial)}-seed{trial.train.seed}-{digest}")
-
-
-def _workload(trial: TrialPlan) -> dict[str, Any]:
-    """What runs and on what, training settings apart."""
-    data = asdict(trial.data)
-    del data["data_dir"]
-    return {
-        "model": asdict(trial.model) | {"patch_size": trial.model.patch},
-        "schedule": trial.fusion.schedule,
-        "fusion": [trial.fusion.order, trial.fusion.weighting] if _fusing_layers(trial) else None,
-        "data": data,
-        "augment": asdict(trial.augment),
-        "device": "cuda" if trial.gpus_per_trial else f"cpu with {trial.cpus_per_trial} threads",
-    }
-
-
-def _train(trial: TrialPlan) -> dict[str, Any]:
-    """The training settings that enter an id."""
-    return {name: value for name, value in asdict(trial.train).items() if value != _ADDED.get(name, ...)}
-
-
-def _readable(trial: TrialPlan) -> str:
-    schedule, fusing = trial.fusion.schedule, _fusing_layers(trial)
-    assert schedule is not None
-    fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
-    return f"{trial.model.backbone}-{fused}"
-
-
-def _fusing_layers(trial: TrialPlan) -> list[int]:
-    assert trial.fusion.schedule is not None
-    return [layer for layer, r in enumerate(trial.fusion.schedule, start=1) if r]
-
-
-def _digest(defining: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]
 
 
 _PLAN = TypeAdapter(Plan)

@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sweep.store import write_atomically
+from pydantic import TypeAdapter
+
+from sweep.files import write_atomically
 
 FILE = "progress.json"
 
@@ -39,10 +41,15 @@ class TrialProgress:
     def read(cls, checkpoint: Path) -> TrialProgress | None:
         """None where no attempt has started, or the file is damaged: it only informs."""
         try:
-            return cls(**json.loads((checkpoint / FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            progress = _PROGRESS.validate_json((checkpoint / FILE).read_bytes(), strict=True)
+            dt.datetime.fromisoformat(progress.started_at)
+        except (OSError, ValueError):
             return None
+        return progress
 
     def write(self, checkpoint: Path) -> None:
         checkpoint.mkdir(parents=True, exist_ok=True)
         write_atomically(checkpoint / FILE, json.dumps(asdict(self)).encode())
+
+
+_PROGRESS = TypeAdapter(TrialProgress)

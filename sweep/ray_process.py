@@ -2,8 +2,8 @@
 
 Ray ends a process whose servers have died by `_Exit`, without a word, so it gets one that nobody else needs: the leader
 of a process group of its own, to which all that Ray starts belongs and with which it is killed. One pipe leads to the
-sweep's process: jobs come down, and ids of jobs to stop; up go the room for jobs, first and whenever it changes, and
-events, or an error that is the last message.
+sweep's process: jobs come down, and ids of jobs to stop; up go the room for jobs, first and whenever it changes, words
+for the user, and events, or an error that is the last message.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from sweep.errors import UserError
 from sweep.parts import TRIALS, compacted_parts, part_names
 from sweep.plan import TrialPlan
 from sweep.schema import EpochRow, ResultRow
-from sweep.store import read_curve, read_result, write_result
+from sweep.store import explained_as_user_error, read_curve, read_result, write_result
+
+# Of the planned columns, what the source's numbers were measured with.
+_RESOURCES = ("cpus_per_trial", "gpus_per_trial")
 
 
 class ResultCache:
@@ -32,8 +35,8 @@ class ResultCache:
         """Store another study's result of this trial as this study's attempt, and return that row, as plain values.
 
         One with an isolated measurement is preferred, then the first study by name. What was planned is this trial's,
-        labels included, for another grid may name the same schedule otherwise; what was measured, when and on what, is
-        the source's. Raises FileExistsError if this attempt is stored already, and other OSErrors as they come.
+        labels included, for another grid may name the same schedule otherwise; what was measured, when, on what and
+        with how much of it, is the source's. Raises UserError where the row cannot be stored.
         """
         if self._stored is None:
             self._stored = self._list()
@@ -53,10 +56,11 @@ class ResultCache:
         from sweep.trial import planned_columns
 
         source = row["source"] or f"{study.name}/{trial.trial_id}.{row['attempt']}"
-        own = planned_columns(trial) | {"attempt": attempt, "source": source, "suggestion": trial.suggestion}
-        copied = ResultRow(**row | own)
+        own = {name: value for name, value in planned_columns(trial).items() if name not in _RESOURCES}
+        copied = ResultRow(**row | own | {"attempt": attempt, "source": source})
         here = {"study": trial.study, "trial_id": trial.trial_id, "attempt": attempt}
-        write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
+        with explained_as_user_error(self._study):
+            write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
         return asdict(copied)
 
     def _list(self) -> dict[str, list[tuple[Path, int]]]:

@@ -66,8 +66,6 @@ class OptunaSearch:
         It is never one that was told or runs: what the sampler wants a second time has its result already, and the
         sampler, which knows it, is asked again.
         """
-        if self._storage:
-            self._storage.save()
         now = {t.trial_id: t for t in running if t.trial_id in self._candidates and t.trial_id not in self._told}
         untried = self._candidates.keys() - self._told.keys() - now.keys()
         if not untried or len(self._told) + len(now) >= self._search.trials:
@@ -106,7 +104,8 @@ class OptunaSearch:
         bounds = [(bound, _value(row, bound.column)) for bound in self._plan.constraints]
         if row["status"] == "pruned":
             # Optuna compares intermediate values where there is one objective, and refuses to where there are more.
-            last = {row["epochs"]: values[0]} if len(values) == 1 and values[0] is not None else {}
+            known = len(values) == 1 and values[0] is not None and not pd.isna(row["last_epoch"])
+            last = {int(row["last_epoch"]): values[0]} if known else {}
             return self._trial(row["trial_id"], params, TrialState.PRUNED, intermediate_values=last)
         if row["status"] != "completed" or None in values or any(value is None for _, value in bounds):
             return self._trial(row["trial_id"], params, TrialState.FAIL)

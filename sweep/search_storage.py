@@ -34,8 +34,9 @@ class _Lines(BaseJournalBackend):
 class SearchStorage:
     """Ended trials in a file that Optuna's JournalFileBackend opens.
 
-    The file is replaced at the first save, whatever was there, and grows from then on. It holds no trial that runs, so
-    nothing that a crash could leave running.
+    The file is replaced with the first trial, whatever was there, and grows from then on. It holds no trial that runs,
+    so nothing that a crash could leave running. Where it cannot be written there is a warning, and the search goes on:
+    only people look at it.
     """
 
     def __init__(self, file: Path, study: str, directions: Sequence[Direction], columns: Sequence[str]):
@@ -48,11 +49,15 @@ class SearchStorage:
             self._study.set_metric_names(list(columns))
 
     def add(self, trial: FrozenTrial) -> None:
-        """A trial has ended; the file has it after the next save."""
+        """A trial has ended."""
         self._study.add_trial(trial)
+        try:
+            self._save()
+        except OSError as error:
+            self._saved = 0  # the file may end in the middle of a line
+            warnings.warn(f"{self._file}: cannot be written: {error.strerror}", stacklevel=2)
 
-    def save(self) -> None:
-        """Bring the file up to date. Raises OSErrors as they come."""
+    def _save(self) -> None:
         if self._saved and self._file.exists():
             with open(self._file, "ab") as file:
                 file.write(_encoded(self._lines.logs[self._saved :]))

@@ -36,7 +36,8 @@ class StudyStatus:
     """A study as its folder shows it."""
 
     trials: tuple[TrialStatus, ...]  # in the plan's order; of what a search may choose from, what it has chosen
-    damaged: tuple[Path, ...]  # parts that cannot be read: as if not stored
+    # Results and measurements that cannot be read: as if not stored. Curves are left to the report, which reads them.
+    damaged: tuple[Path, ...]
     set_aside: tuple[Path, ...]  # damaged parts of earlier runs
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
     measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
@@ -46,12 +47,12 @@ class StudyStatus:
 def study_status(folder: Path) -> StudyStatus:
     """Where every planned trial stands. Raises UserError if `folder` holds no plan, or cannot be read."""
     plan = plan_outline_from_json(read_plan_json(folder), folder)
-    rows, damaged = read_rows(folder, ("status", "error"))
+    rows, damaged = read_rows(folder, ("attempt", "status", "error"))
     driver = driver_of(folder)
     token = driver.get("token") if driver else None
     measuring = TrialProgress.read(measuring_folder(folder)) if driver else None
     return StudyStatus(
-        trials=_trials(plan, folder, outcomes(rows)[["status", "error"]].to_dict("index"), token),
+        trials=_trials(plan, folder, outcomes(rows)[["attempt", "status", "error"]].to_dict("index"), token),
         damaged=(*damaged, *read_measurements(folder, ())[1]),
         set_aside=tuple(sorted((folder / "quarantine").glob("*/*"))),
         driver=driver,
@@ -82,12 +83,13 @@ def _begun(folder: Path) -> Collection[str]:
 def _trial_status(
     folder: Path, trial_id: str, stored: Mapping[Any, Any], begun: Collection[str], token: str | None, suggested: bool
 ) -> TrialStatus:
-    if trial_id in stored:
-        row = stored[trial_id]
+    row = stored.get(trial_id)
+    ended = row is not None and row["status"] == "completed"
+    progress = TrialProgress.read(checkpoint_folder(folder, trial_id)) if trial_id in begun and not ended else None
+    running = progress is not None and token is not None and progress.driver == token
+    if row is not None and not (running and progress and progress.attempt > row["attempt"]):  # nor is it tried again
         error = row["error"] if row["status"] == "failed" else None
         return TrialStatus(trial_id=trial_id, state=row["status"], error=error, suggested=suggested)
-    progress = TrialProgress.read(checkpoint_folder(folder, trial_id)) if trial_id in begun else None
-    running = progress is not None and token is not None and progress.driver == token
     state: State = "running" if running else "missing"
     return TrialStatus(trial_id=trial_id, state=state, progress=progress, suggested=suggested)
 

@@ -1,4 +1,4 @@
-"""A study's folder: parts written atomically and read back, plan.json, the driver's lock.
+"""A study's folder: parts written atomically and read back, and plan.json.
 
     plan.json                             the resolved plan
     trials/<trial_id>.<attempt>.parquet   one row: that attempt's result
@@ -6,9 +6,12 @@
     measurements/<measure_id>.parquet     one row: a training step measured alone, for the trials that share it
     compacted/, manifest.json             many of these parts as one file (parts.py)
     checkpoints/<trial_id>/               while a trial runs
+    rungs/<group>/<epoch>/                what trials had reached there (early_stop.py)
     quarantine/                           parts that could not be read
+    logs/                                 tracebacks of what failed
+    optuna.log                            a copy of a search for optuna-dashboard, never read
     report/                               drawn from the above, and replaceable
-    driver.lock                           held by the process that runs the study
+    driver.lock                           held by the process that runs the study (driver_lock.py)
 
 The parts are the truth: a file for each attempt, which no other writer touches, and which takes no other row with it
 when it is damaged. Checksums show damage inside a file.
@@ -17,6 +20,7 @@ when it is damaged. Checksums show damage inside a file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import uuid
@@ -31,8 +35,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.errors import Problem, UserError
+from sweep.files import write_atomically
 from sweep.parts import EPOCHS, MEASUREMENTS, TRIALS, Kind, compacted_parts, read_part, read_parts
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
+
+PROBE_BYTES = 64 * 1024  # a file system that is full takes an empty file
+_LACKING = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
 
 
 def create_study(folder: Path) -> None:
@@ -44,8 +52,10 @@ def create_study(folder: Path) -> None:
         for name in ("trials", "epochs", "checkpoints"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         probe = folder / "trials" / f".{uuid.uuid4().hex}"
-        write_atomically(probe, b"", replace=False)
-        probe.unlink()
+        try:
+            write_atomically(probe, bytes(PROBE_BYTES), replace=False)
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def save_plan(folder: Path, text: str) -> None:
@@ -91,27 +101,6 @@ def write_measurement(folder: Path, row: MeasureRow) -> None:
     """Store an isolated measurement. Raises OSErrors as they come."""
     (folder / "measurements").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "measurements" / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
-
-
-def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a file so that readers see all of it or nothing, whenever this process or the machine dies.
-
-    Raises FileExistsError if `replace` is off and the file exists, and other OSErrors as they come.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a process id repeats across hosts
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        (os.replace if replace else os.link)(temporary, path)  # a link, unlike a rename, fails where the name is taken
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_rows(folder: Path, columns: Collection[str] | None = None) -> tuple[pd.DataFrame, list[Path]]:
@@ -182,33 +171,30 @@ def completed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quarantine(folder: Path, parts: Iterable[Path]) -> list[Path]:
-    """Move damaged parts out of the readers' way, overwriting nothing; returns where they are now."""
+    """Move damaged parts out of the readers' way, overwriting nothing; returns where they are now.
+
+    Raises UserError where the folder cannot be written.
+    """
     moved = []
     for part in parts:
         target = folder / "quarantine" / part.parent.name / part.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        while target.exists():
-            target = target.with_name(f"{target.name}.again")
-        moved.append(part.rename(target))
+        with explained_as_user_error(folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            while target.exists():
+                target = target.with_name(f"{target.name}.again")
+            moved.append(part.rename(target))
     return moved
 
 
 @contextlib.contextmanager
 def explained_as_user_error(folder: Path) -> Iterator[None]:
-    """Turn a folder that cannot be written (read-only, no rights, disk full) into a UserError."""
+    """Turn a folder that cannot be written (read-only, no rights, disk full, no links or locks) into a UserError."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            [
-                Problem(
-                    str(folder),
-                    "",
-                    f"cannot be written: {error.strerror}; "
-                    "make room or rights there, or choose another folder with --out",
-                )
-            ]
-        ) from error
+        advice = "a study needs hard links and flock:" if error.errno in _LACKING else "make room or rights there, or"
+        sentence = f"cannot be written: {error.strerror or error}; {advice} choose another folder with --out"
+        raise UserError([Problem(str(folder), "", sentence)]) from error
 
 
 def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[MeasureRow], row_type: type) -> bytes:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import errno
 import functools
 import shutil
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +16,9 @@ from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import tokens_per_layer
 from sweep.driver_lock import token_of
 from sweep.early_stop import goes_on
-from sweep.plan import TrialPlan, measure_id
+from sweep.failure import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
+from sweep.identity import measure_id, rung_group
+from sweep.plan import TrialPlan
 from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import read_measurement, write_result
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 # What a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
-# The study's folder, and not the trial, is what fails: no other trial could store its row either.
-FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class OutOfMemory(Exception):
-    """A trial did not fit beside what shares its device; its checkpoint stays."""
 
 
 def run_trial(
@@ -136,12 +130,12 @@ def _resumed_trainer(trial: TrialPlan, checkpoint: Path) -> Trainer:
 
 
 def _stops_early(trial: TrialPlan, trainer: Trainer, folder: Path) -> bool:
-    """Whether others did better with as many epochs. A trial that has reached its end is not stopped."""
+    """Whether others did better with as many epochs of the same training. A trial at its end is not stopped."""
     history = trainer.history
     if trial.early_stop is None or not history or history[-1].epoch == trial.train.epochs:
         return False
     best = max(metrics.top1_pct for metrics in history)
-    return not goes_on(folder, trial.model.backbone, trial.trial_id, history[-1].epoch, best, trial.early_stop)
+    return not goes_on(folder, rung_group(trial), trial.trial_id, history[-1].epoch, best, trial.early_stop)
 
 
 def _without_labels(fusion: FusionConfig) -> FusionConfig:
@@ -226,27 +220,6 @@ def _epoch_row(trial: TrialPlan, attempt: int, metrics: EpochMetrics) -> EpochRo
     columns = asdict(metrics)
     columns.pop("epochs")
     return EpochRow(study=trial.study, trial_id=trial.trial_id, attempt=attempt, **columns)
-
-
-def explain(error: Exception, trial: TrialPlan, folder: Path, name: str) -> str:
-    """What went wrong, in one sentence; the traceback goes into a log of that name, which the sentence gives."""
-    from famba_core.train import NonFiniteLoss
-
-    log = folder / "logs" / f"{name}.txt"
-    log.parent.mkdir(exist_ok=True)
-    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    message = " ".join(str(error).split("\n\n")[0].split())
-    if is_out_of_memory(error):
-        message = f"out of memory with batches of {trial.train.batch_size} images{message and f': {message}'}"
-    elif not isinstance(error, NonFiniteLoss):
-        message = f"{type(error).__name__}: {message}"
-    return f"{message} (traceback in {log.relative_to(folder)})"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @functools.cache

@@ -192,7 +192,9 @@ def _lost(trial_id: str, stopped: bool, error: str) -> Lost:
         return Lost(trial_id=trial_id, reason=reason, out_of_memory=True)
     if "actor died" in error:
         left = "its node has died" in error
-        return Lost(trial_id=trial_id, reason="its machine left" if left else "its worker process died")
+        return Lost(
+            trial_id=trial_id, reason="its machine left" if left else "its worker process died", machine_left=left
+        )
     if "is temporarily unavailable" in error:  # a machine that has just left looks so, until it is missed
-        return Lost(trial_id=trial_id, reason="its worker cannot be reached")
+        return Lost(trial_id=trial_id, reason="its worker cannot be reached", machine_left=True)
     return Lost(trial_id=trial_id, reason=error.splitlines()[-1] if error else "its worker has ended without a word")

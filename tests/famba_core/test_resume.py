@@ -1,6 +1,8 @@
 """Runs that were interrupted, killed, or find a checkpoint that is not theirs."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -138,3 +140,20 @@ def test_a_checkpoint_appears_whole_or_not_at_all(trainer, tmp_path, monkeypatch
     with pytest.raises(OSError, match="no space"):
         next(epochs)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_checkpoint_before(trainer, tmp_path):
+    """A limit on the size of files stands for it; torch itself would raise a RuntimeError without an errno."""
+    epochs = iter(trainer(checkpoint=tmp_path))
+    next(epochs)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            next(epochs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]

@@ -85,7 +85,7 @@ def executor_factory(name: str) -> Callable[..., Any]:
 
 def run(folder: Path, plan: Plan | None = None, executor: str = "here", **options: Any) -> sweep.runner.RunSummary:
     plan = plan or study()
-    with unittest.mock.patch("sweep.runner.measure_first"):  # made-up epochs have nothing to measure
+    with unittest.mock.patch("sweep.drive.measure_first"):  # made-up epochs have nothing to measure
         return run_plan(plan, folder, executor_factory(executor), screen=screen_of(plan), **options)
 
 

@@ -26,7 +26,8 @@ def plan(trials: int) -> Plan:
 
 
 def main(folder: Path, trials: int) -> None:
-    import psutil
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
 
     process, peaks = psutil.Process(), {"driver": 0, "ray's process": 0}
     ended = threading.Event()

@@ -215,7 +215,7 @@ def test_a_compacted_file_that_lacks_rows_is_damage(tmp_path):
 
 
 @pytest.mark.parametrize("before", ["loose", "compacted"])
-@pytest.mark.parametrize("moment", ["_manifest_text", "part_names", "_read_all"])
+@pytest.mark.parametrize("moment", ["read_manifest", "part_names", "_read_all"])
 def test_a_reader_that_a_compaction_overtakes_sees_every_row_once(tmp_path, monkeypatch, moment, before):
     save(tmp_path, ROWS[:4])
     if before == "compacted":
@@ -241,7 +241,7 @@ def test_a_reader_that_a_compaction_overtakes_sees_every_row_once(tmp_path, monk
 def test_one_row_is_found_while_it_moves(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:2])
     before = store.read_result(tmp_path, ROWS[0].trial_id, 1)
-    real, overtaken = parts._manifest_text, []
+    real, overtaken = parts.read_manifest, []
 
     def overtaking(folder):
         answer = real(folder)
@@ -250,7 +250,7 @@ def test_one_row_is_found_while_it_moves(tmp_path, monkeypatch):
             compact(tmp_path)
         return answer
 
-    monkeypatch.setattr(parts, "_manifest_text", overtaking)
+    monkeypatch.setattr(parts, "read_manifest", overtaking)
     assert store.read_result(tmp_path, ROWS[0].trial_id, 1) == before
     assert overtaken
 

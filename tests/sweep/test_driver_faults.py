@@ -47,8 +47,8 @@ class BreakingExecutor(RayExecutor):
     ("victim", "reason"),
     [
         ("raylet", "raylet died|its process ended"),  # whichever is first: Ray ends its process, or that looks
-        ("gcs_server", "gcs_server died|its process ended"),
-        (None, "its process ended"),
+        pytest.param("gcs_server", "gcs_server died|its process ended", marks=pytest.mark.long),
+        pytest.param(None, "its process ended", marks=pytest.mark.long),
     ],
     ids=["raylet", "gcs_server", "process"],
 )
@@ -61,7 +61,7 @@ def test_a_run_whose_ray_dies_ends_and_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(BreakingExecutor, "victim", victim)
-    plan = real_plan(epochs=20)
+    plan = real_plan(epochs=10)
     start = time.monotonic()
     with pytest.raises(UserError, match=rf"Ray itself has stopped working \(({reason})\); what has ended is stored"):
         run_plan(plan, tmp_path, BreakingExecutor, screen=screen_of(plan))
@@ -74,6 +74,7 @@ def test_a_run_whose_ray_dies_ends_and_goes_on_later(
     assert run_plan(plan, tmp_path, InProcessExecutor, screen=screen_of(plan), limit=1).completed == 1
 
 
+@pytest.mark.long
 def test_a_hanging_ray_is_closed_all_the_same(
     tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_process_that_does_not_come_up(
     assert left() == []
 
 
+@pytest.mark.long
 def test_what_no_machine_has_is_refused_before_anything_runs(tmp_path: Path, left: Callable[[], list[str]]) -> None:
     with pytest.raises(UserError, match=r"takes 4096 CPUs and 0 GPUs .* There is: \d+ CPUs and "):
         RayExecutor(tmp_path, [fake_trial(0, cpus=4096)])

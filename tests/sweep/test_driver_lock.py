@@ -1,6 +1,7 @@
 """One driver for a study at a time, and none once its process is gone."""
 
 import datetime as dt
+import errno
 import json
 import os
 import subprocess
@@ -70,3 +71,52 @@ def test_a_lock_without_a_whole_word_still_locks(tmp_path, text):
         assert driver_lock.token_of(tmp_path) == ""
         with pytest.raises(UserError, match="another process runs this study: pid"), driver_lock.lock_study(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("kind", ["truncated", "written"])
+def test_a_disk_that_fills_up_before_the_lock_is_signed(tmp_path, monkeypatch, kind):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sweep.driver_lock.create_study", lambda folder: None)
+    monkeypatch.setattr(f"os.{'ftruncate' if kind == 'truncated' else 'write'}", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"), driver_lock.lock_study(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    with driver_lock.lock_study(tmp_path):
+        pass
+
+    def unable(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    with pytest.raises(UserError, match=r"a study needs hard links and flock"), driver_lock.lock_study(tmp_path):
+        pass
+    assert driver_lock.driver_of(tmp_path) is None, "a copy there can still be looked at"
+
+
+def test_a_new_driver_removes_what_killed_ones_were_writing(tmp_path):
+    names = [
+        ".plan.json.0a.tmp", "trials/.a.1.parquet.0a.tmp", "epochs/.a.1.parquet.0a.tmp", "checkpoints/a/.last.pt.7.tmp",
+        "measurements/.m.parquet.0a.tmp", "compacted/.trials-1.parquet.0a.tmp",
+    ]  # fmt: skip
+    kept = ["trials/a.1.parquet", "checkpoints/a/last.pt", "report/.index.html.0a.tmp", "notes.tmp"]
+    for name in (*names, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with driver_lock.lock_study(tmp_path), pytest.raises(UserError), driver_lock.lock_study(tmp_path):
+        pass
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {*kept, "driver.lock"}
+
+
+def test_who_does_not_get_the_lock_removes_nothing(tmp_path):
+    with driver_lock.lock_study(tmp_path):
+        writing = tmp_path / "trials" / ".a.1.parquet.0a.tmp"
+        writing.touch()
+        with pytest.raises(UserError), driver_lock.lock_study(tmp_path):
+            pass
+        assert writing.exists()

@@ -42,7 +42,9 @@ def test_the_best_third_so_far_goes_on(tmp_path):
     decided = [arrive(tmp_path, f"trial{i}", value) for i, value in enumerate((50, 40, 30, 45, 60, 55, 49))]
     #                  the first two, too few to compare; 3rd of 3; 2nd of 4; 1st of 5; 2nd of 6; 4th of 7
     assert decided == [True, True, False, True, True, True, False]
-    assert sorted(file.name for file in (tmp_path / "rungs/vim_tiny/1").iterdir()) == [f"trial{i}" for i in range(7)]
+    names = sorted(file.name for file in (tmp_path / "rungs/vim_tiny/1").iterdir())
+    assert [name.split("=")[0] for name in names] == [f"trial{i}" for i in range(7)]
+    assert names[2] == "trial2=30=stops"
 
 
 def test_backbones_and_rungs_are_compared_apart(tmp_path):
@@ -69,16 +71,27 @@ def test_nan_stops_and_is_the_worst_of_the_others(tmp_path):
     assert not arrive(tmp_path, "nan", math.nan)
 
 
-def test_a_damaged_file_and_one_being_written_do_not_count(tmp_path):
+def test_files_of_others_do_not_count(tmp_path):
     rung = tmp_path / "rungs/vim_tiny/1"
     rung.mkdir(parents=True)
-    for name, text in {"torn": "7", "empty": "", "words": "many words", ".t.0a.tmp": "99 goes on\n"}.items():
-        (rung / name).write_text(text)
-    (rung / "bytes").write_bytes(b"\xff\xfe")
+    for name in ("torn", "torn=9.0", "words=many=goes_on", "x=9.0=otherwise", "x=9.0=goes_on=twice", ".t.0a.tmp"):
+        (rung / name).touch()
     assert [arrive(tmp_path, name, value) for name, value in (("a", 3.0), ("b", 2.0), ("c", 1.0))] == [
         True, True, False,
     ]  # fmt: skip
-    assert arrive(tmp_path, "torn", 5.0), "its own damaged file is written again"
+
+
+def test_a_rung_is_one_listing(tmp_path, monkeypatch):
+    """Of thousands of trials none is opened, and nothing is left that would have to be cleared."""
+    for i in range(50):
+        arrive(tmp_path, f"trial{i}", float(i))
+    files = list((tmp_path / "rungs/vim_tiny/1").iterdir())
+    assert [file.stat().st_size for file in files] == [0] * 50
+    opened = []
+    monkeypatch.setattr("builtins.open", lambda *arguments, **options: opened.append(arguments))
+    monkeypatch.setattr("pathlib.Path.open", lambda *arguments, **options: opened.append(arguments))
+    assert arrive(tmp_path, "late", 50.0)
+    assert opened == []
 
 
 @settings(max_examples=40, deadline=None)

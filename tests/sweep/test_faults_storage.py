@@ -94,6 +94,59 @@ cp -a {disk}/study {kept}
     tally("a full disk", **cost(kept, before, begun))
 
 
+CHECKPOINT_OF_A_MODEL = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from fake_training import fake_trial
+from famba_core.config import FusionConfig
+from sweep.job import run_job
+from sweep.store import create_study, read_rows
+folder = Path(sys.argv[1])
+trial = fake_trial(0, epochs=2)
+trial = replace(trial, model=replace(trial.model, image_size=8), fusion=FusionConfig(schedule=(0,) * 24))
+create_study(folder)
+steps = run_job(trial, 1, folder)
+try:
+    while True:
+        print(next(steps))
+except StopIteration as end:
+    print(type(end.value).__name__, getattr(end.value, "folder_failed", None))
+print(len(read_rows(folder)[0]), sorted(file.name for file in (folder / "checkpoints" / trial.trial_id).iterdir()))
+"""
+
+
+@needs_mount
+def test_a_disk_too_small_for_a_checkpoint_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    """With torch's own checkpoint, which finds room on this disk once and not twice."""
+    disk, program = tmp_path / "disk", tmp_path / "program.py"
+    disk.mkdir()
+    program.write_text(CHECKPOINT_OF_A_MODEL)
+    on_disk(
+        tmp_path,
+        f"mount -t tmpfs -o size=2m tmpfs {disk}\n{sys.executable} {program} {disk}/study > {tmp_path}/output 2>&1\n",
+    )
+    assert (tmp_path / "output").read_text().splitlines()[-2:] == ["Lost True", "0 ['last.pt', 'progress.json']"]
+
+
+@needs_mount
+def test_a_disk_that_is_full_before_the_run(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    on_disk(
+        tmp_path,
+        f"""
+mount -t tmpfs -o size=600k tmpfs {disk}
+dd if=/dev/zero of={disk}/filler bs=1k count=2000 2>/dev/null || true
+code=0; {STUDY} {disk}/study > {tmp_path}/output 2>&1 || code=$?
+echo $code > {tmp_path}/code
+""",
+    )
+    output = (tmp_path / "output").read_text()
+    assert (tmp_path / "code").read_text().strip() == "2", output
+    assert output.startswith(f"{disk}/study: cannot be written: No space left on device"), output
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process that has fewer rights")
 def test_a_folder_without_rights(nth_try: int, tmp_path: Path, tally: Callable) -> None:
     tmp_path.chmod(0o755)

@@ -4,8 +4,10 @@ import dataclasses
 import re
 
 import pytest
+from synthetic_study import result, save
 
 from famba_core.cost import step_cost
+from sweep import cli, commands
 from sweep.errors import UserError
 from sweep.fit import fitting
 from sweep.plan import make_plan
@@ -44,13 +46,13 @@ def peak_gib(trial):
 def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_layer(plan):
     made = plan()
     with pytest.raises(UserError) as error:
-        fitting(made, with_gib(4.0))
+        fitting(made, with_gib(3.5))
     assert [problem.where for problem in error.value.problems] == [made.trials[1].trial_id, made.trials[2].trial_id]
     for problem, trial, label in zip(
         error.value.problems, made.trials[1:3], ("none", "upper from layer 20, r 9"), strict=True
     ):
         said = re.fullmatch(
-            r"(.+) needs about (\d+\.\d) GiB, in the backward pass of layer (\d+), and there are 4\.0 GiB of GPU "
+            r"(.+) needs about (\d+\.\d) GiB, in the backward pass of layer (\d+), and there are 3\.5 GiB of GPU "
             r"memory; choose a smaller batch_size or recompute: true",
             problem.sentence,
         )
@@ -70,10 +72,34 @@ def test_a_plan_that_fits_stays_as_it_is(plan):
 
 def test_a_search_leaves_out_what_does_not_fit(plan):
     made = plan(SEARCH)
-    kept = fitting(made, with_gib(4.0))
+    kept = fitting(made, with_gib(3.5))
     assert [trial.fusion.strategy for trial in kept.trials] == ["all", "lower"]
     assert [case.strategy for case in kept.cases] == ["all", "lower"]
     assert dataclasses.replace(kept, trials=made.trials, cases=made.cases) == made
+
+
+@pytest.mark.parametrize("text", [GRID, SEARCH], ids=["grid", "search"])
+def test_what_is_stored_stays_on_a_smaller_device(plan, text):
+    made = plan(text)
+    stored = [trial.trial_id for trial in made.trials[1:3]]  # that 3.5 GiB do not hold
+    assert fitting(made, with_gib(3.5), stored=stored) == made
+    if made.search:
+        kept = fitting(made, with_gib(3.5), stored=stored[1:])
+        assert [trial.trial_id for trial in kept.trials] == [made.trials[i].trial_id for i in (0, 2, 3)]
+    else:
+        with pytest.raises(UserError, match=stored[0]):
+            fitting(made, with_gib(3.5), stored=stored[1:])
+
+
+def test_the_command_asks_the_study_what_is_stored(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(SEARCH + "pool: {gpu_memory_gib: 3.5}\n")
+    given = ["plan", str(grid), "--profile", "gpu", "--out", str(tmp_path)]
+    options = cli.build_parser().parse_args(given)
+    large = make_plan(load_spec(grid), "gpu").trials[1]
+    assert large not in commands._planned(options).trials
+    save(tmp_path / "x-gpu", [result(large)])
+    assert large in commands._planned(options).trials
 
 
 def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
@@ -81,7 +107,7 @@ def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
     made = plan(swapped)
     assert made.trials[0].fusion.strategy == "none"
     with pytest.raises(UserError) as error:
-        fitting(made, with_gib(4.0))
+        fitting(made, with_gib(3.5))
     assert [problem.where for problem in error.value.problems] == [made.trials[0].trial_id]
 
 
@@ -91,7 +117,7 @@ def test_a_search_without_any_candidate_left_is_refused(plan):
     assert len(error.value.problems) == 4
     only_baseline = SEARCH.replace(", {strategy: lower, stop_layer: 19, r: 9}", "")
     with pytest.raises(UserError, match="none needs about"):
-        fitting(plan(only_baseline), with_gib(4.0))
+        fitting(plan(only_baseline), with_gib(3.5))
 
 
 def test_the_memory_of_a_gpu_is_what_the_pool_says_or_its_types_data_sheet(plan):

@@ -1,14 +1,18 @@
 """What makes two trials the same: beside settings, the data's content and the version of what settings mean."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from famba_core import semantics
+from famba_core.config import FusionConfig
 from famba_core.data import cifar100, fingerprint
-from sweep.plan import make_plan, measure_id
+from sweep.identity import measure_id, rung_group
+from sweep.names import is_plain
+from sweep.plan import make_plan
 from sweep.spec import load_spec
 
 GRID = """
@@ -106,3 +110,33 @@ def test_a_cifar_100_of_another_content_has_another_fingerprint(images):
     first = described(1)
     assert described(2) != first
     assert described(1) == first
+
+
+def test_another_meaning_of_settings_makes_another_measurement(images, monkeypatch):
+    before = measure_id(planned(images, "laptop"))
+    monkeypatch.setattr(semantics, "VERSION", 2)
+    assert measure_id(planned(images, "laptop")) != before
+
+
+def test_trials_compare_at_a_rung_if_only_fusion_and_seed_differ(images, monkeypatch):
+    trial = planned(images)
+    same = [
+        replace(trial, fusion=FusionConfig(schedule=(1,) * 24, order="raster", weighting="size")),
+        replace(trial, train=replace(trial.train, seed=5)),
+        replace(trial, cpus_per_trial=9, gpus_per_trial=1.0, trial_id="x", study="y", suggestion=4),
+    ]
+    assert {rung_group(one) for one in same} == {rung_group(trial)}
+    other = [
+        replace(trial, train=replace(trial.train, epochs=7)),
+        replace(trial, train=replace(trial.train, lr=0.5)),
+        replace(trial, train=replace(trial.train, batch_size=3)),
+        replace(trial, augment=replace(trial.augment, mixup=0.1)),
+        replace(trial, data=replace(trial.data, train_images=2)),
+        replace(trial, data_fingerprint="another"),
+        replace(trial, model=replace(trial.model, image_size=64)),
+    ]
+    assert len({rung_group(one) for one in (trial, *other)}) == 1 + len(other)
+    assert is_plain(rung_group(trial))
+    before = rung_group(trial)
+    monkeypatch.setattr(semantics, "VERSION", 2)
+    assert rung_group(trial) != before

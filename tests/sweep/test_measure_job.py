@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_training import fake_trial
+from fake_training import FakeTrainer, fake_measure, fake_trial
 
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, TrainConfig
 from famba_core.device import device_name
 from famba_core.step import TrainStep
+from sweep.identity import measure_id
+from sweep.job import run_job
 from sweep.measure import WARMUP_STEPS, MeasureJob, measure, measure_all
-from sweep.plan import TrialPlan, measure_id
+from sweep.plan import TrialPlan
 from sweep.store import read_measurements, write_measurement
 
 TRIAL = replace(
@@ -159,3 +161,23 @@ def test_trials_that_share_a_gpu_share_the_measurement_of_a_whole_one() -> None:
 def test_without_fusion_its_order_makes_no_difference() -> None:
     unfused = [FusionConfig(schedule=(0,) * 24, order=order) for order in ("concat", "raster")]
     assert len({measure_id(replace(TRIAL, fusion=fusion)) for fusion in unfused}) == 1
+
+
+def test_a_gpu_that_is_another_than_the_measured_one_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log.txt"
+    log.touch()
+    monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
+    monkeypatch.setattr("sweep.measure.measure", fake_measure(log))  # on a device that is called "fake"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    names = iter(("fake", "another"))
+    monkeypatch.setattr("famba_core.device.device_name", lambda device: next(names))
+    counts = []
+    for seed in range(3):
+        list(run_job(fake_trial(seed, gpus=1), 1, tmp_path))
+        counts.append(len(log.read_text().splitlines()))
+    assert counts == [1, 1, 2]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    list(run_job(fake_trial(3, gpus=1), 1, tmp_path))
+    assert len(log.read_text().splitlines()) == 2, "nothing can be measured here"

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,10 +25,13 @@ from fake_training import (
 )
 
 from sweep.driver_lock import lock_study
+from sweep.errors import UserError
 from sweep.executor import Event, Job, Lost
+from sweep.identity import measure_id
 from sweep.in_process import InProcessExecutor
 from sweep.measure import MeasureJob
-from sweep.plan import measure_id
+from sweep.measure_phase import measure_first
+from sweep.plan import TrialPlan
 from sweep.runner import run_plan
 from sweep.status import describe, study_status
 from sweep.store import read_measurements, read_rows, write_result
@@ -103,7 +107,9 @@ def test_only_what_will_train_is_measured_and_nothing_twice(tmp_path: Path) -> N
 
 def test_a_row_that_is_stored_already_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sweep.runner.measure_first", lambda *arguments: None)  # as before there was a measuring phase
+        patch.setattr(
+            "sweep.drive.measure_first", lambda *arguments, **options: None
+        )  # as before there was a measuring phase
         run_in_process(plan_of(fake_trial(0)), tmp_path)
     run_in_process(plan_of(fake_trial(0), fake_trial(1)), tmp_path)
     assert rows(tmp_path)["measured"].to_dict() == {"fake-seed0": "in_training", "fake-seed1": "isolated"}
@@ -228,3 +234,83 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
     assert batches(tmp_path) == [16, 17, 18, 19]
     assert rows(tmp_path)["measured"].tolist() == ["isolated"] * 4
     assert len((tmp_path / "measured.txt").read_text().splitlines()) in (4, 5)  # one was perhaps interrupted
+
+
+def batch_trials(*batches: int) -> list[TrialPlan]:
+    return [with_batch(fake_trial(seed), batch) for seed, batch in enumerate(batches)]
+
+
+def measured_in(folder: Path, trials: list[TrialPlan], executor: InProcessExecutor, **options: Any) -> None:
+    """The phase alone, in a study that is driven."""
+    with lock_study(folder):
+        measure_first(executor, trials, folder, screen_of(plan_of(*trials)), **options)
+
+
+def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_path: Path) -> None:
+    trials = batch_trials(16, 17, 18)
+    executor = InProcessExecutor(tmp_path, trials)
+    measured_in(tmp_path, trials, executor, should_end=lambda: bool(list(tmp_path.glob("measurements/*.parquet"))))
+    assert batches(tmp_path) == [16]
+    assert [type(event) for event in executor.poll(0)] == [Lost]
+    assert not (tmp_path / "measurements" / "progress.json").exists()
+    measured_in(tmp_path, trials, executor)
+    assert batches(tmp_path) == [16, 17, 18]
+
+
+class HangingExecutor(InProcessExecutor):
+    """Its worker takes forever over one batch size."""
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        if not self._events and self._steps is not None:
+            assert isinstance(self.job, MeasureJob)
+            stored = set(read_measurements(self._folder)[0]["measure_id"])
+            left = [trial.train.batch_size for trial in self.job.trials if measure_id(trial) not in stored]
+            if left[:1] == [17]:
+                time.sleep(0.01)
+                return []
+        return super().poll(timeout_s)
+
+    def submit(self, job: Job, attempt: int) -> None:
+        self.job = job
+        super().submit(job, attempt)
+
+
+def test_a_measurement_that_takes_too_long_is_given_up_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trials = batch_trials(16, 17, 18)
+    measured_in(tmp_path, trials, HangingExecutor(tmp_path, trials), time_limit_s=0.3)
+    assert batches(tmp_path) == [16, 18]
+    (note,) = (line for line in capsys.readouterr().out.splitlines() if "not measured" in line)
+    assert note.startswith(f"{measure_id(trials[1])}: not measured: took longer than ")
+
+
+def test_measurements_of_another_device_are_taken_again_where_that_is_known(tmp_path: Path) -> None:
+    trials = batch_trials(16, 17)
+    executor = InProcessExecutor(tmp_path, trials)
+    measured_in(tmp_path, trials, executor)
+    assert len(starts(tmp_path)) == 2
+    measured_in(tmp_path, trials, executor, is_device=lambda name: name == "fake")
+    assert len(starts(tmp_path)) == 2
+    measured_in(tmp_path, trials, executor, is_device=lambda name: name == "another")
+    assert len(starts(tmp_path)) == 4
+
+
+def test_ids_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each measurement all that wait were looked through, each with its id made anew."""
+    trials = batch_trials(*range(16, 36))
+    calls = []
+    monkeypatch.setattr("sweep.measure_phase.measure_id", lambda trial: calls.append(trial) or measure_id(trial))
+    measured_in(tmp_path, trials, InProcessExecutor(tmp_path, trials))
+    assert len(batches(tmp_path)) == 20
+    assert len(calls) == 20
+
+
+def test_a_full_disk_under_the_phase_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("sweep.progress.write_atomically", full)
+    trials = batch_trials(16)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        measured_in(tmp_path, trials, InProcessExecutor(tmp_path, trials))

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import curve, results, save, table_plan
 
-from sweep import parts, store
+from sweep import manifest, parts, store
+from sweep.compact import compact
 from sweep.names import is_plain
 from sweep.schema import ResultRow, arrow_schema
 
@@ -106,3 +107,20 @@ def test_parts_of_the_first_version_are_read(tmp_path):
 )  # fmt: skip
 def test_plain_names(name, plain):
     assert is_plain(name) is plain
+
+
+def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monkeypatch):
+    save(tmp_path, ROWS[:4])
+    compact(tmp_path)
+    real, decoded = manifest._decode, []
+    monkeypatch.setattr(manifest, "_decode", lambda *arguments: decoded.append(True) or real(*arguments))
+    for row in ROWS[:4]:
+        assert store.read_result(tmp_path, row.trial_id, 1) == asdict(row)
+    store.write_result(tmp_path, ROWS[4], curve(ROWS[4]))
+    assert len(decoded) <= 1
+    before = len(decoded)
+    compact(tmp_path)
+    assert store.read_result(tmp_path, ROWS[4].trial_id, 1) == asdict(ROWS[4])
+    assert len(decoded) == before + 1
+    (tmp_path / "manifest.json").unlink()
+    assert manifest.read_manifest(tmp_path) == {}

@@ -1,5 +1,6 @@
 """Equal trials of other studies: what is taken, from where, and as what it is stored."""
 
+import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -7,6 +8,7 @@ from synthetic_study import curve, result, results, save, table_plan
 
 from sweep import store
 from sweep.compact import compact
+from sweep.errors import UserError
 from sweep.result_cache import ResultCache
 
 PLAN = table_plan(2)
@@ -123,3 +125,18 @@ def test_the_studies_are_listed_once(folder):
     save(folder / "late", [ROWS[0]])
     assert one.take(PLAN.trials[0], 1) is None
     assert cache(folder).take(PLAN.trials[0], 1)["source"].startswith("late/")
+
+
+def test_what_the_source_was_measured_with_stays(folder):
+    asking = replace(TRIAL, cpus_per_trial=7, gpus_per_trial=0.5)
+    taken = cache(folder).take(asking, 1)
+    assert (taken["cpus_per_trial"], taken["gpus_per_trial"]) == (SOURCE.cpus_per_trial, SOURCE.gpus_per_trial)
+
+
+def test_a_folder_that_cannot_be_written(folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("sweep.result_cache.write_result", full)
+    with pytest.raises(UserError, match="here: cannot be written: No space left"):
+        cache(folder).take(TRIAL, 1)

@@ -69,6 +69,7 @@ def row_of(trial: TrialPlan, status: str = "completed", **columns: Any) -> dict[
         "isolated_train_time_s": None,
         "peak_memory_mib": 20 * time + rng.uniform(0, 500),
         "epochs": 3,
+        "last_epoch": 3,
     }
     return {"trial_id": trial.trial_id, "suggestion": trial.suggestion, "status": status} | measured | columns
 
@@ -200,7 +201,7 @@ def test_failed_pruned_and_numberless_rows_are_taken_as_what_they_are(sampler, m
 def test_with_one_objective_a_pruned_trial_has_what_it_reached(sampler, monkeypatch):
     plan = small_plan(sampler, objectives={"top1_best_pct": "max"})
     studies = spy_on_studies(monkeypatch)
-    early = {"status": "pruned", "epochs": 9, "train_time_s": None}
+    early = {"status": "pruned", "epochs": 300, "last_epoch": 9, "train_time_s": None}
     suggestions(OptunaSearch(plan), 40, lambda trial: row_of(trial) | (early if trial.suggestion % 2 else {}))
     assert studies[-1][0].state == TrialState.PRUNED
     name = studies[-1][0].user_attrs["trial_id"]
@@ -291,7 +292,6 @@ def test_the_storage_opens_with_optuna_and_holds_what_ended(tmp_path):
     file = tmp_path / "optuna.log"
     search = OptunaSearch(small_plan(), file)
     found = suggestions(search, 5)
-    search.suggest(())
     study = read_journal(file)
     assert [trial.user_attrs["trial_id"] for trial in study.get_trials()] == [trial.trial_id for trial in found]
     assert all(trial.state == TrialState.COMPLETE for trial in study.get_trials())
@@ -315,9 +315,25 @@ def test_a_damaged_or_missing_storage_does_not_matter(tmp_path, damage):
     after = suggestions(search, 2)
     file.unlink()  # while the search runs
     after += suggestions(search, 2)
-    search.suggest(())
     assert [trial.trial_id for trial in before + after] == [t.trial_id for t in suggestions(OptunaSearch(plan), 8)]
     assert len(read_journal(file).get_trials()) == 8
+
+
+def test_a_storage_that_cannot_be_written_is_warned_of_and_written_later(tmp_path):
+    """A folder has the file's name: nobody can append there, nor put a file in its place."""
+    file = tmp_path / "optuna.log"
+    search = OptunaSearch(small_plan(), file)
+    found = suggestions(search, 3)
+    file.rename(tmp_path / "moved")
+    file.mkdir()
+    with pytest.warns(UserWarning, match=r"optuna\.log: cannot be written: Is a directory"):
+        found += suggestions(search, 2)
+    file.rmdir()
+    (tmp_path / "moved").rename(file)
+    file.write_bytes(file.read_bytes() + b'{"op_co')  # as a disk that is full cuts it
+    found += suggestions(search, 1)
+    assert [trial.trial_id for trial in found] == [t.trial_id for t in suggestions(OptunaSearch(small_plan()), 6)]
+    assert [t.user_attrs["trial_id"] for t in read_journal(file).get_trials()] == [trial.trial_id for trial in found]
 
 
 def test_the_volume_of_boxes_is_that_of_a_fine_grid_of_points():

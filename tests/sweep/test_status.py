@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
+from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
 
 from sweep.driver_lock import lock_study, token_of
 from sweep.errors import UserError
@@ -163,3 +164,37 @@ def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path
     monkeypatch.setattr(TrialProgress, "read", classmethod(lambda cls, place: looked.append(place) or real(cls, place)))
     assert printed(tmp_path)[0] == "2000 trials planned: 2000 missing"
     assert [place.name for place in looked] == ["fake-seed7"]
+
+
+def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
+    with lock_study(study):
+        first = run_trial(fake_trial(101), 2, study)
+        assert states(study)["seed101"] == "failed"
+        next(first)
+        assert states(study)["seed101"] == "running"
+        assert "fake-seed101: running, epoch 1/3 ended" in printed(study)
+        list(first)
+        assert states(study)["seed101"] == "failed"
+        FAULTS[106] = ZeroDivisionError()  # a failure that leaves its progress
+        try:
+            list(run_trial(fake_trial(106), 1, study))
+        finally:
+            del FAULTS[106]
+        save_plan(study, plan_to_json(plan_of(fake_trial(106))))
+        assert (checkpoint_folder(study, "fake-seed106") / FILE).exists()
+        assert states(study) == {"seed106": "failed"}, "the attempt that failed is not one that runs"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"suggestion": "7"}, {"epoch": "2"}, {"attempt": None}, {"started_at": "yesterday"}, {"started_at": 3},
+     {"wall_time_s": "long"}, {"driver": 5}],
+)  # fmt: skip
+def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = TrialProgress.begin(1, 3, "token")
+    whole.write(tmp_path)
+    assert TrialProgress.read(tmp_path) == whole
+    (tmp_path / FILE).write_text(json.dumps(asdict(whole) | change))
+    assert TrialProgress.read(tmp_path) is None
+    (tmp_path / FILE).write_text("[]")
+    assert TrialProgress.read(tmp_path) is None

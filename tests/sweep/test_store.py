@@ -284,3 +284,40 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
 def test_import_sweep_is_light():
     program = "import sys, sweep; print([m for m in ('torch', 'ray', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_a_probe_takes_room(tmp_path, monkeypatch):
+    """An empty file finds room on a full disk."""
+    sizes = []
+    real = store.write_atomically
+    monkeypatch.setattr(
+        store, "write_atomically", lambda path, data, **o: sizes.append(len(data)) or real(path, data, **o)
+    )
+    store.create_study(tmp_path)
+    assert sizes == [store.PROBE_BYTES]
+    assert store.PROBE_BYTES >= 4096
+    assert list((tmp_path / "trials").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, number):
+    def unable(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.link", unable)
+    with pytest.raises(UserError, match=r"a study needs hard links and flock: choose another folder with --out"):
+        store.create_study(tmp_path)
+    assert list((tmp_path / "trials").iterdir()) == []
+
+
+def test_a_damaged_part_that_cannot_be_moved(tmp_path, monkeypatch):
+    store.create_study(tmp_path)
+    part = tmp_path / "trials" / "a.1.parquet"
+    part.touch()
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.mkdir", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        store.quarantine(tmp_path, [part])
