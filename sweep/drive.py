@@ -11,17 +11,18 @@ from pathlib import Path
 from sweep.agenda import Agenda
 from sweep.errors import UserError
 from sweep.executor import Event, Executor, Finished, Lost, Progress, Started
+from sweep.identity import measure_id
+from sweep.limits import HOUR_S, Limits
 from sweep.live import Screen, clock
 from sweep.measure import Measured
 from sweep.measure_phase import measure_first
-from sweep.packing import MOST_PER_GPU, packed, predicted_peak_mib
-from sweep.plan import Plan, TrialPlan, measure_id
+from sweep.packing import MOST_PER_GPU, packed, predicted_peak_mib, shares_devices
+from sweep.plan import Plan, TrialPlan
 from sweep.schema import Status
 from sweep.store import read_measurement, read_result, write_result
 from sweep.trial import failed_row
 
 POLL_S = 0.5
-HOUR_S = 3600
 SMALLEST_LOAD = 1 / MOST_PER_GPU - 1e-3  # shares of a GPU are rounded down
 
 
@@ -55,14 +56,13 @@ class Drive:
     ) -> None:
         self._plan, self._pool, self._agenda = plan, plan.pool, agenda
         self._executor, self._folder, self._screen = executor, folder, screen
-        self._preempted_at = preempted_at
+        self._limits = Limits(plan.pool, preempted_at)
         self._running: dict[str, _Running] = {}
         self._lost_at: dict[str, int] = {}  # trial -> epoch; a trial that is lost twice at one epoch has failed
         self._out_of_memory: set[str] = set()  # these run with a device to themselves
         self._capacity = executor.capacity
-        self._began = time.monotonic()
         self._gpu_s = 0.0  # of ended trials
-        self._draining: tuple[str, float] | None = None  # why nothing new starts, and since when
+        self._draining: str | None = None  # why nothing new starts
 
     def run(self) -> str | None:
         """Why it ended before everything was done, or None."""
@@ -74,8 +74,8 @@ class Drive:
                 self._fill()
             if not self._running and self._is_all_done():
                 return None
-            if self._draining and self._drained():
-                return self._draining[0]
+            if self._draining and self._is_drained():
+                return self._draining
             for event in self._executor.poll(POLL_S):
                 self._handle(event)
             self._note_capacity()
@@ -202,7 +202,7 @@ class Drive:
         self._screen.ended(trial_id, status, error if status == "failed" else None)
 
     def _forget(self, trial_id: str) -> None:
-        self._gpu_s += self._spent_s(self._running.pop(trial_id))
+        self._gpu_s += _spent_s(self._running.pop(trial_id))
 
     def _note_capacity(self) -> None:
         """Machines come and go."""
@@ -220,29 +220,19 @@ class Drive:
                 running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
                 self._executor.stop(trial_id)
 
+    def _reason_to_end(self) -> str | None:
+        return self._limits.reason_to_end(self._gpu_s + sum(map(_spent_s, self._running.values())))
+
     def _drain(self) -> None:
         """From the first reason to end early, nothing new starts."""
         if self._draining is None and (reason := self._reason_to_end()):
-            self._draining = reason, self._preempted_at() or time.monotonic()
+            self._draining = reason
             self._screen.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
 
-    def _reason_to_end(self) -> str | None:
-        pool = self._pool
-        if self._preempted_at() is not None:
-            return "asked to end (SIGTERM)"
-        if pool.time_limit_h is not None and time.monotonic() - self._began > pool.time_limit_h * HOUR_S:
-            return f"the run's limit of {clock(pool.time_limit_h * HOUR_S)} is reached (time_limit_h)"
-        gpu_s = self._gpu_s + sum(map(self._spent_s, self._running.values()))
-        if pool.gpu_hours is not None and gpu_s > pool.gpu_hours * HOUR_S:
-            return f"the run's limit of {pool.gpu_hours:g} GPU-hours is reached (gpu_hours)"
-        return None
-
-    def _drained(self) -> bool:
+    def _is_drained(self) -> bool:
         """Every running trial has a checkpoint since, or the time for that is over."""
-        assert self._draining
-        since = self._draining[1]
-        waiting = [running for running in self._running.values() if running.since and running.epoch_ended < since]
-        return not waiting or time.monotonic() - since > self._pool.grace_s
+        begun = [running for running in self._running.values() if running.since is not None]
+        return all(running.epoch_ended >= self._limits.since for running in begun) or self._limits.patience_is_over
 
     def _load(self, trial: TrialPlan) -> float:
         """Of the executor's places, which are for jobs of the planned size."""
@@ -250,12 +240,13 @@ class Drive:
         return trial.gpus_per_trial / planned if planned else 1.0
 
     def _packed(self, trial: TrialPlan) -> TrialPlan:
-        memory = (self._pool.gpu_memory_gib and 1024 * self._pool.gpu_memory_gib) or self._executor.gpu_memory_mib
-        if self._pool.gpus_per_trial != "pack" or memory is None or trial.trial_id in self._out_of_memory:
+        pool = self._pool
+        memory = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
+        if pool.gpus_per_trial != "pack" or memory is None or self._is_alone(trial):
             return trial
         measured = read_measurement(self._folder, measure_id(trial))
         peak = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
-        return packed(trial, peak, memory, self._pool.memory_margin)
+        return packed(trial, peak, memory, pool.memory_margin)
 
     def _is_alone(self, trial: TrialPlan) -> bool:
         """It ran out of memory, and gets a device to itself."""
@@ -268,11 +259,7 @@ class Drive:
     def _trials(self) -> list[TrialPlan]:
         return [running.trial for running in self._running.values()]
 
-    def _spent_s(self, running: _Running) -> float:
-        """GPU-seconds of the attempt's worker."""
-        return 0.0 if running.since is None else (time.monotonic() - running.since) * running.trial.gpus_per_trial
 
-
-def shares_devices(plan: Plan) -> bool:
-    """Whether trials may run beside each other on a device, so that none can be measured while others train."""
-    return plan.pool.gpus_per_trial == "pack" or any(trial.gpus_per_trial < 1 for trial in plan.trials)
+def _spent_s(running: _Running) -> float:
+    """GPU-seconds of the attempt's worker."""
+    return 0.0 if running.since is None else (time.monotonic() - running.since) * running.trial.gpus_per_trial

@@ -8,13 +8,18 @@ from dataclasses import replace
 
 from famba_core.config import DataConfig
 from famba_core.cost import step_cost
-from sweep.plan import TrialPlan
+from sweep.plan import Plan, TrialPlan
 
 # A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
 # GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled. An estimate.
 CONTEXT_MIB = 1024
 MOST_PER_GPU = 8  # beyond it, small trials only wait for each other, each with its own threads on the CPU
 RAY_PARTS = 10_000  # of a resource; Ray knows no smaller ones
+
+
+def shares_devices(plan: Plan) -> bool:
+    """Whether trials may run beside each other on a device, so that none can be measured while others train."""
+    return plan.pool.gpus_per_trial == "pack" or any(trial.gpus_per_trial < 1 for trial in plan.trials)
 
 
 def packed(trial: TrialPlan, peak_mib: float, gpu_memory_mib: float, margin: float) -> TrialPlan:

@@ -16,7 +16,6 @@ from sweep.budget import at_patches, case_label, scaled_to
 from sweep.cases import CASE_KEYS
 from sweep.errors import Problem, UserError
 from sweep.findings import unknown
-from sweep.identity import measure_id as measure_id
 from sweep.identity import trial_id
 from sweep.names import is_plain
 from sweep.placement import placed

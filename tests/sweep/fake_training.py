@@ -18,9 +18,10 @@ import famba_core.train
 import sweep.measure
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.train import EpochMetrics, NonFiniteLoss, TrainResult
+from sweep.identity import measure_id
 from sweep.in_process import InProcessExecutor
 from sweep.live import Screen
-from sweep.plan import Plan, TrialPlan, measure_id
+from sweep.plan import Plan, TrialPlan
 from sweep.runner import RunSummary, run_plan
 from sweep.schema import MeasureRow
 

@@ -202,7 +202,7 @@ def test_a_time_limit_lets_running_epochs_end(
 
 def test_gpu_hours_are_counted_while_workers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("sweep.drive.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
 
     def act(puppet: Puppet) -> list[Event]:
         now[0] += 600
@@ -275,7 +275,7 @@ def test_a_whole_gpu_for_one_is_several_places(tmp_path: Path) -> None:
 
     executor = Puppet(act, capacity=4)
     assert run(trials(9, gpus=0.25), tmp_path, executor).completed == 9
-    again = [i for i, trial in enumerate(executor.submitted) if trial.gpus_per_trial == 1][0]
+    again = next(i for i, trial in enumerate(executor.submitted) if trial.gpus_per_trial == 1)
     assert executor.submitted[again].trial_id == "fake-seed0"
     assert executor.beside[again] == {"fake-seed0"}, "nothing overtook it, and nothing fits beside it"
     assert max(map(len, executor.beside[again:])) == 4
@@ -285,7 +285,7 @@ def test_a_limit_that_is_reached_with_the_last_trial_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("sweep.drive.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
 
     def act(puppet: Puppet) -> list[Event]:
         now[0] += 7200

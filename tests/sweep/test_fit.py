@@ -95,7 +95,7 @@ def test_the_command_asks_the_study_what_is_stored(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text(SEARCH + "pool: {gpu_memory_gib: 3.5}\n")
     given = ["plan", str(grid), "--profile", "gpu", "--out", str(tmp_path)]
-    options = cli.build_parser().parse_args(given)
+    options = cli.parser().parse_args(given)
     large = make_plan(load_spec(grid), "gpu").trials[1]
     assert large not in commands._planned(options).trials
     save(tmp_path / "x-gpu", [result(large)])
