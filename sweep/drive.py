@@ -125,7 +125,7 @@ class Drive:
             return None
         trial = self._packed(item[0])
         # The next one waits for its room, and nothing overtakes it: something small would, for ever.
-        if self._load(trial) > room + 1e-9 or (beside and self._wants_no_other(trial)):
+        if beside and (self._load(trial) > room + 1e-9 or self._wants_no_other(trial)):
             self._agenda.again(*item)
             return None
         return trial, item[1]
