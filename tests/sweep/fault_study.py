@@ -111,7 +111,12 @@ def launch(folder: Path, *options: str, epoch_s: float = 0.1, prefix: tuple[str,
     """The study as a process in a session of its own."""
     return subprocess.Popen(
         [*prefix, sys.executable, str(HERE / "fault_study.py"), str(folder), *options],
-        env=os.environ | {"FAULT_EPOCH_S": str(epoch_s), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        env=os.environ
+        | {
+            "FAULT_EPOCH_S": str(epoch_s),
+            "FAULT_STUDY": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        },
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -108,7 +108,7 @@ def test_a_driver_killed(
     time.sleep(random.Random(nth_try).uniform(0, 0.4))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for_end_of_session(process.pid)
+    wait_for_the_end_of_ray(tmp_path)
     before, begun = stored(tmp_path), len(starts(tmp_path))
     assert run(tmp_path).completed == TRIALS
     assert_whole(tmp_path, undisturbed)
@@ -118,15 +118,12 @@ def test_a_driver_killed(
     tally(f"kill -9 of the driver ({'Ray' if executor == 'ray' else 'in process'})", **cost(tmp_path, before, begun))
 
 
-def wait_for_end_of_session(leader: int) -> None:
-    """Ray's own process ends when it sees the driver gone; what it started may write until then."""
+def wait_for_the_end_of_ray(folder: Path) -> None:
+    """Its own process ends when it sees the driver gone; what it started may write until then."""
     deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        alive = [p for p in Path("/proc").glob("[0-9]*/environ") if _mentions(p, "FAULT_EPOCH_S") and _is_ray(p)]
-        if not alive:
-            return
+    while any(_mentions(p, f"FAULT_STUDY={folder}\0") and _is_ray(p) for p in Path("/proc").glob("[0-9]*/environ")):
+        assert time.monotonic() < deadline, "Ray outlives its driver"
         time.sleep(0.05)
-    raise AssertionError("Ray outlives its driver")
 
 
 def _mentions(environ: Path, name: str) -> bool:
