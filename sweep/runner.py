@@ -88,9 +88,11 @@ def run_plan(
         if agenda.taken:
             screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
         interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
+        if interrupted or limit_reached:  # workers may have stored what nobody heard of any more
+            rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
+            agenda.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
     states = [agenda.statuses.get(trial_id) for trial_id in agenda.asked]
-    stopped = interrupted or limit_reached
-    if stopped:
+    if interrupted or limit_reached:
         screen.note(
             f"Stopped: {len(states) - states.count(None)} of {len(states)} trials are stored. "
             "The same command goes on with the others."
