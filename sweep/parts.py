@@ -29,6 +29,7 @@ from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 COMPACTED = "compacted"
 THREADS = 2  # more of them wait for the interpreter
 MERGED_AT = 500
+WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +77,12 @@ def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None)
             if kind.name in manifest:
                 held = manifest[kind.name].parts
                 tables.append(read_compacted(folder, kind, manifest[kind.name], schema))
-            loose, damaged = _read_all([folder / kind.name / name for name in names if name not in held], kind, schema)
+            parts = [folder / kind.name / name for name in names if name not in held]
+            loose, damaged = _read_all(parts, kind, kind.schema if len(parts) <= WHOLE_UP_TO else schema)
         except FileNotFoundError:  # compacted or set aside since it was listed
             continue
         if read_manifest(folder) == manifest:
-            return merged(schema, [*tables, loose]), damaged
+            return merged(schema, [*tables, loose.select(schema.names)]), damaged
 
 
 def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]] | None:
