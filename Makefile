@@ -7,7 +7,7 @@ ARGS ?=
 help:
 	@echo 'make sweep GRID=grids/starting_layer.yaml   set up .venv, run a grid, write its report'
 	@echo 'make test                                   set up .venv with the test extras, run every test'
-	@echo 'make test-long                              the tests that take minutes each'
+	@echo 'make test-long                              the tests that take minutes each, and each fault 20 times'
 	@echo 'make check                                  ruff and mypy'
 
 .venv/ready: pyproject.toml constraints.txt
@@ -36,6 +36,8 @@ test: .venv/ready-test
 
 test-long: .venv/ready-test
 	.venv/bin/pytest -m long
+	@mkdir -p build
+	.venv/bin/pytest --tries 20 --fault-table build/faults.md tests/sweep/test_faults_*.py
 
 clean:
 	rm -rf .venv build *.egg-info
