@@ -10,9 +10,12 @@ is replaced is the moment in which its rows move.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import multiprocessing
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from sweep.names import is_plain
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
 COMPACTED = "compacted"
-THREADS = 2  # more of them wait for the interpreter
+PROCESSES = 2
 MERGED_AT = 500
 WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
 
@@ -167,18 +170,26 @@ def _part_of(kind: Kind, columns: Collection[str] | None) -> pa.Schema:
 
 
 def _read_all(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
+    read = functools.partial(_read_share, kind=kind, schema=schema)
+    if len(parts) <= WHOLE_UP_TO:
+        return read(parts)
+    # Threads would wait for the interpreter: most of a small file's time is spent there.
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("fork")) as pool:
+        tables, damaged = zip(*pool.map(read, (parts[i::PROCESSES] for i in range(PROCESSES))), strict=True)
+    return merged(schema, tables), sorted(itertools.chain(*damaged))
+
+
+def _read_share(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
     damaged = []
 
-    def read(share: Sequence[Path]) -> Iterator[pa.Table]:
-        for part in share:
+    def read() -> Iterator[pa.Table]:
+        for part in parts:
             try:
                 yield read_loose(part, kind, schema)
             except Damaged:
                 damaged.append(part)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        tables = pool.map(lambda i: merged(schema, read(parts[i::THREADS])), range(THREADS))
-        return merged(schema, tables), sorted(damaged)
+    return merged(schema, read()), damaged
 
 
 def merged(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:

@@ -124,3 +124,15 @@ def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monke
     assert len(decoded) == before + 1
     (tmp_path / "manifest.json").unlink()
     assert manifest.read_manifest(tmp_path) == {}
+
+
+def test_many_parts_are_read_by_several_processes_and_are_the_same(tmp_path, monkeypatch):
+    save(tmp_path, ROWS)
+    torn = sorted((tmp_path / "trials").glob("*.parquet"))[3]
+    torn.write_bytes(torn.read_bytes()[:-5])
+    alone, damaged = store.read_rows(tmp_path, ("status", "error"))
+    assert damaged == [torn]
+    monkeypatch.setattr(parts, "WHOLE_UP_TO", 2)
+    together, damaged = store.read_rows(tmp_path, ("status", "error"))
+    assert damaged == [torn]
+    pd.testing.assert_frame_equal(together, alone)
