@@ -80,6 +80,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long  # once in test_driver.py, with real training
 def test_a_worker_killed_in_an_epoch(
     nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_killed_between_the_temporary_file_and_its_name(
     tally(f"kill -9 between temporary file and {call}", **cost(tmp_path, before, begun))
 
 
+@pytest.mark.long  # once in test_runner.py, in one process
 def test_ctrl_c(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
     process = start(tmp_path, "--executor", "ray", epoch_s=0.2)
     wait_for(lambda: stored(tmp_path), process)
