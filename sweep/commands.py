@@ -32,7 +32,7 @@ FILE_WIDTH = 160  # characters of a table that is not printed on a terminal
 def run(options: argparse.Namespace) -> int:
     if options.address and options.executor == "in-process":
         raise UserError("--address is for --executor ray; in-process stays in this process")
-    plan = _planned(options)
+    _, plan = _spec_and_plan(options)
     if plan.pool.gpus_per_trial == "pack" and options.executor == "in-process":
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
     folder = _study_folder(options, plan)
@@ -146,12 +146,8 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def _planned(options: argparse.Namespace) -> Plan:
-    """The plan of the grid; says which profile was taken where none was asked for."""
-    return _spec_and_plan(options)[1]
-
-
 def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
+    """The grid and its plan; says which profile was taken where none was asked for."""
     from sweep.fit import fitting
     from sweep.placement import FLAGS
     from sweep.plan import make_plan
