@@ -7,7 +7,7 @@ import pytest
 from synthetic_study import result, save
 
 from famba_core.cost import step_cost
-from sweep import cli, commands
+from sweep import cli
 from sweep.errors import UserError
 from sweep.fit import fitting
 from sweep.plan import make_plan
@@ -91,15 +91,16 @@ def test_what_is_stored_stays_on_a_smaller_device(plan, text):
             fitting(made, with_gib(3.5), stored=stored[1:])
 
 
-def test_the_command_asks_the_study_what_is_stored(tmp_path):
+def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text(SEARCH + "pool: {gpu_memory_gib: 3.5}\n")
     given = ["plan", str(grid), "--profile", "gpu", "--out", str(tmp_path)]
-    options = cli.parser().parse_args(given)
     large = make_plan(load_spec(grid), "gpu").trials[1]
-    assert large not in commands._planned(options).trials
+    assert cli.main(given) == 0
+    assert large.trial_id not in capsys.readouterr().out
     save(tmp_path / "x-gpu", [result(large)])
-    assert large in commands._planned(options).trials
+    assert cli.main(given) == 0
+    assert large.trial_id in capsys.readouterr().out
 
 
 def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
