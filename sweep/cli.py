@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sweep import commands
 from sweep.errors import UserError
-from sweep.placement import FLAGS
+from sweep.grid.placement import FLAGS
 
 COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
 HELP = """\

@@ -37,9 +37,9 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
     folder = _study_folder(options, plan)
 
-    from sweep.live import Screen
-    from sweep.result_cache import ResultCache
-    from sweep.runner import run_plan, untrained
+    from sweep.run.live import Screen
+    from sweep.run.runner import run_plan, untrained
+    from sweep.store.result_cache import ResultCache
 
     priced = _priced(plan, options)
     missing = untrained(plan, folder, limit=options.limit, retry_failed=options.retry_failed)
@@ -76,9 +76,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from sweep.live import clock
     from sweep.price import plan_table
-    from sweep.price_text import headline, listed, price_lines
+    from sweep.price.text import headline, listed, price_lines
+    from sweep.run.live import clock
 
     spec, plan = _spec_and_plan(options)
     priced = _priced(plan, options)
@@ -105,7 +105,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def compact(options: argparse.Namespace) -> int:
-    from sweep.compact import compact
+    from sweep.store.compact import compact
 
     print(compact(options.study).sentence)
     return 0
@@ -148,10 +148,10 @@ def data(options: argparse.Namespace) -> int:
 
 def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
     """The grid and its plan; says which profile was taken where none was asked for."""
-    from sweep.fit import fitting
-    from sweep.placement import FLAGS
+    from sweep.grid.placement import FLAGS
     from sweep.plan import make_plan
-    from sweep.pool_device import pool_device
+    from sweep.price.fit import fitting
+    from sweep.price.pool_device import pool_device
     from sweep.spec import load_spec
     from sweep.store import read_rows
 
@@ -181,9 +181,9 @@ def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
 
 def _priced(plan: Plan, options: argparse.Namespace) -> Price:
     from famba_core.data.datasets import describe_dataset
-    from sweep.calibration import calibrate
-    from sweep.pool_device import pool_device
     from sweep.price import price
+    from sweep.price.calibration import calibrate
+    from sweep.price.pool_device import pool_device
 
     device = pool_device(plan, address=options.address)
     data = plan.trials[0].data  # the whole plan's

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sweep.cluster.machines import Need, Room
+from sweep.cluster.node_check import Mark
+from sweep.cluster.ray_process import Start, no_start, stopped
 from sweep.errors import UserError
 from sweep.executor import Event, Job, RunJob
-from sweep.job import run_job
-from sweep.machines import Need, Room
-from sweep.node_check import Mark
-from sweep.ray_process import Start, no_start, stopped
 from sweep.store import explained_as_user_error
+from sweep.worker.job import run_job
 
 CLOSE_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 5.0
@@ -139,7 +139,7 @@ class RayExecutor:
 
 def _start_process(pipe_fd: int) -> subprocess.Popen[bytes]:
     """Not by multiprocessing, which would run the user's script again and whose process would share the terminal."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from sweep.ray_process import main; main({pipe_fd})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from sweep.cluster.ray_process import main; main({pipe_fd})"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         pass_fds=[pipe_fd],

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from sweep.measure import Measured, MeasureJob
 from sweep.plan import TrialPlan
 from sweep.schema import Status
+from sweep.worker.measure import Measured, MeasureJob
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics  # would import torch into a process that only drives
@@ -56,8 +56,8 @@ class Lost:
 
 Event = Started | Progress | Finished | Lost
 
-# What a worker does for a job (attempt, study folder): yields its steps, returns its end. `sweep.job.run_job` is the
-# real one.
+# What a worker does for a job (attempt, study folder): yields its steps, returns its end.
+# `sweep.worker.job.run_job` is the real one.
 RunJob = Callable[[Job, int, Path], Generator["EpochMetrics | Measured", None, Finished | Lost]]
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Job, Lost, Progress, RunJob, Started
-from sweep.job import run_job
-from sweep.measure import Measured
 from sweep.plan import TrialPlan
+from sweep.worker.job import run_job
+from sweep.worker.measure import Measured
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics

@@ -13,14 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from sweep.budget import at_patches, case_label, scaled_to
-from sweep.cases import CASE_KEYS
 from sweep.errors import Problem, UserError
-from sweep.findings import unknown
+from sweep.grid.cases import CASE_KEYS
+from sweep.grid.findings import unknown
+from sweep.grid.placement import placed
+from sweep.grid.pool import Pool
+from sweep.grid.search_spec import Constraint, EarlyStop, Search
 from sweep.identity import trial_id
 from sweep.names import is_plain
-from sweep.placement import placed
-from sweep.pool import Pool
-from sweep.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import SweepSpec
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from sweep.grid.search_spec import Search
 from sweep.plan import validated
-from sweep.search_spec import Search
 
 
 @dataclass(frozen=True, kw_only=True)

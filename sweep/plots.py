@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sweep.figures.point_labels import label_points
+from sweep.figures.style import BLACK, GREY, MARKERS, OTHER_MARKER, PALETTE, axis_name, in_readable_unit, new_figure
 from sweep.pareto import Frontier
-from sweep.plot_style import BLACK, GREY, MARKERS, OTHER_MARKER, PALETTE, axis_name, in_readable_unit, new_figure
-from sweep.point_labels import label_points
 
 
 def frontier_figure(table: pd.DataFrame, panels: Sequence[Frontier], title: str) -> Figure:

@@ -11,10 +11,11 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sweep import curves, plots, table_text, tables
+from sweep import plots, table_text, tables
+from sweep.figures import curves
+from sweep.figures.style import axis_name, render
 from sweep.pareto import REFERENCE_MARGIN, Frontier, frontiers, non_dominated
 from sweep.plan import Plan, baselines, plan_from_json
-from sweep.plot_style import axis_name, render
 from sweep.store import completed, outcomes, read_epochs, read_plan_json, read_rows, write_atomically
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from famba_core.config import ConfigError, FusionConfig
 from sweep.budget import Budget, at_patches, scaled_to, share_at
-from sweep.cases import GridCase, read_cases
-from sweep.findings import Findings
-from sweep.grid_file import read_yaml
-from sweep.placement import read_pool
-from sweep.pool import Pool
-from sweep.profiles import Profile, read_profiles
-from sweep.search_section import Direction, check_objectives, is_optuna, read_search
-from sweep.search_spec import Constraint, EarlyStop, Search
+from sweep.grid.cases import GridCase, read_cases
+from sweep.grid.file import read_yaml
+from sweep.grid.findings import Findings
+from sweep.grid.placement import read_pool
+from sweep.grid.pool import Pool
+from sweep.grid.profiles import Profile, read_profiles
+from sweep.grid.search_section import Direction, check_objectives, is_optuna, read_search
+from sweep.grid.search_spec import Constraint, EarlyStop, Search
 
 
 @dataclass(frozen=True, kw_only=True)

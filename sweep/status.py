@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.driver_lock import driver_of
-from sweep.measure_phase import measuring_folder
+from sweep.grid.search_spec import Search
 from sweep.plan_outline import PlanOutline, plan_outline_from_json
-from sweep.progress import TrialProgress, checkpoint_folder
-from sweep.search_spec import Search
+from sweep.run.measure_phase import measuring_folder
 from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
+from sweep.store.driver_lock import driver_of
+from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
 STATES: tuple[State, ...] = ("completed", "failed", "pruned", "running", "missing")

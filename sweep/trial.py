@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import tokens_per_layer
-from sweep.driver_lock import token_of
-from sweep.early_stop import goes_on
-from sweep.failure import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
 from sweep.identity import measure_id, rung_group
 from sweep.plan import TrialPlan
-from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import read_measurement, write_result
+from sweep.store.driver_lock import token_of
+from sweep.worker.early_stop import goes_on
+from sweep.worker.failure import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
+from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 if TYPE_CHECKING:
     from famba_core.train import EpochMetrics, Trainer, TrainResult

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import famba_core.train
-import sweep.measure
+import sweep.worker.measure
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.train import EpochMetrics, NonFiniteLoss, TrainResult
 from sweep.identity import measure_id
 from sweep.in_process import InProcessExecutor
-from sweep.live import Screen
 from sweep.plan import Plan, TrialPlan
-from sweep.runner import RunSummary, run_plan
+from sweep.run.live import Screen
+from sweep.run.runner import RunSummary, run_plan
 from sweep.schema import MeasureRow
 
 SCHEDULE = (0,) * 12 + (1,) * 12
@@ -178,7 +178,7 @@ if __name__ == "__main__":
     folder, measuring = Path(sys.argv[1]), "measuring" in sys.argv
     famba_core.train.Trainer = FakeTrainer  # type: ignore[assignment, misc]
     FakeTrainer.epoch_s = 0.0 if measuring else 0.3
-    sweep.measure.measure = fake_measure(folder / "measured.txt", pause_s=0.5 if measuring else 0.0)
+    sweep.worker.measure.measure = fake_measure(folder / "measured.txt", pause_s=0.5 if measuring else 0.0)
     trials = [fake_trial(seed) for seed in range(4)]
     if measuring:
         trials = [with_batch(trial, 16 + trial.train.seed) for trial in trials]

@@ -21,15 +21,15 @@ from typing import Any
 
 from fake_training import FakeTrainer, fake_trial, plan_of, screen_of, starts
 
-import sweep.measure_phase
-import sweep.runner
+import sweep.run.measure_phase
+import sweep.run.runner
 from sweep.errors import UserError
 from sweep.executor import Finished, Job, Lost
-from sweep.job import run_job
+from sweep.grid.pool import Pool
 from sweep.plan import Plan, TrialPlan
-from sweep.pool import Pool
-from sweep.runner import run_plan
+from sweep.run.runner import run_plan
 from sweep.store import read_rows
+from sweep.worker.job import run_job
 
 HERE = Path(__file__).parent
 EPOCHS = 4
@@ -83,9 +83,9 @@ def executor_factory(name: str) -> Callable[..., Any]:
     return partial(InProcessExecutor, run=faulty_job)
 
 
-def run(folder: Path, plan: Plan | None = None, executor: str = "here", **options: Any) -> sweep.runner.RunSummary:
+def run(folder: Path, plan: Plan | None = None, executor: str = "here", **options: Any) -> sweep.run.runner.RunSummary:
     plan = plan or study()
-    with unittest.mock.patch("sweep.drive.measure_first"):  # made-up epochs have nothing to measure
+    with unittest.mock.patch("sweep.run.drive.measure_first"):  # made-up epochs have nothing to measure
         return run_plan(plan, folder, executor_factory(executor), screen=screen_of(plan), **options)
 
 

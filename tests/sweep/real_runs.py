@@ -8,8 +8,8 @@ from fake_training import fake_trial, plan_of
 
 from famba_core.config import FusionConfig, ModelConfig
 from sweep.executor import Event, Progress
-from sweep.measure import Measured
 from sweep.plan import Plan
+from sweep.worker.measure import Measured
 
 LINES = ("real-seed", "2 of 2 trials to train", "measuring ")
 

@@ -17,8 +17,8 @@ from fake_training import fake_trial, plan_of, screen_of
 
 from sweep.driver import RayExecutor
 from sweep.plan import Plan
-from sweep.runner import run_plan
-from sweep.simulated import run_job
+from sweep.run.runner import run_plan
+from sweep.simulated.trainer import run_job
 
 
 def plan(trials: int) -> Plan:

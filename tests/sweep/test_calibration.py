@@ -6,9 +6,9 @@ import pytest
 from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
-from sweep.calibration import Calibration, calibrate
-from sweep.pool_device import PoolDevice
-from sweep.training_time import device_seconds
+from sweep.price.calibration import Calibration, calibrate
+from sweep.price.pool_device import PoolDevice
+from sweep.price.training_time import device_seconds
 
 TRIALS = table_plan(2).trials[:10]
 DIGITS = DataConfig(dataset="digits")

@@ -14,10 +14,10 @@ import pytest
 from fake_jobs import FakeJob, Step, run_fake, until
 from local_cluster import ENVIRONMENT, LocalCluster
 
+from sweep.cluster.node_check import PREFIX
 from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Lost, Progress, Started
-from sweep.node_check import PREFIX
 
 
 @pytest.fixture(scope="module")

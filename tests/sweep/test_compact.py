@@ -11,11 +11,12 @@ import pytest
 from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process, starts
 from synthetic_study import curve, result, results, save, table_plan
 
-from sweep import compact as compaction
-from sweep import parts, store
-from sweep.compact import compact
-from sweep.driver_lock import lock_study
+from sweep import store
 from sweep.errors import UserError
+from sweep.store import compact as compaction
+from sweep.store import parts
+from sweep.store.compact import compact
+from sweep.store.driver_lock import lock_study
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
@@ -130,7 +131,7 @@ def test_no_study(tmp_path):
 
 def test_a_study_that_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
-    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "measured.txt"))
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in range(3)))
     run_in_process(plan, tmp_path, limit=2)
     compact(tmp_path)
@@ -297,7 +298,7 @@ def test_readers_in_other_processes_see_every_row_once(tmp_path):
 KILLED = textwrap.dedent("""
     import os, shutil, signal, sys
     from pathlib import Path
-    from sweep.compact import compact
+    from sweep.store.compact import compact
 
     source, copies = Path(sys.argv[1]), Path(sys.argv[2])
     for point in range(1, 1000):

@@ -13,17 +13,17 @@ from fake_training import FakeTrainer, epoch_metrics, fake_trial, plan_of, run_i
 
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Lost, Progress, Started
-from sweep.measure import MeasureJob
+from sweep.grid.pool import Pool
 from sweep.plan import Plan, TrialPlan
-from sweep.pool import Pool
-from sweep.runner import run_plan
+from sweep.run.runner import run_plan
 from sweep.store import read_rows, write_result
 from sweep.trial import failed_row
+from sweep.worker.measure import MeasureJob
 
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
+    monkeypatch.setattr("sweep.run.drive.measure_first", lambda *arguments, **options: None)
 
 
 class Puppet:
@@ -104,7 +104,7 @@ def test_room_that_comes_and_goes_is_used_and_told(tmp_path: Path, capsys: pytes
 def test_trials_are_packed_by_the_memory_that_they_need(
     tmp_path: Path, memory_mib: float, shares: set[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    monkeypatch.setattr("sweep.run.drive.predicted_peak_mib", lambda trial: 1000.0)
     executor = Puppet(complete_first, capacity=2)
     executor.gpu_memory_mib = memory_mib
     assert run(trials(40, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 40
@@ -113,7 +113,7 @@ def test_trials_are_packed_by_the_memory_that_they_need(
 
 
 def test_memory_that_is_given_counts_before_that_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    monkeypatch.setattr("sweep.run.drive.predicted_peak_mib", lambda trial: 1000.0)
     executor = Puppet(complete_first)
     executor.gpu_memory_mib = 40_000
     run(trials(3, gpus=1), tmp_path, executor, gpus_per_trial="pack", gpu_memory_gib=4.5)
@@ -123,7 +123,7 @@ def test_memory_that_is_given_counts_before_that_of_the_device(tmp_path: Path, m
 def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    monkeypatch.setattr("sweep.run.drive.predicted_peak_mib", lambda trial: 1000.0)
 
     def act(puppet: Puppet) -> list[Event]:
         first = next(iter(puppet.running))
@@ -249,7 +249,7 @@ def test_machines_may_leave_as_often_as_they_like(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sharing", [2, 3, 6, 7])
 def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    monkeypatch.setattr("sweep.run.drive.predicted_peak_mib", lambda trial: 1000.0)
     executor = Puppet(complete_first, capacity=1)
     executor.gpu_memory_mib = 2050.0 * sharing / 0.9
     assert run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 12
@@ -257,7 +257,7 @@ def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch:
 
 
 def test_packed_trials_too_are_no_more_than_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.predicted_peak_mib", lambda trial: 1000.0)
+    monkeypatch.setattr("sweep.run.drive.predicted_peak_mib", lambda trial: 1000.0)
     executor = Puppet(complete_first, capacity=2)
     executor.gpu_memory_mib = 80_000
     run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack", max_concurrent=5)

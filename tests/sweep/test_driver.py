@@ -19,7 +19,7 @@ from sweep.driver import RayExecutor
 from sweep.executor import Event
 from sweep.in_process import InProcessExecutor
 from sweep.plan import TrialPlan
-from sweep.runner import run_plan
+from sweep.run.runner import run_plan
 from sweep.store import read_epochs, read_measurements, read_rows
 
 TIMES = [
@@ -99,7 +99,7 @@ from pathlib import Path
 from fake_training import screen_of
 from real_runs import real_plan
 from sweep.driver import RayExecutor
-from sweep.runner import run_plan
+from sweep.run.runner import run_plan
 plan = real_plan(epochs=int(sys.argv[2]))
 summary = run_plan(plan, Path(sys.argv[1]), RayExecutor, screen=screen_of(plan))
 assert "ray" not in sys.modules

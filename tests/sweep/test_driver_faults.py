@@ -20,7 +20,7 @@ from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event
 from sweep.in_process import InProcessExecutor
-from sweep.runner import run_plan
+from sweep.run.runner import run_plan
 from sweep.store import read_rows
 
 

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from sweep import driver_lock
 from sweep.errors import UserError
+from sweep.store import driver_lock
 
 DRIVER = (
-    "import sys, pathlib, time; from sweep.driver_lock import lock_study\n"
+    "import sys, pathlib, time; from sweep.store.driver_lock import lock_study\n"
     "with lock_study(pathlib.Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
 )
 
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_before_the_lock_is_signed(tmp_path, monkeypatch, k
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("sweep.driver_lock.create_study", lambda folder: None)
+    monkeypatch.setattr("sweep.store.driver_lock.create_study", lambda folder: None)
     monkeypatch.setattr(f"os.{'ftruncate' if kind == 'truncated' else 'write'}", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"), driver_lock.lock_study(tmp_path):
         pass

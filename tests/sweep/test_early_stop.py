@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.early_stop import goes_on, is_rung
-from sweep.search_spec import EarlyStop
+from sweep.grid.search_spec import EarlyStop
+from sweep.worker.early_stop import goes_on, is_rung
 
 EVERY_THIRD = EarlyStop(min_epochs=1, reduction_factor=3)
 

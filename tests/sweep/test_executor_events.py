@@ -12,12 +12,12 @@ import pytest
 from fake_jobs import FakeJob, ended, run_faulty, until
 from fake_training import fake_trial
 
-import sweep.job
+import sweep.worker.job
 from sweep.driver import RayExecutor
 from sweep.executor import Event, Finished, Lost, Progress, Started
 from sweep.in_process import InProcessExecutor
-from sweep.job import run_job
 from sweep.trial import OutOfMemory
+from sweep.worker.job import run_job
 
 ENDS = {
     "well": Finished(trial_id="well", status="completed", error=None),
@@ -124,7 +124,7 @@ def failing(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
 def test_what_is_no_result_is_lost(
     error: Exception, lost: Lost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep.job, "run_trial", failing(error))
+    monkeypatch.setattr(sweep.worker.job, "run_trial", failing(error))
     executor = InProcessExecutor(tmp_path, [fake_trial(0)], run=run_job)
     executor.submit(fake_trial(0), 1)
     assert until(executor, ended([FakeJob(trial_id="fake-seed0")]))[-1] == lost

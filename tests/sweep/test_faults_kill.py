@@ -16,10 +16,10 @@ import pytest
 from fake_training import starts
 from fault_study import TRIALS, cost, launch, run, stored, study, wait_for
 
-from sweep.driver_lock import lock_study
 from sweep.errors import UserError
 from sweep.status import describe, study_status
 from sweep.store import read_epochs, read_rows
+from sweep.store.driver_lock import lock_study
 
 Launch = Callable[..., subprocess.Popen[str]]
 TIMES = ["wall_time_s", "started_at", "finished_at", "git_commit"]

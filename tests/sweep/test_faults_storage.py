@@ -100,7 +100,7 @@ from dataclasses import replace
 from pathlib import Path
 from fake_training import fake_trial
 from famba_core.config import FusionConfig
-from sweep.job import run_job
+from sweep.worker.job import run_job
 from sweep.store import create_study, read_rows
 folder = Path(sys.argv[1])
 trial = fake_trial(0, epochs=2)

@@ -9,9 +9,9 @@ from synthetic_study import result, save
 from famba_core.cost import step_cost
 from sweep import cli
 from sweep.errors import UserError
-from sweep.fit import fitting
 from sweep.plan import make_plan
-from sweep.pool_device import PoolDevice, pool_device
+from sweep.price.fit import fitting
+from sweep.price.pool_device import PoolDevice, pool_device
 from sweep.spec import load_spec
 
 GRID = """
@@ -147,7 +147,7 @@ def test_a_cpu_is_this_machine_unless_a_cluster_trains(plan):
 
 def test_this_machines_gpus_are_asked_unless_a_cluster_trains(plan, monkeypatch):
     monkeypatch.setattr(
-        "sweep.pool_device._gpus", lambda: (["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"], [139.8, 139.8, 14.6])
+        "sweep.price.pool_device._gpus", lambda: (["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"], [139.8, 139.8, 14.6])
     )
     here = pool_device(plan(gpus_per_trial=0.25), address=None)
     assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, slots=12)  # the smallest has to do

@@ -9,8 +9,8 @@ import pytest
 from fake_training import epoch_metrics
 from rich.console import Console
 
-from sweep.eta import Pace, makespan
-from sweep.live import LAST_ENDED, Screen, clock
+from sweep.run.eta import Pace, makespan
+from sweep.run.live import LAST_ENDED, Screen, clock
 
 
 def naive_makespan(running: list[float], waiting: list[float], capacity: int) -> float:
@@ -95,7 +95,7 @@ def test_without_a_terminal_there_is_a_line_for_each_start_and_end() -> None:
 
 def test_without_a_terminal_progress_is_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("sweep.live.time.monotonic", lambda: now)
+    monkeypatch.setattr("sweep.run.live.time.monotonic", lambda: now)
     out = io.StringIO()
     screen = Screen({"a": 1.0}, console=Console(file=out))
     with screen.showing(["a"], planned=1, capacity=1):
@@ -140,7 +140,7 @@ def test_the_table_has_epoch_loss_accuracy_and_time_left() -> None:
 
 def test_without_a_terminal_the_measuring_phase_has_a_line_at_each_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("sweep.live.time.monotonic", lambda: now)
+    monkeypatch.setattr("sweep.run.live.time.monotonic", lambda: now)
     out = io.StringIO()
     screen = Screen({"a": 1.0}, console=Console(file=out))
     with screen.showing(["a"], planned=1, capacity=1):

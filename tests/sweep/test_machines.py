@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_jobs import FakeJob
 
-from sweep.machines import Need, capacity, no_room
+from sweep.cluster.machines import Need, capacity, no_room
 
 
 def node(*, alive: bool = True, **resources: float) -> dict:

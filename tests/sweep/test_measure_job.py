@@ -14,10 +14,10 @@ from famba_core.config import AugmentConfig, DataConfig, FusionConfig, TrainConf
 from famba_core.device import device_name
 from famba_core.step import TrainStep
 from sweep.identity import measure_id
-from sweep.job import run_job
-from sweep.measure import WARMUP_STEPS, MeasureJob, measure, measure_all
 from sweep.plan import TrialPlan
 from sweep.store import read_measurements, write_measurement
+from sweep.worker.job import run_job
+from sweep.worker.measure import WARMUP_STEPS, MeasureJob, measure, measure_all
 
 TRIAL = replace(
     fake_trial(0),
@@ -169,7 +169,7 @@ def test_a_gpu_that_is_another_than_the_measured_one_is_measured(
     log = tmp_path / "log.txt"
     log.touch()
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
-    monkeypatch.setattr("sweep.measure.measure", fake_measure(log))  # on a device that is called "fake"
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(log))  # on a device that is called "fake"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     names = iter(("fake", "another"))
     monkeypatch.setattr("famba_core.device.device_name", lambda device: next(names))

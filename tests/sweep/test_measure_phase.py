@@ -24,18 +24,18 @@ from fake_training import (
     with_batch,
 )
 
-from sweep.driver_lock import lock_study
 from sweep.errors import UserError
 from sweep.executor import Event, Job, Lost
 from sweep.identity import measure_id
 from sweep.in_process import InProcessExecutor
-from sweep.measure import MeasureJob
-from sweep.measure_phase import measure_first
 from sweep.plan import TrialPlan
-from sweep.runner import run_plan
+from sweep.run.measure_phase import measure_first
+from sweep.run.runner import run_plan
 from sweep.status import describe, study_status
 from sweep.store import read_measurements, read_rows, write_result
+from sweep.store.driver_lock import lock_study
 from sweep.trial import failed_row
+from sweep.worker.measure import MeasureJob
 
 HERE = Path(__file__).parent
 
@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements and starts of trials go into one log, in their order."""
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
-    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "starts.txt"))
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "starts.txt"))
 
 
 def batches(folder: Path) -> list[int]:
@@ -108,7 +108,7 @@ def test_only_what_will_train_is_measured_and_nothing_twice(tmp_path: Path) -> N
 def test_a_row_that_is_stored_already_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sweep.drive.measure_first", lambda *arguments, **options: None
+            "sweep.run.drive.measure_first", lambda *arguments, **options: None
         )  # as before there was a measuring phase
         run_in_process(plan_of(fake_trial(0)), tmp_path)
     run_in_process(plan_of(fake_trial(0), fake_trial(1)), tmp_path)
@@ -197,7 +197,14 @@ def test_a_worker_that_dies_costs_what_it_was_at_and_the_phase_ends_with_the_sec
     assert [line.startswith(note) for line, note in zip(found, notes, strict=True)] == [True] * len(notes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        signal.SIGKILL,
+    ],
+)
 def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, number: int) -> None:
     command = [sys.executable, HERE / "fake_training.py", tmp_path, "measuring"]
     first = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -300,7 +307,7 @@ def test_ids_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """After each measurement all that wait were looked through, each with its id made anew."""
     trials = batch_trials(*range(16, 36))
     calls = []
-    monkeypatch.setattr("sweep.measure_phase.measure_id", lambda trial: calls.append(trial) or measure_id(trial))
+    monkeypatch.setattr("sweep.run.measure_phase.measure_id", lambda trial: calls.append(trial) or measure_id(trial))
     measured_in(tmp_path, trials, InProcessExecutor(tmp_path, trials))
     assert len(batches(tmp_path)) == 20
     assert len(calls) == 20
@@ -310,7 +317,7 @@ def test_a_full_disk_under_the_phase_is_a_user_error(tmp_path: Path, monkeypatch
     def full(*arguments: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("sweep.progress.write_atomically", full)
+    monkeypatch.setattr("sweep.worker.progress.write_atomically", full)
     trials = batch_trials(16)
     with pytest.raises(UserError, match="cannot be written: No space left"):
         measured_in(tmp_path, trials, InProcessExecutor(tmp_path, trials))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fake_jobs import FakeJob, run_at_once
 
-from sweep import machines, node_check
+from sweep.cluster import machines, node_check
+from sweep.cluster.machines import Machines, Need
+from sweep.cluster.node_check import Mark
 from sweep.errors import UserError
-from sweep.machines import Machines, Need
-from sweep.node_check import Mark
 
 ray = pytest.importorskip("ray")
 NEED = Need.of([FakeJob(trial_id="")])
@@ -47,7 +47,7 @@ def test_another_folder_is_told_at_once_and_a_missing_one_in_the_end(
 
 
 def test_a_worker_of_another_program_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweep import tune_loop
+    from sweep.cluster import tune_loop
 
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(tune_loop.tune, "report", reported.append)

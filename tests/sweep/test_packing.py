@@ -10,8 +10,8 @@ from PIL import Image
 
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.cost import step_cost
-from sweep.machines import Need, capacity
-from sweep.packing import CONTEXT_MIB, MOST_PER_GPU, packed, predicted_peak_mib
+from sweep.cluster.machines import Need, capacity
+from sweep.cluster.packing import CONTEXT_MIB, MOST_PER_GPU, packed, predicted_peak_mib
 from sweep.plan import TrialPlan
 
 TRIAL = TrialPlan(

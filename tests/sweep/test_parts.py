@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import curve, results, save, table_plan
 
-from sweep import manifest, parts, store
-from sweep.compact import compact
+from sweep import store
 from sweep.names import is_plain
 from sweep.schema import ResultRow, arrow_schema
+from sweep.store import manifest, parts
+from sweep.store.compact import compact
 
 ROWS = results(table_plan(2))
 

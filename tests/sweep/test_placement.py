@@ -3,9 +3,9 @@
 import pytest
 
 from sweep.errors import UserError
-from sweep.placement import FLAGS, placed
-from sweep.pool import Pool
-from sweep.profiles import Resources
+from sweep.grid.placement import FLAGS, placed
+from sweep.grid.pool import Pool
+from sweep.grid.profiles import Resources
 
 CPU, GPU = Resources(cpus_per_trial=2), Resources(cpus_per_trial=2, gpus_per_trial=1.0)
 

@@ -10,9 +10,9 @@ import pytest
 from famba_core.config import DataConfig, FusionConfig
 from famba_core.fusion.schedule import spread
 from sweep.errors import UserError
+from sweep.grid.pool import Pool
+from sweep.grid.search_spec import Constraint, EarlyStop, Search
 from sweep.plan import make_plan, plan_from_json, plan_to_json
-from sweep.pool import Pool
-from sweep.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import load_spec
 
 GRID = """

@@ -8,9 +8,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.text import Annotation, Text
 from synthetic_study import OBJECTIVES, results, save, table_plan
 
-from sweep import curves, plots, store, tables
+from sweep import plots, store, tables
+from sweep.figures import curves
+from sweep.figures.style import PALETTE, in_readable_unit, render
 from sweep.pareto import frontiers
-from sweep.plot_style import PALETTE, in_readable_unit, render
 
 WHITE = (1.0, 1.0, 1.0, 1.0)
 

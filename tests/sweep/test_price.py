@@ -3,11 +3,11 @@
 import pytest
 
 from famba_core.cost import cost
-from sweep.calibration import Calibration
 from sweep.plan import make_plan
-from sweep.pool_device import PoolDevice
 from sweep.price import candidates, compact_schedule, device_hours, plan_table, price, wall_hours
-from sweep.price_text import headline, listed, price_lines
+from sweep.price.calibration import Calibration
+from sweep.price.pool_device import PoolDevice
+from sweep.price.text import headline, listed, price_lines
 from sweep.spec import load_spec
 
 GRID = """

@@ -7,9 +7,9 @@ import pytest
 from synthetic_study import curve, result, results, save, table_plan
 
 from sweep import store
-from sweep.compact import compact
 from sweep.errors import UserError
-from sweep.result_cache import ResultCache
+from sweep.store.compact import compact
+from sweep.store.result_cache import ResultCache
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
@@ -137,6 +137,6 @@ def test_a_folder_that_cannot_be_written(folder, monkeypatch):
     def full(*arguments):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("sweep.result_cache.write_result", full)
+    monkeypatch.setattr("sweep.store.result_cache.write_result", full)
     with pytest.raises(UserError, match="here: cannot be written: No space left"):
         cache(folder).take(TRIAL, 1)

@@ -15,12 +15,12 @@ from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in
 
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Job, Lost
-from sweep.measure import MeasureJob, measure_all
 from sweep.plan import TrialPlan
-from sweep.progress import checkpoint_folder
-from sweep.runner import RunSummary, run_plan, untrained
+from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.store import outcomes, read_rows, write_result
 from sweep.trial import failed_row, run_trial
+from sweep.worker.measure import MeasureJob, measure_all
+from sweep.worker.progress import checkpoint_folder
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(autouse=True)
 def fake_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
-    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "measured.txt"))
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
 
 
 class ScriptedExecutor:
@@ -101,7 +101,8 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
 
     assert run_plan(plan, tmp_path, no_executor, screen=screen_of(plan)).exit_code == 1
     code = (
-        "import sys; from pathlib import Path; from sweep.live import Screen; from sweep.runner import run_plan\n"
+        "import sys; from pathlib import Path; from sweep.run.live import Screen\n"
+        "from sweep.run.runner import run_plan\n"
         "from sweep.plan import plan_from_json\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "plan = plan_from_json((folder / 'plan.json').read_text(), folder)\n"
@@ -234,7 +235,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path, number: int, launch: Callable) -> None:
     process = launch()
     while not len(list(tmp_path.glob("checkpoints/fake-seed1/last.pt"))):

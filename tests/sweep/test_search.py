@@ -21,10 +21,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from sweep.grid.search_spec import Constraint, Sampler, Search
 from sweep.plan import Case, Plan, TrialPlan
 from sweep.search import OptunaSearch
-from sweep.search_comparison import dominated_volume, grid_plan
-from sweep.search_spec import Constraint, Sampler, Search
+from sweep.simulated.comparison import dominated_volume, grid_plan
 
 OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "random")
@@ -117,7 +117,7 @@ def test_seeds_and_samplers_differ():
 
 def test_another_process_with_another_hash_seed_suggests_the_same():
     script = (
-        "import itertools, sweep.search_comparison as c\n"
+        "import itertools, sweep.simulated.comparison as c\n"
         "for name in ('tpe', 'nsga2', 'random'):\n"
         "    print(*itertools.islice(c.suggested(c.grid_plan(name, 0)), 25), sep='\\n')"
     )

@@ -12,16 +12,16 @@ import pytest
 from fake_training import screen_of
 
 from sweep.executor import Event, Finished, Lost, Progress
+from sweep.grid.search_spec import EarlyStop, Search
 from sweep.in_process import InProcessExecutor
 from sweep.plan import Plan, baselines, make_plan
-from sweep.progress import TrialProgress, checkpoint_folder
-from sweep.result_cache import ResultCache
-from sweep.runner import RunSummary, run_plan, untrained
-from sweep.search_spec import EarlyStop, Search
-from sweep.simulated import run_job
+from sweep.run.runner import RunSummary, run_plan, untrained
+from sweep.simulated.trainer import run_job
 from sweep.spec import load_spec
 from sweep.store import read_rows, write_result
+from sweep.store.result_cache import ResultCache
 from sweep.trial import failed_row
+from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 GRID = Path(__file__).parents[2] / "grids" / "optuna_pareto.yaml"
 
@@ -46,14 +46,14 @@ def chosen(folder: Path) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
+    monkeypatch.setattr("sweep.run.drive.measure_first", lambda *arguments, **options: None)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.drive.measure_first", lambda *arguments, **options: None)
+        patch.setattr("sweep.run.drive.measure_first", lambda *arguments, **options: None)
         assert run(search_plan(), folder) == RunSummary(asked=9, completed=9, failed=0)
     return chosen(folder)
 
@@ -204,7 +204,7 @@ def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_firs
 ) -> None:
     measured: list[int] = []
     monkeypatch.setattr(
-        "sweep.drive.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
+        "sweep.run.drive.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
     )
     assert run(search_plan(6), tmp_path, RoundsExecutor).completed == 7
     assert measured == [2, 2, 2, 1]

@@ -5,8 +5,8 @@ import textwrap
 import pytest
 
 from sweep.errors import UserError
-from sweep.pool import Pool
-from sweep.search_spec import Constraint, EarlyStop, Search
+from sweep.grid.pool import Pool
+from sweep.grid.search_spec import Constraint, EarlyStop, Search
 from sweep.spec import load_spec
 
 GRID = """

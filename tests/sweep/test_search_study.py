@@ -6,9 +6,9 @@ import pytest
 from synthetic_study import result, results, save, table_plan
 
 from sweep import store, table_text, tables
+from sweep.grid.search_spec import Search
 from sweep.plan import plan_to_json
 from sweep.report import write_report
-from sweep.search_spec import Search
 
 GRID = replace(table_plan(2), paper_table=None)
 PLAN = replace(GRID, search=Search(trials=10))  # 14 candidates, and a baseline

@@ -12,10 +12,11 @@ from fake_training import fake_trial
 from famba_core.config import FusionConfig
 from famba_core.fusion.schedule import spread
 from sweep.executor import Finished
-from sweep.measure import MeasureJob
-from sweep.progress import checkpoint_folder
-from sweep.simulated import SimulatedTrainer, new_trainer, published_rows, run_job, simulate
+from sweep.simulated.surface import published_rows, simulate
+from sweep.simulated.trainer import SimulatedTrainer, new_trainer, run_job
 from sweep.store import read_epochs, read_rows
+from sweep.worker.measure import MeasureJob
+from sweep.worker.progress import checkpoint_folder
 
 UNFUSED = (0,) * 24
 

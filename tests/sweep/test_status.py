@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
 
-from sweep.driver_lock import lock_study, token_of
 from sweep.errors import UserError
+from sweep.grid.search_spec import Search
 from sweep.plan import Case, plan_to_json
-from sweep.progress import FILE, TrialProgress, checkpoint_folder
-from sweep.search_spec import Search
 from sweep.status import describe, study_status
 from sweep.store import quarantine, save_plan, write_result
+from sweep.store.driver_lock import lock_study, token_of
 from sweep.trial import failed_row, run_trial
+from sweep.worker.progress import FILE, TrialProgress, checkpoint_folder
 
 LABELS: dict[str, Any] = {
     "backbone": "vim_nano", "strategy": "upper", "start_layer": 13, "stop_layer": None, "r": 1, "order": "concat",
@@ -30,7 +30,7 @@ LABELS: dict[str, Any] = {
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of five trials one completed, one failed, one was interrupted, one has a torn part, and one never started."""
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
-    monkeypatch.setattr("sweep.measure.measure", fake_measure(tmp_path / "measured.txt"))
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in (0, 101, 2, 3, 4)))
     run_in_process(plan, tmp_path, limit=2)
     interrupted = run_trial(fake_trial(2), 1, tmp_path)

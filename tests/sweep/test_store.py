@@ -16,9 +16,10 @@ import pytest
 from synthetic_study import curve, result, results, save, table_plan
 
 import sweep
-from sweep import driver_lock, store
+from sweep import store
 from sweep.errors import UserError
 from sweep.schema import EpochRow, ResultRow, arrow_schema
+from sweep.store import driver_lock
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)

@@ -11,11 +11,11 @@ import pytest
 from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, starts
 
 from famba_core.config import ConfigError, FusionConfig
-from sweep.failure import OutOfMemory
-from sweep.progress import TrialProgress, checkpoint_folder
 from sweep.schema import ResultRow
 from sweep.store import read_epochs, read_rows, write_result
 from sweep.trial import failed_row, planned_columns, run_trial
+from sweep.worker.failure import OutOfMemory
+from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from synthetic_study import results, save, table_plan
 
 from famba_core.config import DataConfig, FusionConfig, TrainConfig
 from sweep import store
-from sweep.compact import compact
 from sweep.errors import UserError
 from sweep.plan import plan_from_json, plan_to_json
 from sweep.report import write_report
-from sweep.result_cache import ResultCache
 from sweep.schema import ResultRow, arrow_schema
 from sweep.status import describe, study_status
+from sweep.store.compact import compact
+from sweep.store.result_cache import ResultCache
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)

@@ -1,0 +1,118 @@
+"""Curves over one knob, and over the epochs. Takes finished frames, returns a Figure, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sweep.figures.style import BLACK, GREY, PALETTE, axis_name, new_figure
+
+FEWEST_POINTS = 3  # of a curve worth drawing
+MOST_LEGEND_LINES = 24
+RATIOS = ("train_time_ratio", "peak_memory_ratio")
+
+
+def starting_layer_figure(table: pd.DataFrame, title: str) -> Figure | None:
+    """Accuracy, time and memory over the first fusing layer (the paper's section 4.2), or None without such a curve."""
+    return _knob_figure(table, "start_layer", ["backbone", "strategy", "order", "weighting"], title)
+
+
+def r_curve_figure(table: pd.DataFrame, title: str) -> Figure | None:
+    """Accuracy, time and memory over r, all else fixed (the paper's section 4.3), or None without such a curve."""
+    return _knob_figure(table, "r", ["backbone", "strategy", "start_layer", "stop_layer", "order", "weighting"], title)
+
+
+def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
+    """Training loss and top-1 over the epochs: a line for each attempt, a colour for each configuration.
+
+    Args:
+        epochs: rows of `store.read_epochs` to show, with a column `configuration`; lines in the order of the frame.
+    """
+    figure, axes = new_figure([["loss", "top1_pct"]], width=13, height=5.2, title=title)
+    configurations = list(epochs["configuration"].unique())
+    colours = matplotlib.colormaps["viridis"]
+    for i, configuration in enumerate(configurations):
+        unfused = configuration.startswith("no fusion")
+        style: dict[str, Any] = {
+            "color": BLACK if unfused else colours(0.9 * i / len(configurations)),  # its last yellows are too pale
+            "linestyle": ("-", "--", ":")[i % 3],
+            "linewidth": 2.4 if unfused else 1.2,
+        }
+        for line_number, (_, line) in enumerate(epochs[epochs["configuration"] == configuration].groupby("trial_id")):
+            for column, ax in axes.items():
+                ax.plot(line["epoch"].astype(int), line[column], **style, label="_" * line_number + configuration)
+    axes["loss"].set_ylabel("Mean training loss of the epoch")
+    axes["top1_pct"].set_ylabel("Top-1 accuracy after the epoch (%)")
+    for ax in axes.values():
+        ax.set_xlabel("Epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(configurations) <= MOST_LEGEND_LINES:
+        handles, labels = axes["loss"].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8.5)
+    return figure
+
+
+def _knob_figure(table: pd.DataFrame, knob: str, fixed: list[str], title: str) -> Figure | None:
+    curves = list(_curves(table, knob, fixed))
+    if not curves:
+        return None
+    # Accuracies of different data sets lie far apart: a panel each. Ratios are there to be compared: one panel.
+    accuracies = ["top1_best_pct", *(["published_top1_pct"] if "published_top1_pct" in table else [])]
+    figure, axes = new_figure([[column, *RATIOS] for column in accuracies], width=14, height=5.2, title=title)
+    for (name, curve), colour in zip(curves, cycle(PALETTE), strict=False):
+        unfused = table[(table["strategy"] == "none") & (table["backbone"] == curve["backbone"].iloc[0])]
+        for column in accuracies:
+            _draw_curve(axes[column], curve, knob, column, name, colour)
+            if unfused[column].notna().any():
+                axes[column].axhline(unfused[column].iloc[0], color=colour, linewidth=1, linestyle=":")
+        for column in RATIOS:
+            _draw_curve(axes[column], curve, knob, column, name, colour)
+            if "published_top1_pct" in table:
+                _draw_curve(axes[column], curve, knob, f"published_{column}", name, colour)
+    for column, ax in axes.items():
+        ax.set_xlabel(axis_name(knob))
+        ax.set_ylabel(axis_name(column))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if column in RATIOS:
+            ax.axhline(1, color=GREY, linewidth=1, linestyle=":")
+    legend_axes = axes[RATIOS[0]]
+    legend_axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="no fusion")
+    figure.legend(*legend_axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _curves(table: pd.DataFrame, knob: str, fixed: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Curves of three or more measured points, and what tells each from the others, such as ", backbone vim_nano"."""
+    measured = table[table[knob].notna() & table["top1_best_pct"].notna()]
+    if measured.duplicated([*fixed, knob]).any():
+        fixed = [*fixed, "r"]  # a starting layer crossed with r: one curve for each r
+    varying = [column for column in fixed if measured[column].nunique(dropna=False) > 1]
+    for _, curve in measured.groupby(list(fixed), sort=False, dropna=False):
+        if curve[knob].nunique() >= FEWEST_POINTS:
+            name = "".join(f", {column.replace('_', ' ')} {curve[column].iloc[0]}" for column in varying)
+            yield name, curve.sort_values(knob)
+
+
+def _draw_curve(ax: Axes, curve: pd.DataFrame, knob: str, column: str, name: str, colour: str) -> None:
+    published = column.startswith("published")
+    ax.errorbar(
+        curve[knob].astype(int),
+        curve[column],
+        yerr=curve.get(f"{column}_std"),
+        color=colour,
+        label=("published" if published else "measured") + name,
+        marker="s" if published else "o",
+        markersize=5.5,
+        markerfacecolor="white" if published else colour,
+        linestyle="--" if published else "-",
+        linewidth=1.4,
+        capsize=2,
+        elinewidth=0.8,
+    )

@@ -1,0 +1,265 @@
+"""The loop that runs an agenda: it fills the executor's places, and answers what goes wrong there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweep.cluster.packing import MOST_PER_GPU, packed, predicted_peak_mib, shares_devices
+from sweep.errors import UserError
+from sweep.executor import Event, Executor, Finished, Lost, Progress, Started
+from sweep.identity import measure_id
+from sweep.plan import Plan, TrialPlan
+from sweep.run.agenda import Agenda
+from sweep.run.limits import HOUR_S, Limits
+from sweep.run.live import Screen, clock
+from sweep.run.measure_phase import measure_first
+from sweep.schema import Status
+from sweep.store import read_measurement, read_result, write_result
+from sweep.trial import failed_row
+from sweep.worker.measure import Measured
+
+POLL_S = 0.5
+SMALLEST_LOAD = 1 / MOST_PER_GPU - 1e-3  # shares of a GPU are rounded down
+
+
+@dataclass
+class _Running:
+    """An attempt that is submitted."""
+
+    trial: TrialPlan
+    attempt: int
+    since: float | None = None  # when its worker began; until then it waits for room
+    epoch: int = 0  # the last one that ended under this driver
+    epoch_ended: float = 0.0
+    overdue: str | None = None  # why its worker is being stopped
+
+
+class Drive:
+    """Runs what `agenda` gives until nothing is left, or until the run's limits or a preemption end it.
+
+    Args:
+        preempted_at: when this process was asked to end soon (time.monotonic()), if it was.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        agenda: Agenda,
+        executor: Executor,
+        folder: Path,
+        screen: Screen,
+        preempted_at: Callable[[], float | None],
+    ) -> None:
+        self._plan, self._pool, self._agenda = plan, plan.pool, agenda
+        self._executor, self._folder, self._screen = executor, folder, screen
+        self._limits = Limits(plan.pool, preempted_at)
+        self._running: dict[str, _Running] = {}
+        self._lost_at: dict[str, int] = {}  # trial -> epoch; a trial that is lost twice at one epoch has failed
+        self._out_of_memory: set[str] = set()  # these run with a device to themselves
+        self._capacity = executor.capacity
+        self._gpu_s = 0.0  # of ended trials
+        self._draining: str | None = None  # why nothing new starts
+
+    def run(self) -> str | None:
+        """Why it ended before everything was done, or None."""
+        if self._plan.search is None:
+            self._measure(self._agenda.waiting)
+            self._drain()
+        while True:
+            if self._draining is None:
+                self._fill()
+            if not self._running and self._is_all_done():
+                return None
+            if self._draining and self._is_drained():
+                return self._draining
+            for event in self._executor.poll(POLL_S):
+                self._handle(event)
+            self._note_capacity()
+            self._stop_overdue()
+            self._drain()
+
+    def _is_all_done(self) -> bool:
+        if (item := self._agenda.next([])) is None:
+            return True
+        self._agenda.again(*item)
+        return False
+
+    def _fill(self) -> None:
+        """Start trials while there is room. Where trials share a device, a search's are measured first, in rounds."""
+        rounds = self._plan.search is not None and shares_devices(self._plan)
+        waiting_for_room = [running for running in self._running.values() if running.since is None]
+        if (
+            (self._running and rounds)
+            or len(waiting_for_room) >= max(1, self._executor.capacity)
+            or any(self._is_alone(running.trial) for running in waiting_for_room)
+        ):
+            return
+        batch: list[tuple[TrialPlan, int]] = []
+        while item := self._next_that_fits(batch):
+            batch.append(item)
+        if rounds and batch:
+            self._measure([trial for trial, _ in batch])
+            self._drain()
+            if self._draining:
+                for item in reversed(batch):
+                    self._agenda.again(*item)
+                return
+        for trial, attempt in batch:
+            self._running[trial.trial_id] = _Running(trial, attempt)
+            self._executor.submit(trial, attempt)
+            self._screen.started(trial.trial_id)
+
+    def _next_that_fits(self, batch: list[tuple[TrialPlan, int]]) -> tuple[TrialPlan, int] | None:
+        """Beside what runs and `batch`."""
+        beside = [*self._trials(), *(trial for trial, _ in batch)]
+        if any(map(self._wants_no_other, beside)):
+            return None
+        room = self._executor.capacity - sum(map(self._load, beside))
+        if room < SMALLEST_LOAD or len(beside) >= (self._pool.max_concurrent or math.inf):
+            return None
+        if (item := self._agenda.next(beside)) is None:
+            return None
+        trial = self._packed(item[0])
+        # The next one waits for its room, and nothing overtakes it: something small would, for ever.
+        if beside and (self._load(trial) > room + 1e-9 or self._wants_no_other(trial)):
+            self._agenda.again(*item)
+            return None
+        return trial, item[1]
+
+    def _measure(self, trials: list[TrialPlan]) -> None:
+        """Where trials have a GPU each, every worker measures its own."""
+        if shares_devices(self._plan):
+            limit_h = self._pool.trial_time_limit_h
+            measure_first(
+                self._executor,
+                trials,
+                self._folder,
+                self._screen,
+                should_end=lambda: self._reason_to_end() is not None,
+                time_limit_s=None if limit_h is None else limit_h * HOUR_S,
+            )
+
+    def _handle(self, event: Event) -> None:
+        running = self._running.get(event.trial_id)
+        if running is None:  # the end of what was measured
+            return
+        now = time.monotonic()
+        match event:
+            case Started():
+                running.since = now
+            case Progress(metrics=metrics):
+                if not isinstance(metrics, Measured):
+                    running.epoch, running.epoch_ended = metrics.epoch, now
+                    self._screen.progress(event.trial_id, metrics)
+                elif metrics.error:
+                    self._screen.note(f"{metrics.measure_id}: not measured: {metrics.error}")
+            case Finished(status=status, error=error):
+                self._end(running, status, error)
+            case Lost():
+                self._answer_loss(running, event)
+
+    def _answer_loss(self, running: _Running, event: Lost) -> None:
+        trial, attempt = running.trial, running.attempt
+        if event.folder_failed:
+            raise UserError(
+                f"{self._folder}: cannot be written: {event.reason}; make room or rights there: what has ended is "
+                "stored, and the same command goes on"
+            )
+        if row := read_result(self._folder, trial.trial_id, attempt):  # the worker died after it had stored it
+            self._end(running, row["status"], row["error"])
+        elif running.overdue:
+            self._fail(running, running.overdue)
+        elif event.out_of_memory and trial.trial_id not in self._out_of_memory:
+            self._out_of_memory.add(trial.trial_id)
+            alone = replace(trial, gpus_per_trial=1.0) if trial.gpus_per_trial else trial
+            self._try_again(alone, attempt, f"{event.reason}; once more with a device to itself")
+        elif event.out_of_memory:
+            self._fail(running, f"{event.reason}; also with a device to itself")
+        elif event.machine_left or running.epoch > self._lost_at.get(trial.trial_id, -1):
+            self._lost_at[trial.trial_id] = running.epoch
+            self._try_again(trial, attempt, f"{event.reason}; it goes on from its checkpoint")
+        else:
+            self._fail(running, f"lost twice: {event.reason}")
+
+    def _try_again(self, trial: TrialPlan, attempt: int, sentence: str) -> None:
+        self._forget(trial.trial_id)
+        self._screen.lost(trial.trial_id, sentence)
+        self._agenda.again(trial, attempt)
+
+    def _fail(self, running: _Running, reason: str) -> None:
+        """Store the failure of an attempt whose worker cannot."""
+        write_result(self._folder, failed_row(running.trial, running.attempt, reason), ())
+        self._end(running, "failed", reason)
+
+    def _end(self, running: _Running, status: Status, error: str | None) -> None:
+        trial_id = running.trial.trial_id
+        self._forget(trial_id)
+        self._agenda.ended(running.trial, running.attempt, status)
+        self._screen.ended(trial_id, status, error if status == "failed" else None)
+
+    def _forget(self, trial_id: str) -> None:
+        self._gpu_s += _spent_s(self._running.pop(trial_id))
+
+    def _note_capacity(self) -> None:
+        """Machines come and go."""
+        before, self._capacity = self._capacity, self._executor.capacity
+        if self._capacity != before:
+            room = f"room for {self._capacity} at a time" if self._capacity else "no machine has room, the run waits"
+            self._screen.note(f"{room} now (it was {before})")
+
+    def _stop_overdue(self) -> None:
+        limit = self._pool.trial_time_limit_h
+        if limit is None:
+            return
+        for trial_id, running in self._running.items():
+            if running.since and not running.overdue and time.monotonic() - running.since > limit * HOUR_S:
+                running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
+                self._executor.stop(trial_id)
+
+    def _reason_to_end(self) -> str | None:
+        return self._limits.reason_to_end(self._gpu_s + sum(map(_spent_s, self._running.values())))
+
+    def _drain(self) -> None:
+        """From the first reason to end early, nothing new starts."""
+        if self._draining is None and (reason := self._reason_to_end()):
+            self._draining = reason
+            self._screen.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
+
+    def _is_drained(self) -> bool:
+        """Every running trial has a checkpoint since, or the time for that is over."""
+        begun = [running for running in self._running.values() if running.since is not None]
+        return all(running.epoch_ended >= self._limits.since for running in begun) or self._limits.patience_is_over
+
+    def _load(self, trial: TrialPlan) -> float:
+        """Of the executor's places, which are for jobs of the planned size."""
+        planned = self._plan.trials[0].gpus_per_trial
+        return trial.gpus_per_trial / planned if planned else 1.0
+
+    def _packed(self, trial: TrialPlan) -> TrialPlan:
+        pool = self._pool
+        memory = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
+        if pool.gpus_per_trial != "pack" or memory is None or self._is_alone(trial):
+            return trial
+        measured = read_measurement(self._folder, measure_id(trial))
+        peak = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
+        return packed(trial, peak, memory, pool.memory_margin)
+
+    def _is_alone(self, trial: TrialPlan) -> bool:
+        """It ran out of memory, and gets a device to itself."""
+        return trial.trial_id in self._out_of_memory
+
+    def _wants_no_other(self, trial: TrialPlan) -> bool:
+        """On a CPU that is the whole machine."""
+        return self._is_alone(trial) and not trial.gpus_per_trial
+
+    def _trials(self) -> list[TrialPlan]:
+        return [running.trial for running in self._running.values()]
+
+
+def _spent_s(running: _Running) -> float:
+    """GPU-seconds of the attempt's worker."""
+    return 0.0 if running.since is None else (time.monotonic() - running.since) * running.trial.gpus_per_trial

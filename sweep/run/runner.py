@@ -1,0 +1,186 @@
+"""Run a plan: what is planned and not stored is measured and trained, and nothing that is stored is done again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep.executor import Executor
+from sweep.plan import Plan, TrialPlan, plan_to_json
+from sweep.run.agenda import Agenda
+from sweep.run.drive import Drive
+from sweep.run.live import Screen
+from sweep.store import explained_as_user_error, outcomes, quarantine, read_rows, save_plan
+from sweep.store.driver_lock import lock_study
+from sweep.store.result_cache import ResultCache
+from sweep.worker.progress import TrialProgress
+
+# What resuming a grid reads of each row; a search is told all of them.
+RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
+
+ExecutorFactory = Callable[[Path, Sequence[TrialPlan]], Executor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Where the trials that were asked for stand after a run; what earlier runs stored counts too."""
+
+    asked: int
+    completed: int
+    failed: int
+    pruned: int = 0  # ended early by early_stop
+    taken: int = 0  # results of other studies
+    interrupted: bool = False
+    limit_reached: str | None = None  # the limit that ended the run before everything was done
+
+    @property
+    def sentence(self) -> str:
+        pruned = f", {self.pruned} ended early" if self.pruned else ""
+        failed = f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)"
+        return f"{self.completed} of {self.asked} trials completed{pruned}{failed if self.failed else ''}"
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.interrupted else 1 if self.failed else 3 if self.limit_reached else 0
+
+
+def run_plan(
+    plan: Plan,
+    folder: Path,
+    executor_factory: ExecutorFactory,
+    *,
+    screen: Screen,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    cache: ResultCache | None = None,
+) -> RunSummary:
+    """Train what `folder` has no row of, and store the rows: the plan's trials, or those that its search chooses.
+
+    A result that the `cache` has is copied instead. What a trial will do in a training step is measured before, alone
+    on a device, where no measurement is stored. A trial that fails is stored as failed and the others go on;
+    `retry_failed` tries it again. `limit` keeps to the first trials of the plan, or ends a search after so many newly
+    completed ones. Ctrl-C stops what runs and leaves its checkpoints; SIGTERM, and a limit of the plan's pool, first
+    give running epochs time to end. Parts that cannot be read are set aside, as if not stored.
+    Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
+    written.
+    """
+    with lock_study(folder):
+        rows, damaged = read_rows(folder, columns=None if plan.search else RESUME_COLUMNS)
+        with explained_as_user_error(folder):
+            set_aside = quarantine(folder, damaged)
+        for part in set_aside:
+            screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
+        save_plan(folder, plan_to_json(plan))
+        stored = by_trial(rows)
+        _remove_checkpoints_of(stored, folder)
+        with explained_as_user_error(folder):
+            agenda = Agenda(plan, folder, stored, limit=limit, retry_failed=retry_failed, cache=cache)
+        if agenda.taken:
+            screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
+        interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
+        if interrupted or limit_reached:  # workers may have stored what nobody heard of any more
+            rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
+            agenda.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
+    states = [agenda.statuses.get(trial_id) for trial_id in agenda.asked]
+    if interrupted or limit_reached:
+        screen.note(
+            f"Stopped: {len(states) - states.count(None)} of {len(states)} trials are stored. "
+            "The same command goes on with the others."
+        )
+    return RunSummary(
+        asked=len(states),
+        completed=states.count("completed"),
+        failed=states.count("failed"),
+        pruned=states.count("pruned"),
+        taken=agenda.taken,
+        interrupted=interrupted,
+        limit_reached=limit_reached,
+    )
+
+
+def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
+    """The trials that `run_plan` would train now, unless other studies have them.
+
+    For those that a search would choose stand as many others that it may, spread over the plan.
+    """
+    rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
+    return Agenda(plan, folder, by_trial(rows), limit=limit, retry_failed=retry_failed).expected
+
+
+def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Left where a worker died after it had stored the row of a trial that needs them no more."""
+    for name in os.listdir(folder / "checkpoints"):
+        row, progress = stored.get(name), TrialProgress.read(folder / "checkpoints" / name)
+        begun_since = row and progress and progress.attempt > row["attempt"]
+        if row and row["status"] != "failed" and not begun_since:
+            shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
+
+
+def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The row that counts of each trial, by trial_id, with the number of its last attempt as `attempt`."""
+    counting = outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
+    records: list[dict[str, Any]] = counting.reset_index().to_dict("records")  # type: ignore[assignment]
+    return {row["trial_id"]: row for row in records}
+
+
+def _run(
+    plan: Plan, agenda: Agenda, folder: Path, executor_factory: ExecutorFactory, screen: Screen
+) -> tuple[bool, str | None]:
+    """Whether it was interrupted, and the limit that it reached."""
+    if (first := agenda.next([])) is None:
+        return False, None
+    agenda.again(*first)
+    trials = plan.trials if plan.search else agenda.waiting
+    with _Signals() as signals:
+        try:
+            with (
+                contextlib.closing(executor_factory(folder, trials)) as executor,
+                screen.showing(
+                    [trial.trial_id for trial in agenda.expected], planned=agenda.planned, capacity=executor.capacity
+                ),
+                explained_as_user_error(folder),
+            ):
+                signals.patient = True
+                ended_by = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at).run()
+        except KeyboardInterrupt:
+            return True, None
+    return signals.preempted_at is not None and ended_by is not None, ended_by
+
+
+class _Signals:
+    """While the block runs SIGTERM ends it as Ctrl-C does, unless the block is `patient`: then the first one only
+    leaves the time at which it came. What follows a first Ctrl-C cannot disturb the closing."""
+
+    def __init__(self) -> None:
+        self.patient = False
+        self.preempted_at: float | None = None  # time.monotonic()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in self._before:
+                signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        if number == signal.SIGTERM and self.patient and self.preempted_at is None:
+            self.preempted_at = time.monotonic()
+            return
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt

@@ -1,0 +1,208 @@
+"""How much of a grid's training a search saves, on the simulated surface: `python -m sweep.simulated.comparison`.
+
+Grid order, random order, TPE and NSGA-II run over the space of the paper's four strategies, layers 1 to 24 and r 1 to
+15, for Vim-Ti. Counted is the simulated training time of every suggested trial, until the trials so far dominate 95 %
+and 99 % of the volume that the whole grid dominates, in top-1, training time and peak memory at once. The reference
+point is 1.1 times the unfused time and memory, and a top-1 of 0 %, as in the reports, or, which is harder, of 60 %,
+below all of the published rows. A run ends at 99 % of both, or when it has cost MOST of the whole grid.
+
+Writes results/published/search-simulated/hours_to_hypervolume.csv and docs/images/search_comparison.png, and prints the
+table of docs/search.md. It takes about a quarter of an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from sweep.budget import with_schedule
+from sweep.figures.style import render
+from sweep.grid.cases import CASE_KEYS
+from sweep.grid.search_spec import Search
+from sweep.pareto import REFERENCE_MARGIN
+from sweep.plan import Case, Plan, TrialPlan
+from sweep.simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
+from sweep.simulated.surface import Simulated, simulate
+
+ROOT = Path(__file__).parents[2]
+BACKBONE = "vim_tiny"
+SEEDS = 20
+_LAYER_KEYS = {"lower": "stop_layer", "upper": "start_layer"}
+
+
+def grid_plan(method: Method, seed: int) -> Plan:
+    """All feasible cases of the space, in the order in which a grid would list them."""
+    strategies: list[tuple[str, list[dict[str, int]]]] = [("all", [{}]), ("interleaved", [{}])]
+    strategies += [(name, [{key: n} for n in range(1, 25)]) for name, key in _LAYER_KEYS.items()]
+    trials: dict[str, TrialPlan] = {}
+    cases = []
+    for (strategy, layers), r in itertools.product(strategies, range(1, 16)):
+        for layer in layers:
+            try:
+                fusion = with_schedule(FusionConfig(strategy=strategy, r=r, **layer), None)  # type: ignore[arg-type]
+            except ConfigError:  # more tokens than there are
+                continue
+            trial = _trial(fusion)
+            trials.setdefault(trial.trial_id, trial)
+            labels = {name: getattr(fusion, name) for name in CASE_KEYS}
+            cases.append(Case(backbone=BACKBONE, seed=0, baseline=False, trial_id=trial.trial_id, **labels))
+    return Plan(
+        study="comparison",
+        profile="simulated",
+        paper_table=None,
+        objectives={"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"},
+        trials=tuple(trials.values()),
+        cases=tuple(cases),
+        search=None if method == "grid" else Search(sampler=method, trials=len(trials), seed=seed),
+    )
+
+
+def _trial(fusion: FusionConfig) -> TrialPlan:
+    return TrialPlan(
+        trial_id="-".join(map(str, fusion.schedule or ())),
+        study="comparison",
+        profile="simulated",
+        model=ModelConfig(backbone=BACKBONE),
+        fusion=fusion,
+        data=DataConfig(),
+        augment=AugmentConfig(),
+        train=TrainConfig(),
+        cpus_per_trial=1,
+        gpus_per_trial=1,
+    )
+
+
+def run(method: Method, seed: int) -> Run:
+    """Let a method suggest until it has reached every target, or spent MOST of the grid's hours."""
+    volume, hours_of_all = _volumes_of_all()
+    ends: list[Simulated] = []
+    hours: list[float] = []
+    share: dict[float, list[float]] = {reference: [] for reference in REFERENCES_PCT}
+    spent = 0.0
+    for end in suggested(grid_plan(method, seed)):
+        ends.append(end)
+        spent += end.train_time_s / 3600
+        hours.append(spent)
+        for reference, found in share.items():
+            found.append(hypervolume(ends, reference) / volume[reference])
+        reached = min(found[-1] for found in share.values()) >= TARGETS[-1]
+        if method != "grid" and (reached or spent >= MOST * hours_of_all):
+            break
+    return Run(method=method, seed=seed, hours=np.array(hours), share={k: np.array(v) for k, v in share.items()})
+
+
+def suggested(plan: Plan) -> Iterator[Simulated]:
+    """What each suggested trial gives; the search is told before it is asked for the next."""
+    if plan.search is None:
+        yield from (_simulate(trial) for trial in plan.trials)
+        return
+    from sweep.search import OptunaSearch  # imports Optuna
+
+    search = OptunaSearch(plan)
+    while trial := search.suggest(()):
+        end = _simulate(trial)
+        yield end
+        search.tell(
+            {
+                "trial_id": trial.trial_id,
+                "suggestion": trial.suggestion,
+                "status": "completed",
+                "measured": "in_training",
+                "top1_best_pct": end.top1_pct,
+                "train_time_s": end.train_time_s,
+                "peak_memory_mib": end.peak_memory_mib,
+            }
+        )
+
+
+def _simulate(trial: TrialPlan) -> Simulated:
+    assert trial.fusion.schedule is not None
+    return simulate(BACKBONE, trial.fusion.schedule)
+
+
+@cache
+def _volumes_of_all() -> tuple[dict[float, float], float]:
+    """What the whole grid dominates, by the reference's top-1, and its hours."""
+    ends = [_simulate(trial) for trial in grid_plan("grid", 0).trials]
+    return {top1: hypervolume(ends, top1) for top1 in REFERENCES_PCT}, sum(end.train_time_s for end in ends) / 3600
+
+
+def hypervolume(ends: Sequence[Simulated], reference_pct: float) -> float:
+    """The volume between the reference point and the points, exact, in points of top-1 times the unfused time and
+    memory."""
+    unfused = simulate(BACKBONE, (0,) * 24)
+    points = np.array(
+        [
+            (
+                end.top1_pct - reference_pct,
+                REFERENCE_MARGIN - end.train_time_s / unfused.train_time_s,
+                REFERENCE_MARGIN - end.peak_memory_mib / unfused.peak_memory_mib,
+            )
+            for end in ends
+        ]
+    )
+    return dominated_volume(points[(points > 0).all(axis=1)])
+
+
+def dominated_volume(points: np.ndarray) -> float:
+    """The volume of the union of the boxes from the origin to each of the points [n, 3], all positive.
+
+    Slabs along the first axis; in each, the staircase of the points that reach beyond it.
+    """
+    volume = 0.0
+    points = points[np.argsort(-points[:, 0])]
+    for i, thickness in enumerate(points[:, 0] - np.append(points[1:, 0], 0.0)):
+        if thickness > 0:
+            height = points[: i + 1, 1:]
+            height = height[np.argsort(-height[:, 0])]
+            tops = np.maximum.accumulate(height[:, 1])
+            volume += thickness * float(tops @ (height[:, 0] - np.append(height[1:, 0], 0.0)))
+    return volume
+
+
+def reached(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per run, reference and target: trials and hours until the target, and their share of the grid's hours;
+    missing where the run ended before."""
+    _, hours_of_all = _volumes_of_all()
+    rows = []
+    for one, reference, target in itertools.product(runs, REFERENCES_PCT, TARGETS):
+        first = int(np.argmax(one.share[reference] >= target))
+        found = bool(one.share[reference][first] >= target)
+        hours = float(one.hours[first]) if found else None
+        rows.append(
+            {
+                "method": one.method,
+                "seed": one.seed,
+                "reference_top1_pct": reference,
+                "target": target,
+                "trials": first + 1 if found else None,
+                "gpu_hours": hours,
+                "share_of_grid": hours and hours / hours_of_all,
+            }
+        )
+    return pd.DataFrame(rows).astype({"trials": "Int64"})
+
+
+def main() -> None:
+    asked: list[tuple[Method, int]] = [("grid", 0)]
+    asked += [(method, seed) for seed in range(SEEDS) for method in ("tpe", "nsga2", "random")]
+    with multiprocessing.Pool(2) as pool:
+        runs = pool.starmap(run, asked, chunksize=1)
+    rows = reached(runs)
+    folder = ROOT / "results" / "published" / "search-simulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.round(5).to_csv(folder / "hours_to_hypervolume.csv", index=False)
+    drawn = comparison_figure(runs, _volumes_of_all()[1])
+    (ROOT / "docs" / "images" / "search_comparison.png").write_bytes(render(drawn, "png"))
+    print(comparison_table(rows))
+
+
+if __name__ == "__main__":
+    main()

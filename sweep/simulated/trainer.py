@@ -1,0 +1,111 @@
+"""A trainer that reports from the surface, in place of the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from famba_core.config import FusionConfig, ModelConfig, TrainConfig
+from famba_core.cost import cost
+from sweep.executor import Finished, Job, Lost
+from sweep.plan import TrialPlan
+from sweep.simulated.surface import PAPER_EPOCHS, STEPS_PER_EPOCH, simulate
+from sweep.worker import job as real
+from sweep.worker.measure import Measured
+
+if TYPE_CHECKING:
+    from famba_core.train import EpochMetrics, TrainResult  # imports torch, which planning a simulation does not need
+
+CHECKPOINT = "last.pt"  # the trainer's, so that what looks for one finds it
+
+
+class SimulatedTrainer:
+    """In place of `famba_core.train.Trainer`: epochs whose top-1 rises to the surface's, from a checkpoint if there is
+    one. Times and memory are the surface's, the time in proportion to the epochs.
+
+    Args:
+        pause_s: what an epoch takes in truth, seconds.
+        noise_pct: standard deviation of the final top-1 over seeds, in points.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        fusion: FusionConfig,
+        train: TrainConfig,
+        checkpoint: Path | None = None,
+        pause_s: float = 0.0,
+        noise_pct: float = 0.0,
+        **_: Any,  # what a trainer is told beside these changes nothing here
+    ):
+        assert fusion.schedule is not None
+        self.model, self.schedule, self.train, self.pause_s = model, fusion.schedule, train, pause_s
+        self.end = simulate(model.backbone, fusion.schedule, num_patches=model.num_patches)
+        named = repr((fusion.schedule, fusion.order, fusion.weighting, train.seed))
+        noise = random.Random(hashlib.sha256(named.encode()).digest()).gauss(0, 1)
+        self.top1_pct = min(100.0, max(0.0, self.end.top1_pct + noise_pct * noise))
+        self.file = None if checkpoint is None else checkpoint / CHECKPOINT
+        done = int(self.file.read_text()) if self.file and self.file.exists() else 0
+        self.history = tuple(self._metrics(epoch) for epoch in range(1, done + 1))
+
+    def __iter__(self) -> Iterator[EpochMetrics]:
+        while len(self.history) < self.train.epochs:
+            time.sleep(self.pause_s)
+            self.history += (self._metrics(len(self.history) + 1),)
+            if self.file:
+                temporary = self.file.with_suffix(".tmp")
+                temporary.write_text(str(len(self.history)))
+                temporary.replace(self.file)
+            yield self.history[-1]
+
+    def result(self) -> TrainResult:
+        from famba_core.train import TrainResult
+
+        counted = cost(self.model, self.schedule)
+        seconds = self.end.train_time_s * self.train.epochs / PAPER_EPOCHS
+        step_s = self.end.train_time_s / (PAPER_EPOCHS * STEPS_PER_EPOCH)
+        return TrainResult(
+            parameters=counted.parameters,
+            flops_per_image=counted.flops_per_image,
+            train_time_s=seconds,
+            step_time_ms=1e3 * step_s,
+            throughput_img_per_s=self.train.batch_size / step_s,
+            peak_memory_mib=self.end.peak_memory_mib,
+            peak_memory_source="cuda_allocator",
+            device_name="simulated",
+        )
+
+    def _metrics(self, epoch: int) -> EpochMetrics:
+        from famba_core.train import EpochMetrics
+
+        # From nothing to all of it, most in the first third; the same course for everyone, so that ranks hold.
+        risen = (1 - np.exp(-3 * epoch / self.train.epochs)) / (1 - np.exp(-3))
+        top1 = float(self.top1_pct * risen)
+        return EpochMetrics(
+            epoch=epoch,
+            epochs=self.train.epochs,
+            loss=5 * (1 - top1 / 100),
+            lr=self.train.lr,
+            top1_pct=top1,
+            top5_pct=100 - (100 - top1) ** 2 / 100,
+            top1_ema_pct=None,
+            top5_ema_pct=None,
+            train_time_s=self.end.train_time_s / PAPER_EPOCHS,
+        )
+
+
+def new_trainer(trial: TrialPlan, checkpoint: Path | None) -> Any:
+    """As `sweep.trial.new_trainer`."""
+    return SimulatedTrainer(model=trial.model, fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
+
+
+def run_job(job: Job, attempt: int, folder: Path) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
+    """As `sweep.worker.job.run_job`, with the simulated trainer; nothing is measured."""
+    return (yield from real.run_job(job, attempt, folder, new_trainer))

@@ -1,0 +1,138 @@
+"""Many parts become one file of each kind, and no reader sees a row twice or misses one meanwhile.
+
+    1. the rows of the compacted file so far and of the loose parts are written to a new file in compacted/
+    2. manifest.json is replaced by one that names the new file and every part that it stands for
+    3. those parts, and the compacted file before, are removed
+
+What reads is told by the manifest which parts not to read, so the second step is the moment in which rows move. A
+process killed before it has left a file that nobody reads, one killed after it parts that nobody reads: the next
+compaction removes them.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweep.errors import Problem, UserError
+from sweep.store import explained_as_user_error, quarantine
+from sweep.store.driver_lock import lock_study
+from sweep.store.files import write_atomically
+from sweep.store.manifest import MANIFEST, Compacted, Manifest, manifest_text, read_manifest
+from sweep.store.parts import (
+    COMPACTED,
+    EPOCHS,
+    KINDS,
+    TRIALS,
+    Damaged,
+    Kind,
+    merged,
+    part_names,
+    read_compacted,
+    read_loose,
+)
+
+ROW_GROUPS = 64  # at most, so that one part's rows are found without reading all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compaction:
+    """What a compaction has done."""
+
+    parts: int  # that became part of a compacted file
+    rows: Mapping[str, int]  # in the compacted files, by kind
+    set_aside: tuple[Path, ...]  # damaged parts, where they are now
+
+    @property
+    def sentence(self) -> str:
+        held = ", ".join(f"{count} rows of {kind}" for kind, count in self.rows.items())
+        lines = [f"{self.parts} parts compacted; {COMPACTED}/ holds {held or 'nothing'}"]
+        return "\n".join(lines + [f"{part}: could not be read and is set aside" for part in self.set_aside])
+
+
+def compact(folder: Path) -> Compaction:
+    """Make one file of each kind of part in a study's folder.
+
+    Damaged parts are set aside. Killed at any point it loses nothing, and a second call goes on.
+    Raises UserError if `folder` holds no study, another process drives it, it cannot be written, or what was compacted
+    before cannot be read.
+    """
+    if not (folder / TRIALS.name).is_dir():
+        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
+    with lock_study(folder), explained_as_user_error(folder):
+        (folder / COMPACTED).mkdir(exist_ok=True)
+        before = read_manifest(folder)
+        manifest: dict[str, Compacted] = {}
+        set_aside: list[Path] = []
+        for kind in KINDS:
+            set_aside += _compact(folder, kind, before, manifest)
+        if manifest != before:
+            write_atomically(folder / MANIFEST, manifest_text(manifest))
+        _remove_what_nobody_reads(folder, manifest)
+    return Compaction(
+        parts=sum(len(entry.parts) for entry in manifest.values()) - sum(len(entry.parts) for entry in before.values()),
+        rows={kind: entry.rows for kind, entry in manifest.items()},
+        set_aside=tuple(set_aside),
+    )
+
+
+def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Compacted]) -> list[Path]:
+    """Write the new file of a kind and enter it in `manifest`; returns the parts that were set aside."""
+    old = before.get(kind.name)
+    held = old.parts if old else frozenset[str]()
+    with_row = manifest[TRIALS.name].parts if TRIALS.name in manifest else frozenset[str]()
+    damaged, names = [], set()
+
+    def tables() -> Iterator[pa.Table]:
+        if old:  # even if nothing is new: the parts that it stands for are removed in the end, and it must be whole
+            yield read_compacted(folder, kind, old, kind.schema)
+        for name in part_names(folder, kind):
+            if name in held or (kind is EPOCHS and name not in with_row):
+                continue  # a curve without its row may still be replaced, so it stays loose
+            part = folder / kind.name / name
+            try:
+                yield read_loose(part, kind, kind.schema)
+                names.add(name)
+            except Damaged:
+                damaged.append(part)
+
+    table = merged(kind.schema, tables()).sort_by([(column, "ascending") for column in kind.order])
+    if names:
+        file = f"{kind.name}-{uuid.uuid4().hex}.parquet"
+        write_atomically(folder / COMPACTED / file, _to_parquet(table, kind))
+        manifest[kind.name] = Compacted(file=file, rows=table.num_rows, parts=held | names)
+    elif old:
+        manifest[kind.name] = old
+    return quarantine(folder, damaged)
+
+
+def _to_parquet(table: pa.Table, kind: Kind) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        write_statistics=[kind.order[0]],
+        row_group_size=max(1000, -(-table.num_rows // ROW_GROUPS)),
+    )
+    return sink.getvalue()
+
+
+def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
+    """Loose parts that the manifest names, and compacted files that it does not."""
+    files = {entry.file for entry in manifest.values()}
+    for path in sorted((folder / COMPACTED).iterdir()):
+        if path.name not in files:
+            path.unlink()
+    for kind in KINDS:
+        held = manifest[kind.name].parts if kind.name in manifest else frozenset()
+        for name in part_names(folder, kind):
+            if name in held:
+                (folder / kind.name / name).unlink()

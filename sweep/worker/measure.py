@@ -1,0 +1,110 @@
+"""Isolated measurement: the training step of each distinct configuration, alone on a device, one after another."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+from collections.abc import Generator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweep.identity import measure_id
+from sweep.plan import TrialPlan
+from sweep.schema import MeasureRow
+from sweep.store import write_measurement
+from sweep.trial import git_commit, new_trainer, planned_columns
+from sweep.worker.failure import explain
+
+if TYPE_CHECKING:
+    import torch
+
+BUDGET_S = 0.6  # of timed steps, for each measurement; at least five steps are timed
+WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first makes the optimizer's state, compiles kernels, captures graphs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureJob:
+    """Measurements to take one after another in one process. To an executor it is a job as a trial is."""
+
+    trials: tuple[TrialPlan, ...]  # one for each measurement
+    trial_id: str = "measuring"
+
+    @property
+    def cpus_per_trial(self) -> int:
+        return max(trial.cpus_per_trial for trial in self.trials)
+
+    @property
+    def accelerator_type(self) -> str | None:
+        return self.trials[0].accelerator_type
+
+    @property
+    def gpus_per_trial(self) -> float:
+        return 1.0 if any(trial.gpus_per_trial for trial in self.trials) else 0.0  # a whole one, for trials that share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measurement has been taken and stored, or has failed."""
+
+    measure_id: str
+    error: str | None
+
+
+def measure_all(job: MeasureJob, folder: Path) -> Generator[Measured, None, None]:
+    """Take the measurements of a job in its order and store each in the study `folder`; yields them as they end.
+
+    One that fails is not stored, and the others go on.
+    """
+    for trial in job.trials:
+        name, error = measure_id(trial), None
+        try:
+            write_measurement(folder, measure(trial))
+        except Exception as exception:
+            error = explain(exception, trial, folder, f"{name}.measuring")
+        yield Measured(measure_id=name, error=error)
+
+
+def measure(trial: TrialPlan) -> MeasureRow:
+    """Time the trial's training step and measure its memory, here and now."""
+    import torch
+
+    from famba_core.device import device_name
+    from famba_core.measure import measure_step, mib, peak_tensor_bytes, tensors_of
+
+    trainer = new_trainer(trial, checkpoint=None)
+    device, training = trainer.device, trainer.step
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gc.collect()  # what earlier measurements left must not count in this one
+        torch.cuda.reset_peak_memory_stats(device)
+    images, labels = trainer.train_split.images, trainer.train_split.labels
+    batch = torch.arange(trainer.batch_size, device=device)
+    generator = torch.Generator(device).manual_seed(trial.train.seed)
+
+    def step() -> torch.Tensor:
+        return training(images[batch], labels[batch], 0.0, generator)
+
+    time = measure_step(step, device=device, warmup=WARMUP_STEPS[device.type], budget_s=BUDGET_S)
+    if on_gpu:
+        peak_bytes = torch.cuda.max_memory_allocated(device)
+    else:
+        training.optimizer.zero_grad(set_to_none=True)
+        peak_bytes = peak_tensor_bytes(step, tensors_of(training.state_dict()))
+    planned = planned_columns(trial)
+    return MeasureRow(
+        measure_id=measure_id(trial),
+        **{field.name: planned[field.name] for field in fields(MeasureRow) if field.name in planned},
+        timed_steps=time.n,
+        step_time_ms=time.median_ms,
+        step_time_q25_ms=time.q25_ms,
+        step_time_q75_ms=time.q75_ms,
+        steps_per_epoch=trainer.steps_per_epoch,
+        throughput_img_per_s=1e3 * trainer.batch_size / time.median_ms,
+        peak_memory_mib=mib(peak_bytes),
+        peak_memory_source="cuda_allocator" if on_gpu else "cpu_tensor_bytes",
+        device_name=device_name(device),
+        torch_version=torch.__version__,
+        git_commit=git_commit(),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
