@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sweep.errors import Problem, UserError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sweep.plan import Plan, TrialPlan
     from sweep.price import Price
     from sweep.spec import SweepSpec
+    from sweep.store import Stored
 
 ASK_ABOVE_DEVICE_HOURS = 1.0
 REPORT_ONLY = {  # columns that a terminal is too narrow for
@@ -32,17 +34,12 @@ FILE_WIDTH = 160  # characters of a table that is not printed on a terminal
 def run(options: argparse.Namespace) -> int:
     if options.address and options.executor == "in-process":
         raise UserError("--address is for --executor ray; in-process stays in this process")
-    _, plan = _spec_and_plan(options)
-    if plan.pool.gpus_per_trial == "pack" and options.executor == "in-process":
-        raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
-    folder = _study_folder(options, plan)
-
     from sweep.run.live import Screen
     from sweep.run.runner import run_plan, untrained
     from sweep.store.result_cache import ResultCache
 
-    priced = _priced(plan, options)
-    missing = untrained(plan, folder, limit=options.limit, retry_failed=options.retry_failed)
+    _, plan, folder, stored, priced = _prepared(options)
+    missing = untrained(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
     if missing and not options.yes:
         _refuse_long(priced, [trial.trial_id for trial in missing])
     if missing and not plan.trials[0].gpus_per_trial:
@@ -55,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
         folder,
         partial(_executor, options),
         screen=Screen(weights),
+        stored=stored,
         limit=options.limit,
         retry_failed=options.retry_failed,
         cache=None if options.no_cache else ResultCache(folder.parent, folder),
@@ -80,8 +78,7 @@ def plan(options: argparse.Namespace) -> int:
     from sweep.price.text import headline, listed, price_lines
     from sweep.run.live import clock
 
-    spec, plan = _spec_and_plan(options)
-    priced = _priced(plan, options)
+    spec, plan, _, _, priced = _prepared(options)
     shown = {trial.trial_id for trial in listed(plan, options.limit)}
     rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
     left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
@@ -146,28 +143,49 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def _spec_and_plan(options: argparse.Namespace) -> tuple[SweepSpec, Plan]:
-    """The grid and its plan; says which profile was taken where none was asked for."""
+class _Prepared(NamedTuple):
+    """What a grid comes to, before anything runs."""
+
+    spec: SweepSpec
+    plan: Plan
+    folder: Path  # the study's
+    stored: Stored  # there, when it was looked at
+    priced: Price
+
+
+def _prepared(options: argparse.Namespace) -> _Prepared:
+    """The plan of a grid, what is stored of it, and its price; says which profile was taken where none was asked for.
+
+    What is stored is read once here, and handed on: of thousands of trials that takes seconds.
+    """
+    from famba_core.data.datasets import describe_dataset
     from sweep.grid.placement import FLAGS
     from sweep.plan import make_plan
+    from sweep.price import price
+    from sweep.price.calibration import COLUMNS, calibrate, rows_beside
     from sweep.price.fit import fitting
     from sweep.price.pool_device import pool_device
+    from sweep.run.runner import resume_columns
     from sweep.spec import load_spec
     from sweep.store import read_rows
 
+    in_process = options.executor == "in-process"
     flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
-    if "trial_time_limit_h" in flags and options.executor == "in-process":
+    if in_process and "trial_time_limit_h" in flags:
         raise UserError("--trial-time-limit is for --executor ray; a trial that hangs in this process cannot be ended")
     spec = load_spec(options.grid)
     profile = options.profile or _chosen_profile(spec, options.data_dir)
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
-    stored, _ = read_rows(_study_folder(options, plan), columns=("trial_id",))
-    return spec, fitting(plan, pool_device(plan, address=options.address), stored=set(stored["trial_id"]))
-
-
-def _study_folder(options: argparse.Namespace, plan: Plan) -> Path:
-    out: Path = options.out
-    return out.resolve() / f"{plan.study}-{plan.profile}"
+    if in_process and plan.pool.gpus_per_trial == "pack":
+        raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
+    folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
+    stored = read_rows(folder, resume_columns(plan, COLUMNS))
+    device = pool_device(plan, address=options.address)
+    plan = fitting(plan, device, stored=set(stored.rows["trial_id"]))
+    data = plan.trials[0].data  # the whole plan's
+    studies = chain([stored.rows], rows_beside(folder))
+    calibration = calibrate(studies, device, data, describe_dataset(data).train_images)
+    return _Prepared(spec, plan, folder, stored, price(plan, device, calibration))
 
 
 def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
@@ -177,17 +195,6 @@ def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
     name, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(data_dir))
     print(reason, flush=True)
     return name
-
-
-def _priced(plan: Plan, options: argparse.Namespace) -> Price:
-    from famba_core.data.datasets import describe_dataset
-    from sweep.price import price
-    from sweep.price.calibration import calibrate
-    from sweep.price.pool_device import pool_device
-
-    device = pool_device(plan, address=options.address)
-    data = plan.trials[0].data  # the whole plan's
-    return price(plan, device, calibrate(options.out, device, data, describe_dataset(data).train_images))
 
 
 def _refuse_long(priced: Price, missing: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from sweep.plan import Plan, TrialPlan, plan_to_json
 from sweep.run.agenda import Agenda
 from sweep.run.drive import Drive
 from sweep.run.live import Screen
-from sweep.store import explained_as_user_error, outcomes, quarantine, read_rows, save_plan
+from sweep.store import Stored, explained_as_user_error, is_current, outcomes, quarantine, read_rows, save_plan
 from sweep.store.driver_lock import lock_study
 from sweep.store.result_cache import ResultCache
 from sweep.worker.progress import TrialProgress
 
-# What resuming a grid reads of each row; a search is told all of them.
+# What resuming a grid reads of each row.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
 
 ExecutorFactory = Callable[[Path, Sequence[TrialPlan]], Executor]
@@ -60,6 +60,7 @@ def run_plan(
     executor_factory: ExecutorFactory,
     *,
     screen: Screen,
+    stored: Stored | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     cache: ResultCache | None = None,
@@ -70,21 +71,23 @@ def run_plan(
     on a device, where no measurement is stored. A trial that fails is stored as failed and the others go on;
     `retry_failed` tries it again. `limit` keeps to the first trials of the plan, or ends a search after so many newly
     completed ones. Ctrl-C stops what runs and leaves its checkpoints; SIGTERM, and a limit of the plan's pool, first
-    give running epochs time to end. Parts that cannot be read are set aside, as if not stored.
+    give running epochs time to end. Parts that cannot be read are set aside, as if not stored. What has been
+    read of the folder, with `resume_columns`, may be given as `stored`: it is read again if it is no longer all.
     Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
     written.
     """
     with lock_study(folder):
-        rows, damaged = read_rows(folder, columns=None if plan.search else RESUME_COLUMNS)
+        if stored is None or not is_current(folder, stored):  # another driver may have ended since
+            stored = read_rows(folder, resume_columns(plan))
         with explained_as_user_error(folder):
-            set_aside = quarantine(folder, damaged)
+            set_aside = quarantine(folder, stored.damaged)
         for part in set_aside:
             screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
-        stored = by_trial(rows)
-        _remove_checkpoints_of(stored, folder)
+        found = by_trial(stored.rows)
+        _remove_checkpoints_of(found, folder)
         with explained_as_user_error(folder):
-            agenda = Agenda(plan, folder, stored, limit=limit, retry_failed=retry_failed, cache=cache)
+            agenda = Agenda(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
         if agenda.taken:
             screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
         interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
@@ -108,13 +111,19 @@ def run_plan(
     )
 
 
-def untrained(plan: Plan, folder: Path, *, limit: int | None = None, retry_failed: bool = False) -> list[TrialPlan]:
-    """The trials that `run_plan` would train now, unless other studies have them.
+def resume_columns(plan: Plan, more: Collection[str] = ()) -> Collection[str] | None:
+    """What resuming a plan reads of each row, and `more`; None for all of it, which a search is told."""
+    return None if plan.search else {*RESUME_COLUMNS, *more}
+
+
+def untrained(
+    plan: Plan, folder: Path, stored: Stored, *, limit: int | None = None, retry_failed: bool = False
+) -> list[TrialPlan]:
+    """The trials that `run_plan` would train with these rows stored, unless other studies have them.
 
     For those that a search would choose stand as many others that it may, spread over the plan.
     """
-    rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
-    return Agenda(plan, folder, by_trial(rows), limit=limit, retry_failed=retry_failed).expected
+    return Agenda(plan, folder, by_trial(stored.rows), limit=limit, retry_failed=retry_failed).expected
 
 
 def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:

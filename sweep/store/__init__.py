@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -37,10 +37,17 @@ import pyarrow.parquet as pq
 from sweep.errors import Problem, UserError
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 from sweep.store.files import write_atomically
-from sweep.store.parts import EPOCHS, MEASUREMENTS, TRIALS, Kind, compacted_parts, read_part, read_parts
+from sweep.store.parts import EPOCHS, MEASUREMENTS, TRIALS, Kind, all_parts, compacted_parts, read_part, read_parts
 
 PROBE_BYTES = 64 * 1024  # a file system that is full takes an empty file
 _LACKING = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
+
+
+class Stored(NamedTuple):
+    """What a reading of a study's rows has found."""
+
+    rows: pd.DataFrame
+    damaged: list[Path]  # parts that cannot be read
 
 
 def create_study(folder: Path) -> None:
@@ -103,7 +110,7 @@ def write_measurement(folder: Path, row: MeasureRow) -> None:
     write_atomically(folder / "measurements" / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
 
 
-def read_rows(folder: Path, columns: Collection[str] | None = None) -> tuple[pd.DataFrame, list[Path]]:
+def read_rows(folder: Path, columns: Collection[str] | None = None) -> Stored:
     """All stored rows, in the order of trial and attempt, and the parts that cannot be read.
 
     Columns and dtypes are those of ResultRow, with or without rows: whole numbers are Int64 (missing: NA), other
@@ -114,7 +121,18 @@ def read_rows(folder: Path, columns: Collection[str] | None = None) -> tuple[pd.
 
     Raises UserError where the folder, the manifest or a compacted file cannot be read.
     """
-    return _frame(folder, TRIALS, columns)
+    return Stored(*_frame(folder, TRIALS, columns))
+
+
+def is_current(folder: Path, stored: Stored) -> bool:
+    """Whether what was read is what is stored still; not known, and so False, of parts that were damaged.
+
+    Names tell it, at a hundredth of the time: what a part holds never changes.
+    """
+    keys = zip(stored.rows["trial_id"], stored.rows["attempt"], strict=True)
+    return not stored.damaged and {f"{trial_id}.{attempt}.parquet" for trial_id, attempt in keys} == all_parts(
+        folder, TRIALS
+    )
 
 
 def read_epochs(folder: Path) -> tuple[pd.DataFrame, list[Path]]:

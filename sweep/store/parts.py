@@ -65,6 +65,11 @@ def compacted_parts(folder: Path, kind: Kind) -> frozenset[str]:
     return entry.parts if entry else frozenset()
 
 
+def all_parts(folder: Path, kind: Kind) -> set[str]:
+    """The names of all parts that are stored, loose and compacted."""
+    return {*part_names(folder, kind), *compacted_parts(folder, kind)}  # in this order, for a part may move meanwhile
+
+
 def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None) -> tuple[pa.Table, list[Path]]:
     """All rows of a kind, with the schema's columns (or those asked for and the key), and the parts that are damaged.
 

@@ -13,7 +13,7 @@ from sweep.errors import UserError
 from sweep.plan import TrialPlan
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import explained_as_user_error, read_curve, read_result, write_result
-from sweep.store.parts import TRIALS, compacted_parts, part_names
+from sweep.store.parts import TRIALS, all_parts
 
 # Of the planned columns, what the source's numbers were measured with.
 _RESOURCES = ("cpus_per_trial", "gpus_per_trial")
@@ -68,7 +68,7 @@ class ResultCache:
         stored = defaultdict(list)
         for study in self._others():
             try:
-                names = {*part_names(study, TRIALS), *compacted_parts(study, TRIALS)}
+                names = all_parts(study, TRIALS)
             except UserError:  # it is damaged: not this study's concern
                 continue
             attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)

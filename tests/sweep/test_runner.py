@@ -18,6 +18,7 @@ from sweep.executor import Event, Finished, Job, Lost
 from sweep.plan import TrialPlan
 from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.store import outcomes, read_rows, write_result
+from sweep.store.compact import compact
 from sweep.trial import failed_row, run_trial
 from sweep.worker.measure import MeasureJob, measure_all
 from sweep.worker.progress import checkpoint_folder
@@ -80,11 +81,11 @@ def run_scripted(folder: Path, script: dict[int, list[str]]) -> tuple[RunSummary
 
 def test_a_second_run_trains_only_what_is_missing(tmp_path: Path) -> None:
     plan = plan_of(*(fake_trial(seed) for seed in range(4)))
-    assert untrained(plan, tmp_path, limit=2) == list(plan.trials[:2])
+    assert untrained(plan, tmp_path, read_rows(tmp_path), limit=2) == list(plan.trials[:2])
     first = run_in_process(plan, tmp_path, limit=2)
     assert first == RunSummary(asked=2, completed=2, failed=0, interrupted=False)
     assert first.sentence == "2 of 2 trials completed"
-    assert untrained(plan, tmp_path) == list(plan.trials[2:])
+    assert untrained(plan, tmp_path, read_rows(tmp_path)) == list(plan.trials[2:])
     parts = {part: part.read_bytes() for part in tmp_path.glob("*/*.parquet")}
     second = run_in_process(plan, tmp_path)
     assert second == RunSummary(asked=4, completed=4, failed=0, interrupted=False)
@@ -112,6 +113,33 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_was_read_before_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(*(fake_trial(seed) for seed in range(3)))
+    run_in_process(plan, tmp_path, limit=2)
+    compact(tmp_path)
+    run_in_process(plan, tmp_path)
+    stored = read_rows(tmp_path)
+    monkeypatch.setattr("sweep.run.runner.read_rows", None)
+    assert run_in_process(plan, tmp_path, stored=stored).completed == 3
+    assert len(starts(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["missing then", "damaged then"])
+def test_what_another_driver_stored_since_the_reading_does_not_run_again(tmp_path: Path, damaged: bool) -> None:
+    plan = plan_of(fake_trial(0), fake_trial(1))
+    run_in_process(plan, tmp_path, limit=1)
+    part = tmp_path / "trials" / "fake-seed0.1.parquet"
+    if damaged:
+        part.write_bytes(part.read_bytes()[:-7])
+    stored = read_rows(tmp_path)
+    assert len(stored.damaged) == damaged
+    run_in_process(plan, tmp_path)  # sets aside what is damaged, and stores it again under the same name
+    before = starts(tmp_path)
+    assert run_in_process(plan, tmp_path, stored=stored).completed == 2
+    assert starts(tmp_path) == before
+    assert part.exists()
+
+
 def test_a_failing_trial_does_not_stop_the_others(tmp_path: Path) -> None:
     summary = run_in_process(plan_of(fake_trial(0), fake_trial(101), fake_trial(102), fake_trial(1)), tmp_path)
     assert (summary.completed, summary.failed, summary.exit_code) == (2, 2, 1)
@@ -123,8 +151,8 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
     run_in_process(plan, tmp_path)
     assert run_in_process(plan, tmp_path).sentence.startswith("1 of 2 trials completed, 1 failed (")
     assert len(starts(tmp_path)) == 2
-    assert untrained(plan, tmp_path) == []
-    assert untrained(plan, tmp_path, retry_failed=True) == [plan.trials[0]]
+    assert untrained(plan, tmp_path, read_rows(tmp_path)) == []
+    assert untrained(plan, tmp_path, read_rows(tmp_path), retry_failed=True) == [plan.trials[0]]
     monkeypatch.setattr("fake_training.FAULTS", {})
     assert run_in_process(plan, tmp_path, retry_failed=True).completed == 2
     assert starts(tmp_path)[2:] == ["fake-seed101 1"]

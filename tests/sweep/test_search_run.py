@@ -63,8 +63,8 @@ def test_a_search_tries_as_many_as_it_may_and_the_baseline(
 ) -> None:
     assert [number for number, _, _ in undisturbed] == list(range(1, 9))
     assert len({trial for _, trial, _ in undisturbed}) == 8
-    assert len(untrained(search_plan(), tmp_path)) == 9
-    assert len(untrained(search_plan(), tmp_path, limit=2)) == 3
+    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path))) == 9
+    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path), limit=2)) == 3
 
 
 def test_limits_and_resumes_change_nothing_about_it(tmp_path: Path, undisturbed: list[tuple[int, str, str]]) -> None:
