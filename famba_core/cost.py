@@ -5,9 +5,11 @@ Counted is the fused block: what it keeps for backward, and what it works with w
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 from famba_core.config import ModelConfig, Precision
 from famba_core.fusion.schedule import tokens_per_layer
@@ -59,11 +61,29 @@ class StepCost:
         return least_times(self.work, limits).serial / REACHED + self.starts * limits.start_s
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _once(
+    function: Callable[Concatenate[ModelConfig, tuple[int, ...], P], R],
+) -> Callable[Concatenate[ModelConfig, Sequence[int], P], R]:
+    """Computed once for each of its arguments: the thousands of trials of a plan share them, over seeds."""
+    remembering: Callable[..., R] = functools.cache(function)
+
+    @functools.wraps(function)
+    def call(model: ModelConfig, schedule: Sequence[int], *arguments: P.args, **options: P.kwargs) -> R:
+        return remembering(model, tuple(schedule), *arguments, **options)
+
+    return call
+
+
+@_once
 def cost(
     model: ModelConfig, schedule: Sequence[int], *, precision: Precision = "float32", recompute: bool = False
 ) -> Cost:
     """Count parameters, FLOPs and bytes of `model` when layer i removes schedule[i] tokens."""
-    s = _Sizes(model, precision)
+    s = _sizes(model, precision)
     lengths = tokens_per_layer(schedule, model.num_tokens)
     layers = list(zip(lengths, schedule, strict=True))
     scan_flops = DIRECTIONS * s.E * (2 * CONV_WIDTH + SCAN_FLOPS_PER_STATE * s.N)
@@ -75,6 +95,7 @@ def cost(
     )
 
 
+@_once
 def step_cost(
     model: ModelConfig,
     schedule: Sequence[int],
@@ -85,7 +106,7 @@ def step_cost(
     recompute: bool = False,
 ) -> StepCost:
     """The work and the peak memory of one training step of `batch` images."""
-    s = _Sizes(model, precision)
+    s = _sizes(model, precision)
     price = cost(model, schedule, precision=precision, recompute=recompute)
     image = image_work(model, schedule, precision=precision, recompute=recompute)
     passes = OPTIMIZER_PASSES + (AVERAGE_PASSES if ema else 0)
@@ -105,7 +126,7 @@ def image_work(
     model: ModelConfig, schedule: Sequence[int], *, precision: Precision = "float32", recompute: bool = False
 ) -> Work:
     """Forward and backward of the whole model for one image."""
-    s = _Sizes(model, precision)
+    s = _sizes(model, precision)
     outside = s.D * (3 * model.patch**2 * model.num_patches + model.num_classes)
     work = Work(matmul_flops=TRAINING * 2 * outside, vector_ops=0, exps=0, bytes=s.embedding_bytes)
     for length, r in zip(tokens_per_layer(schedule, model.num_tokens), schedule, strict=True):
@@ -117,7 +138,7 @@ def layer_work(
     model: ModelConfig, length: int, r: int = 0, *, precision: Precision = "float32", recompute: bool = False
 ) -> Work:
     """Forward and backward of a layer that removes r tokens of one image and leaves `length`."""
-    s = _Sizes(model, precision)
+    s = _sizes(model, precision)
     states = DIRECTIONS * s.E * s.N * length
     again = s.steps_weights + (s.in_weights + s.low_rank_weights if recompute else 0)
     return Work(
@@ -186,6 +207,9 @@ class _Sizes:
         inner = (4 * DIRECTIONS + 2 + 1 + 1) * self.E + self.low_rank
         again = 2 * self.E + self.low_rank if recompute else 0
         return FLOAT_BYTES * 2 * self.D * (length + r) + self.value * (inner + again + self.D) * length
+
+
+_sizes = functools.cache(_Sizes)
 
 
 def _matmul_flops(s: _Sizes, model: ModelConfig, schedule: Sequence[int]) -> float:

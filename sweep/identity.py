@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from famba_core import semantics
@@ -52,21 +51,20 @@ def rung_group(trial: TrialPlan) -> str:
 
 def _workload(trial: TrialPlan) -> dict[str, Any]:
     """What runs and on what, training settings apart."""
-    data = asdict(trial.data)
-    del data["data_dir"]
+    data = {name: value for name, value in vars(trial.data).items() if name != "data_dir"}
     return {
-        "model": asdict(trial.model) | {"patch_size": trial.model.patch},
+        "model": vars(trial.model) | {"patch_size": trial.model.patch},
         "schedule": trial.fusion.schedule,
         "fusion": [trial.fusion.order, trial.fusion.weighting] if _fusing_layers(trial) else None,
         "data": data,
-        "augment": asdict(trial.augment),
+        "augment": vars(trial.augment),
         "device": "cuda" if trial.gpus_per_trial else f"cpu with {trial.cpus_per_trial} threads",
     }
 
 
 def _train(trial: TrialPlan) -> dict[str, Any]:
     """The training settings that enter an id."""
-    return {name: value for name, value in asdict(trial.train).items() if value != _ADDED.get(name, ...)}
+    return {name: value for name, value in vars(trial.train).items() if value != _ADDED.get(name, ...)}
 
 
 def _content(trial: TrialPlan) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,25 +108,25 @@ def make_plan(
     images = data_dir or profile.data.data_dir
     data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
     described = _described(data, spec.file, f"profiles.{profile_name}")
-    labelled = [*((True, fusion) for fusion in spec.baselines), *((False, fusion) for fusion in spec.cases)]
+    models = [replace(model, num_classes=described.num_classes) for model in profile.models]
+    # made before they are combined: each checks itself, which for thousands of trials takes seconds
+    trains = [replace(profile.train, seed=seed) for seed in spec.seeds]
+    runs = [(model, *case) for model in models for case in _cases_on(model, spec)]
     trials: dict[str, TrialPlan] = {}
     cases = []
     # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
     # that can be compared with each other, rather than one row many times.
-    for seed, model, (baseline, fusion) in itertools.product(spec.seeds, profile.models, labelled):
-        left_out = spec.search and not baseline and scaled_to(fusion, model.num_patches) is None
-        if left_out:
-            continue
+    for train, (model, baseline, case, fusion) in itertools.product(trains, runs):
         trial = TrialPlan(
             trial_id="",
             study=spec.study,
             profile=profile_name,
-            model=replace(model, num_classes=described.num_classes),
-            fusion=at_patches(fusion, model.num_patches),
+            model=model,
+            fusion=fusion,
             data=data,
             data_fingerprint=described.fingerprint,
             augment=profile.augment,
-            train=replace(profile.train, seed=seed),
+            train=train,
             cpus_per_trial=resources.cpus_per_trial,
             gpus_per_trial=resources.gpus_per_trial,
             accelerator_type=pool.accelerator_type,
@@ -134,8 +134,10 @@ def make_plan(
         )
         trial = replace(trial, trial_id=trial_id(trial))
         trials.setdefault(trial.trial_id, trial)
-        labels = {name: getattr(fusion, name) for name in CASE_KEYS}
-        cases.append(Case(backbone=model.backbone, seed=seed, baseline=baseline, trial_id=trial.trial_id, **labels))
+        labels = {name: getattr(case, name) for name in CASE_KEYS}
+        cases.append(
+            Case(backbone=model.backbone, seed=train.seed, baseline=baseline, trial_id=trial.trial_id, **labels)
+        )
     return Plan(
         study=spec.study,
         profile=profile_name,
@@ -147,6 +149,15 @@ def make_plan(
         constraints=spec.constraints,
         pool=pool,
     )
+
+
+def _cases_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionConfig]]:
+    """Each case that the model has the tokens for: whether it is a baseline, its labels, and what runs."""
+    for case in spec.baselines:
+        yield True, case, at_patches(case, model.num_patches)
+    for case in spec.cases:
+        if not spec.search or scaled_to(case, model.num_patches):
+            yield False, case, at_patches(case, model.num_patches)
 
 
 def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:

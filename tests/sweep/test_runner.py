@@ -124,20 +124,27 @@ def test_what_was_read_before_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     assert len(starts(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["missing then", "damaged then"])
-def test_what_another_driver_stored_since_the_reading_does_not_run_again(tmp_path: Path, damaged: bool) -> None:
+def test_what_another_driver_stored_since_the_reading_does_not_run_again(tmp_path: Path) -> None:
     plan = plan_of(fake_trial(0), fake_trial(1))
     run_in_process(plan, tmp_path, limit=1)
-    part = tmp_path / "trials" / "fake-seed0.1.parquet"
-    if damaged:
-        part.write_bytes(part.read_bytes()[:-7])
     stored = read_rows(tmp_path)
-    assert len(stored.damaged) == damaged
-    run_in_process(plan, tmp_path)  # sets aside what is damaged, and stores it again under the same name
-    before = starts(tmp_path)
+    run_in_process(plan, tmp_path)
     assert run_in_process(plan, tmp_path, stored=stored).completed == 2
-    assert starts(tmp_path) == before
-    assert part.exists()
+    assert starts(tmp_path) == ["fake-seed0 1", "fake-seed1 1"]
+
+
+@pytest.mark.parametrize("meanwhile", [run_in_process, lambda plan, folder: compact(folder)], ids=["run", "compact"])
+def test_a_part_that_was_damaged_at_the_reading_may_have_been_replaced(tmp_path: Path, meanwhile: Callable) -> None:
+    plan = plan_of(fake_trial(0), fake_trial(1))
+    run_in_process(plan, tmp_path)
+    part = tmp_path / "trials" / "fake-seed0.1.parquet"
+    part.write_bytes(part.read_bytes()[:-7])
+    stored = read_rows(tmp_path)
+    assert stored.damaged == [part]
+    meanwhile(plan, tmp_path)  # sets it aside; a run stores the attempt again, under the same name
+    assert run_in_process(plan, tmp_path, stored=stored).completed == 2
+    assert starts(tmp_path) == ["fake-seed0 1", "fake-seed1 1", "fake-seed0 1"]
+    assert read_rows(tmp_path)[0]["status"].tolist() == ["completed"] * 2
 
 
 def test_a_failing_trial_does_not_stop_the_others(tmp_path: Path) -> None:
