@@ -6,9 +6,9 @@
     measurements/<measure_id>.parquet     one row: a training step measured alone, for the trials that share it
     compacted/, manifest.json             many of these parts as one file (parts.py)
     checkpoints/<trial_id>/               while a trial runs
-    rungs/<group>/<epoch>/                what trials had reached there (early_stop.py)
+    rungs/<group>/<epoch>/                what trials had reached there (rungs.py)
     quarantine/                           parts that could not be read
-    logs/                                 tracebacks of what failed
+    logs/<trial_id>.<attempt>.txt         traceback of what failed; folded.txt holds many
     optuna.log                            a copy of a search for optuna-dashboard, never read
     report/                               drawn from the above, and replaceable
     driver.lock                           held by the process that runs the study (driver_lock.py)

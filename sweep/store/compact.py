@@ -6,7 +6,8 @@
 
 What reads is told by the manifest which parts not to read, so the second step is the moment in which rows move. A
 process killed before it has left a file that nobody reads, one killed after it parts that nobody reads: the next
-compaction removes them.
+compaction removes them. Rungs and logs, which are no parts, are folded into a file each, written before what it stands
+for is removed: what a killed compaction leaves is there twice, and counts once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from sweep.store.parts import (
     read_compacted,
     read_loose,
 )
+from sweep.store.rungs import fold_rungs
 
+FOLDED_LOGS = "folded.txt"
 ROW_GROUPS = 64  # at most, so that one part's rows are found without reading all
 
 
@@ -47,17 +50,20 @@ class Compaction:
 
     parts: int  # that became part of a compacted file
     rows: Mapping[str, int]  # in the compacted files, by kind
+    logs: int  # that became part of logs/folded.txt
     set_aside: tuple[Path, ...]  # damaged parts, where they are now
 
     @property
     def sentence(self) -> str:
         held = ", ".join(f"{count} rows of {kind}" for kind, count in self.rows.items())
         lines = [f"{self.parts} parts compacted; {COMPACTED}/ holds {held or 'nothing'}"]
+        if self.logs:
+            lines.append(f"{self.logs} tracebacks are in logs/{FOLDED_LOGS} now, each under its name")
         return "\n".join(lines + [f"{part}: could not be read and is set aside" for part in self.set_aside])
 
 
 def compact(folder: Path) -> Compaction:
-    """Make one file of each kind of part in a study's folder.
+    """Make one file of each kind of part in a study's folder, of each rung, and of the logs.
 
     Damaged parts are set aside. Killed at any point it loses nothing, and a second call goes on.
     Raises UserError if `folder` holds no study, another process drives it, it cannot be written, or what was compacted
@@ -75,9 +81,12 @@ def compact(folder: Path) -> Compaction:
         if manifest != before:
             write_atomically(folder / MANIFEST, manifest_text(manifest))
         _remove_what_nobody_reads(folder, manifest)
+        fold_rungs(folder)
+        logs = _fold_logs(folder / "logs")
     return Compaction(
         parts=sum(len(entry.parts) for entry in manifest.values()) - sum(len(entry.parts) for entry in before.values()),
         rows={kind: entry.rows for kind, entry in manifest.items()},
+        logs=logs,
         set_aside=tuple(set_aside),
     )
 
@@ -136,3 +145,17 @@ def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
         for name in part_names(folder, kind):
             if name in held:
                 (folder / kind.name / name).unlink()
+
+
+def _fold_logs(folder: Path) -> int:
+    """Make sections of one file of them, each under its name; returns how many."""
+    folded = folder / FOLDED_LOGS
+    logs = sorted(path for path in folder.glob("*.txt") if path != folded and not path.is_symlink())
+    if logs:
+        before = folded.read_bytes() if folded.exists() else b""
+        sections = [f"==> {log.name} <==\n".encode() + log.read_bytes() + b"\n" for log in logs]
+        new = [section for section in sections if section not in before]
+        write_atomically(folded, before + b"".join(new))
+        for log in logs:
+            log.unlink()
+    return len(logs)

@@ -52,6 +52,7 @@ def remove_temporaries(folder: Path) -> None:
 
     Raises OSErrors as they come.
     """
-    for place in ("", "trials", "epochs", "measurements", "compacted", "checkpoints", "checkpoints/*"):
+    places = ("trials", "epochs", "measurements", "compacted", "checkpoints", "checkpoints/*", "rungs/*/*", "logs")
+    for place in ("", *places):
         for temporary in folder.glob(f"{place}/.*.tmp".lstrip("/")):
             temporary.unlink(missing_ok=True)

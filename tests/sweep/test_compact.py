@@ -13,10 +13,13 @@ from synthetic_study import curve, result, results, save, table_plan
 
 from sweep import store
 from sweep.errors import UserError
+from sweep.grid.search_spec import EarlyStop
 from sweep.store import compact as compaction
 from sweep.store import parts
 from sweep.store.compact import compact
 from sweep.store.driver_lock import lock_study
+from sweep.store.rungs import read_rung
+from sweep.worker.early_stop import goes_on
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
@@ -212,6 +215,66 @@ def test_a_compacted_file_that_lacks_rows_is_damage(tmp_path):
         store.read_rows(tmp_path)
 
 
+# rungs and logs
+
+
+def leave_rungs_and_logs(folder, names):
+    for epoch in (1, 3):
+        for name in names:
+            goes_on(folder, "group", name, epoch, float(ord(name)), EarlyStop(min_epochs=1, reduction_factor=3))
+    (folder / "logs").mkdir(exist_ok=True)
+    for name in names:
+        (folder / "logs" / f"{name}.1.txt").write_text(f"the traceback of {name}")
+
+
+def assert_rungs_and_logs(folder, names):
+    for epoch in ("1", "3"):
+        arrived = read_rung(folder / "rungs" / "group" / epoch)
+        assert {name: (at.value, at.goes_on) for name, at in arrived.items()} == {
+            name: (float(ord(name)), True) for name in names
+        }
+    logs = [log.read_text() for log in (folder / "logs").glob("*.txt")]
+    assert all(any(f"the traceback of {name}" in log for log in logs) for name in names)
+
+
+def test_rungs_and_logs_become_few_files(tmp_path):
+    save(tmp_path, ROWS[:2])
+    leave_rungs_and_logs(tmp_path, ["a", "b"])
+    assert "2 tracebacks are in logs/folded.txt now" in compact(tmp_path).sentence
+    leave_rungs_and_logs(tmp_path, ["b", "c"])
+    (tmp_path / "logs" / "b.1.txt").write_text("another traceback of b")
+    assert compact(tmp_path).logs == 2
+    assert_rungs_and_logs(tmp_path, ["a", "b", "c"])
+    assert (tmp_path / "logs" / "folded.txt").read_text() == (
+        "==> a.1.txt <==\nthe traceback of a\n==> b.1.txt <==\nthe traceback of b\n"
+        "==> b.1.txt <==\nanother traceback of b\n==> c.1.txt <==\nthe traceback of c\n"
+    )
+    assert len([path for kind in ("rungs", "logs") for path in (tmp_path / kind).rglob("*") if path.is_file()]) == 3
+    assert "tracebacks" not in compact(tmp_path).sentence
+
+
+def test_a_study_with_early_stop_and_failures_keeps_less_than_two_files_a_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
+    monkeypatch.setattr("fake_training.FAULTS", {seed: MemoryError() for seed in range(0, 60, 10)})
+    stop = EarlyStop(min_epochs=1, reduction_factor=2)
+    plan = plan_of(*(replace(fake_trial(seed, epochs=8), early_stop=stop) for seed in range(60)))
+    study = tmp_path / "study"
+    assert run_in_process(plan, study).failed == 6
+    for _ in range(4):
+        run_in_process(plan, study, retry_failed=True)
+    before, rows = files_of(study), everything(study)
+    compact(study)
+    assert before > 2 * len(plan.trials)
+    assert files_of(study) < len(plan.trials)
+    assert_same(everything(study), rows)
+    assert run_in_process(plan, study).failed == 6
+
+
+def files_of(folder):
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
 # readers meanwhile
 
 
@@ -337,15 +400,20 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
     save(study, ROWS[2:4])
     torn = study / "trials" / "torn.1.parquet"
     torn.write_bytes(b"PAR1")
+    leave_rungs_and_logs(study, ["a", "b"])
+    compaction.fold_rungs(study)
+    compaction._fold_logs(study / "logs")
+    leave_rungs_and_logs(study, ["c", "d"])
     rows, epochs = store.read_rows(study)[0], store.read_epochs(study)[0]
     subprocess.run([sys.executable, "-c", KILLED, str(study), str(copies)], check=True)
     killed = sorted(copies.iterdir())
-    assert len(killed) > 15
+    assert len(killed) > 25
     for copy in killed:
         for expected, read in ((rows, store.read_rows), (epochs, store.read_epochs)):
             frame, damaged = read(copy)
             pd.testing.assert_frame_equal(frame, expected)
             assert set(damaged) <= {copy / "trials" / "torn.1.parquet"}
+        assert_rungs_and_logs(copy, ["a", "b", "c", "d"])
         compact(copy)
         assert_same(everything(copy)[:2], [rows, epochs])
         assert loose(copy) == []
@@ -353,6 +421,10 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
         assert len([name for name in files if name.startswith("compacted/")]) == 2
         assert not [name for name in files if name.startswith(".manifest")]
         assert [name for name in files if name.startswith("quarantine/")] == ["quarantine/trials/torn.1.parquet"]
+        assert_rungs_and_logs(copy, ["a", "b", "c", "d"])
+        assert {name for name in files if name.startswith(("rungs", "logs"))} == {
+            "rungs/group/1/folded", "rungs/group/3/folded", "logs/folded.txt",
+        }  # fmt: skip
 
 
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.grid.search_spec import EarlyStop
+from sweep.store.rungs import fold_rungs, read_rung, rung_folder
 from sweep.worker.early_stop import goes_on, is_rung
 
 EVERY_THIRD = EarlyStop(min_epochs=1, reduction_factor=3)
@@ -33,6 +35,10 @@ def test_rungs_are_the_first_one_times_powers_of_the_factor(stop, rungs):
     assert {epoch for epoch in range(1, 41) if is_rung(epoch, stop)} == rungs
 
 
+def rung_of(folder: Path) -> Path:
+    return rung_folder(folder, "vim_tiny", 1)
+
+
 def test_nothing_is_decided_or_left_between_rungs(tmp_path):
     assert all(arrive(tmp_path, f"trial{i}", float(i), epoch=2) for i in (5, 4, 3, 2, 1))
     assert list(tmp_path.iterdir()) == []
@@ -44,7 +50,7 @@ def test_the_best_third_so_far_goes_on(tmp_path):
     assert decided == [True, True, False, True, True, True, False]
     names = sorted(file.name for file in (tmp_path / "rungs/vim_tiny/1").iterdir())
     assert [name.split("=")[0] for name in names] == [f"trial{i}" for i in range(7)]
-    assert names[2] == "trial2=30=stops"
+    assert names[2] == "trial2=30.0=stops"
 
 
 def test_backbones_and_rungs_are_compared_apart(tmp_path):
@@ -79,6 +85,41 @@ def test_files_of_others_do_not_count(tmp_path):
     assert [arrive(tmp_path, name, value) for name, value in (("a", 3.0), ("b", 2.0), ("c", 1.0))] == [
         True, True, False,
     ]  # fmt: skip
+
+
+def test_what_is_folded_counts_as_before(tmp_path):
+    """Twice, with arrivals before, between and after; and a value that is replaced wins over its line."""
+    values = [50.0, 40.0, 30.0, 45.0, 60.0, 55.0, 49.0, math.nan, 58.0]
+    for i, value in enumerate(values):
+        plain, folded = (arrive(tmp_path / study, f"trial{i}", value) for study in ("plain", "folded"))
+        assert plain == folded
+        if i in (2, 3, 6):
+            fold_rungs(tmp_path / "folded")
+            assert [file.name for file in rung_of(tmp_path / "folded").iterdir()] == ["folded"]
+    for again in (values[2], 61.0, 62.0):
+        assert arrive(tmp_path / "plain", "trial2", again) == arrive(tmp_path / "folded", "trial2", again)
+    assert read_rung(rung_of(tmp_path / "folded")).keys() == {f"trial{i}" for i in range(9)}
+    assert read_rung(rung_of(tmp_path / "folded"))["trial2"] == ("trial2", 62.0, True)
+    fold_rungs(tmp_path / "folded")
+    assert read_rung(rung_of(tmp_path / "folded"))["trial2"] == ("trial2", 62.0, True)
+
+
+def test_a_worker_that_is_overtaken_by_folding_sees_every_arrival_once(tmp_path, monkeypatch):
+    for i in range(4):
+        arrive(tmp_path, f"trial{i}", float(i))
+    rung, real = rung_of(tmp_path), os.listdir
+    before = read_rung(rung)
+
+    def overtaken(folder):
+        names = real(folder)
+        monkeypatch.setattr(os, "listdir", real)
+        fold_rungs(tmp_path)
+        return names
+
+    monkeypatch.setattr(os, "listdir", overtaken)
+    assert read_rung(rung) == before
+    assert real(rung) == ["folded"]
+    assert read_rung(rung) == before
 
 
 def test_a_rung_is_one_listing(tmp_path, monkeypatch):
