@@ -138,8 +138,12 @@ def _pictures(
 
 
 def _curves_of_completed(rows: pd.DataFrame, epochs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The epochs behind the table, in its order, each with its configuration: the first that asked for it."""
-    trials = table[["configuration", "trial_ids"]].assign(trial_id=table["trial_ids"].str.split()).explode("trial_id")
+    """The epochs behind the table, in its order, each with its configuration, the first that asked for it."""
+    trials = (
+        table[["configuration", "strategy", "trial_ids"]]
+        .assign(trial_id=table["trial_ids"].str.split())
+        .explode("trial_id")
+    )
     trials = trials.drop_duplicates("trial_id").drop(columns="trial_ids")
     attempts = trials.merge(completed(rows)[["trial_id", "attempt"]], on="trial_id")
     return attempts.merge(epochs, on=["trial_id", "attempt"])

@@ -16,6 +16,7 @@ from sweep.figures.style import BLACK, GREY, PALETTE, axis_name, new_figure
 
 FEWEST_POINTS = 3  # of a curve worth drawing
 MOST_LEGEND_LINES = 24
+UNFUSED = {"color": BLACK, "linewidth": 2.4}
 RATIOS = ("train_time_ratio", "peak_memory_ratio")
 
 
@@ -32,31 +33,52 @@ def r_curve_figure(table: pd.DataFrame, title: str) -> Figure | None:
 def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
     """Training loss and top-1 over the epochs: a line for each attempt, a colour for each configuration.
 
+    Too many configurations to name have the colours of their strategies.
+
     Args:
-        epochs: rows of `store.read_epochs` to show, with a column `configuration`; lines in the order of the frame.
+        epochs: rows of `store.read_epochs` to show, with columns `configuration` and `strategy`; lines in the order of
+            the frame.
     """
     figure, axes = new_figure([["loss", "top1_pct"]], width=13, height=5.2, title=title)
-    configurations = list(epochs["configuration"].unique())
-    colours = matplotlib.colormaps["viridis"]
-    for i, configuration in enumerate(configurations):
-        unfused = configuration.startswith("no fusion")
-        style: dict[str, Any] = {
-            "color": BLACK if unfused else colours(0.9 * i / len(configurations)),  # its last yellows are too pale
-            "linestyle": ("-", "--", ":")[i % 3],
-            "linewidth": 2.4 if unfused else 1.2,
-        }
-        for line_number, (_, line) in enumerate(epochs[epochs["configuration"] == configuration].groupby("trial_id")):
-            for column, ax in axes.items():
-                ax.plot(line["epoch"].astype(int), line[column], **style, label="_" * line_number + configuration)
+    crowded = epochs["configuration"].nunique() > MOST_LEGEND_LINES
+    styles = _strategy_styles(epochs) if crowded else _configuration_styles(epochs)
+    named: set[str] = set()
+    for _, line in epochs.groupby("trial_id", sort=False):
+        name = line["strategy" if crowded else "configuration"].iloc[0]
+        label = "_" * (name in named) + ("no fusion" if name == "none" else name)
+        named.add(name)
+        for column, ax in axes.items():
+            ax.plot(line["epoch"].astype(int), line[column], **styles[name], label=label)
     axes["loss"].set_ylabel("Mean training loss of the epoch")
     axes["top1_pct"].set_ylabel("Top-1 accuracy after the epoch (%)")
     for ax in axes.values():
         ax.set_xlabel("Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(configurations) <= MOST_LEGEND_LINES:
-        handles, labels = axes["loss"].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8.5)
+    figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8.5)
     return figure
+
+
+def _configuration_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    strategies = dict(zip(epochs["configuration"], epochs["strategy"], strict=True))
+    colours = matplotlib.colormaps["viridis"]
+    return {
+        configuration: UNFUSED
+        if strategy == "none"
+        else {
+            "color": colours(0.9 * i / len(strategies)),  # its last yellows are too pale
+            "linestyle": ("-", "--", ":")[i % 3],
+            "linewidth": 1.2,
+        }
+        for i, (configuration, strategy) in enumerate(strategies.items())
+    }
+
+
+def _strategy_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    strategies = [strategy for strategy in epochs["strategy"].unique() if strategy != "none"]
+    fused = {
+        name: {"color": colour, "linewidth": 0.9} for name, colour in zip(strategies, cycle(PALETTE), strict=False)
+    }
+    return fused | {"none": UNFUSED}
 
 
 def _knob_figure(table: pd.DataFrame, knob: str, fixed: list[str], title: str) -> Figure | None:

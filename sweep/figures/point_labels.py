@@ -12,13 +12,15 @@ from matplotlib.font_manager import FontProperties
 
 FONT_SIZE = 7.5  # points
 POINT_SIZE = 9.0  # points, what a marker takes of the room
+SAME_PLACE = 2.0  # pixels, within which points are one to the eye
 MOST_LABELS = 60  # more would hide the points
 
 
 def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
     """Write each text beside its point, off the lines where it can be; a text without room is left out.
 
-    Call it when all else is drawn, since labels are placed on the finished layout.
+    Points in one place have one label: the text of the most important of them, and how many more there are. Call it
+    when all else is drawn, since labels are placed on the finished layout.
 
     Args:
         points: [n, 2] in data coordinates, the most important first; of more than MOST_LABELS the rest has no text.
@@ -32,7 +34,9 @@ def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
     taken = _boxes(places, np.array([POINT_SIZE, POINT_SIZE]) * pixels)
     lines = _lines(axes)
     font = FontProperties(size=FONT_SIZE)
-    for point, place, text in list(zip(points, places, texts, strict=True))[:MOST_LABELS]:
+    for i, others in list(_by_place(places).items())[:MOST_LABELS]:
+        point, place = points[i], places[i]
+        text = f"{texts[i]} and {others} more" if others else texts[i]
         size = np.array(renderer.get_text_width_height_descent(text, font, False)[:2])
         offsets = _offsets(size / pixels)
         boxes = _boxes(place + offsets * pixels, size + 4)
@@ -43,11 +47,23 @@ def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
             taken = np.vstack([taken, boxes[best]])
 
 
+def _by_place(places: np.ndarray) -> dict[int, int]:
+    """The first point of each place, and how many more are there."""
+    others: dict[int, int] = {}
+    for i, place in enumerate(places):
+        same = next((j for j in others if np.abs(places[j] - place).max() < SAME_PLACE), None)
+        if same is None:
+            others[i] = 0
+        else:
+            others[same] += 1
+    return others
+
+
 def _offsets(size: np.ndarray) -> np.ndarray:
     """Centres of the label to try, [n, 2] in points from the marker: near before far, the right side first."""
     degrees = np.deg2rad([0, 180, 30, 330, 150, 210, 90, 270, 60, 300, 120, 240])
     directions = np.column_stack([np.cos(degrees), np.sin(degrees)])
-    return np.vstack([directions * (gap + size / 2) for gap in (8.5, 14.0, 24.0, 36.0, 50.0)])
+    return np.vstack([directions * (gap + size / 2) for gap in (8.5, 14.0, 24.0, 36.0)])
 
 
 def _boxes(centres: np.ndarray, size: np.ndarray) -> np.ndarray:

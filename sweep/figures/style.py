@@ -16,6 +16,7 @@ GREY = "#6b6b6b"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = {"none": "*", "upper": "o", "all": "s", "interleaved": "D", "lower": "v"}
 OTHER_MARKER = "P"
+DPI = 150  # of the figure itself, so that text is placed with the widths that it is drawn with
 
 AXIS_NAMES = {
     "top1_best_pct": "Top-1, best epoch (%)",
@@ -55,7 +56,7 @@ def new_figure(
     panels: Sequence[Sequence[str]], *, width: float, height: float, title: str
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure of named panels in rows, one panel over all places of its name; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplot_mosaic([list(row) for row in panels])
     for ax in axes.values():
@@ -66,8 +67,8 @@ def new_figure(
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png" (150 dots per inch); equal figures give equal bytes."""
+    """The figure as "svg" or "png"; equal figures give equal bytes."""
     sink = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "famba-sweep"}):
-        figure.savefig(sink, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return sink.getvalue()

@@ -170,10 +170,31 @@ def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
 def test_learning_curves_have_a_line_for_each_trial_and_a_name_for_each_configuration(tmp_path):
     epochs, _ = store.read_epochs(save(tmp_path, results(table_plan(2, (0, 1)))[:20]))
     epochs["configuration"] = epochs["trial_id"].str.replace(r"-\d$", "", regex=True)
+    epochs["strategy"] = epochs["configuration"].str.split("-").str[0]
     figure = curves.learning_curves_figure(epochs, "")
     assert [len(ax.lines) for ax in figure.axes] == [20, 20]
     assert len(figure.legends[0].get_texts()) == epochs["configuration"].nunique() == 15
     assert figure.axes[1].lines[0].get_ydata().tolist() == epochs["top1_pct"].iloc[:20].tolist()
+
+
+def test_learning_curves_of_a_crowd_are_named_by_strategy(tmp_path):
+    epochs, _ = store.read_epochs(save(tmp_path, results(table_plan(2, tuple(range(3))))))
+    epochs["configuration"] = epochs["trial_id"]
+    epochs["strategy"] = ["none" if name == epochs["trial_id"].iloc[0] else "upper" for name in epochs["trial_id"]]
+    figure = curves.learning_curves_figure(epochs, "")
+    assert epochs["configuration"].nunique() > curves.MOST_LEGEND_LINES
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no fusion", "upper"]
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 2
+
+
+def test_points_in_one_place_share_a_label(study):
+    table = study(2).iloc[:4].reset_index(drop=True)
+    objectives = ["top1_best_pct", "train_time_s"]
+    table.loc[[1, 2], objectives] = table.loc[3, objectives].to_numpy()
+    table["configuration"] = ["none", "b", "c", "d"]
+    panels = frontiers(table, {"top1_best_pct": "max", "train_time_s": "min"})
+    figure = plots.frontier_figure(table, panels, "")
+    assert [label.get_text() for label in labels(figure.axes[0])] == ["none", "b and 2 more"]
 
 
 def test_equal_data_gives_equal_files(study):
