@@ -12,8 +12,9 @@ from sweep.executor import Event, Executor, Finished, Lost, Progress
 from sweep.identity import measure_id
 from sweep.plan import TrialPlan
 from sweep.run.live import Screen, clock, schedules
-from sweep.store import explained_as_user_error, quarantine, read_measurements
+from sweep.store import explained_as_user_error, read_measurements
 from sweep.store.driver_lock import token_of
+from sweep.store.quarantine import quarantine
 from sweep.worker.measure import Measured, MeasureJob
 from sweep.worker.progress import FILE, TrialProgress
 

@@ -20,8 +20,9 @@ from sweep.plan import Plan, TrialPlan, plan_to_json
 from sweep.run.agenda import Agenda
 from sweep.run.drive import Drive
 from sweep.run.live import Screen
-from sweep.store import Stored, explained_as_user_error, is_current, outcomes, quarantine, read_rows, save_plan
+from sweep.store import Stored, explained_as_user_error, is_current, outcomes, read_rows, save_plan
 from sweep.store.driver_lock import lock_study
+from sweep.store.quarantine import quarantine
 from sweep.store.result_cache import ResultCache
 from sweep.worker.progress import TrialProgress
 

@@ -25,7 +25,7 @@ import io
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,8 @@ import pyarrow.parquet as pq
 from sweep.errors import Problem, UserError
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 from sweep.store.files import write_atomically
-from sweep.store.parts import EPOCHS, MEASUREMENTS, TRIALS, Kind, all_parts, compacted_parts, read_part, read_parts
+from sweep.store.kinds import EPOCHS, MEASUREMENTS, TRIALS, Kind
+from sweep.store.parts import all_parts, compacted_parts, read_part, read_parts
 
 PROBE_BYTES = 64 * 1024  # a file system that is full takes an empty file
 _LACKING = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
@@ -119,7 +120,7 @@ def read_rows(folder: Path, columns: Collection[str] | None = None) -> Stored:
     Args:
         columns: only these, and trial_id and attempt; that is several times as fast.
 
-    Raises UserError where the folder, the manifest or a compacted file cannot be read.
+    Raises UserError where the folder cannot be read.
     """
     return Stored(*_frame(folder, TRIALS, columns))
 
@@ -186,22 +187,6 @@ def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that enter tables: those outcomes that are completed."""
     return outcomes(rows).query("status == 'completed'").reset_index()
-
-
-def quarantine(folder: Path, parts: Iterable[Path]) -> list[Path]:
-    """Move damaged parts out of the readers' way, overwriting nothing; returns where they are now.
-
-    Raises UserError where the folder cannot be written.
-    """
-    moved = []
-    for part in parts:
-        target = folder / "quarantine" / part.parent.name / part.name
-        with explained_as_user_error(folder):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            while target.exists():
-                target = target.with_name(f"{target.name}.again")
-            moved.append(part.rename(target))
-    return moved
 
 
 @contextlib.contextmanager

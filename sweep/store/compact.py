@@ -12,36 +12,24 @@ for is removed: what a killed compaction leaves is there twice, and counts once.
 
 from __future__ import annotations
 
-import io
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sweep.errors import Problem, UserError
-from sweep.store import explained_as_user_error, quarantine
+from sweep.store import explained_as_user_error
+from sweep.store.compacted import COMPACTED, Compacted, Manifest, described, read_compacted, write_compacted
 from sweep.store.driver_lock import lock_study
 from sweep.store.files import write_atomically
-from sweep.store.manifest import MANIFEST, Compacted, Manifest, manifest_text, read_manifest
-from sweep.store.parts import (
-    COMPACTED,
-    EPOCHS,
-    KINDS,
-    TRIALS,
-    Damaged,
-    Kind,
-    merged,
-    part_names,
-    read_compacted,
-    read_loose,
-)
+from sweep.store.kinds import EPOCHS, KINDS, TRIALS, Kind
+from sweep.store.manifest import read_manifest, write_manifest
+from sweep.store.parts import Damaged, merged, part_names, read_loose
+from sweep.store.quarantine import damaged_compacted, quarantine
 from sweep.store.rungs import fold_rungs
 
 FOLDED_LOGS = "folded.txt"
-ROW_GROUPS = 64  # at most, so that one part's rows are found without reading all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +53,19 @@ class Compaction:
 def compact(folder: Path) -> Compaction:
     """Make one file of each kind of part in a study's folder, of each rung, and of the logs.
 
-    Damaged parts are set aside. Killed at any point it loses nothing, and a second call goes on.
-    Raises UserError if `folder` holds no study, another process drives it, it cannot be written, or what was compacted
-    before cannot be read.
+    Damaged files are set aside. Killed at any point it loses nothing, and a second call goes on.
+    Raises UserError if `folder` holds no study, another process drives it, or it cannot be read or written.
     """
     if not (folder / TRIALS.name).is_dir():
         raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
     with lock_study(folder), explained_as_user_error(folder):
-        (folder / COMPACTED).mkdir(exist_ok=True)
+        set_aside = quarantine(folder, damaged_compacted(folder))
         before = read_manifest(folder)
         manifest: dict[str, Compacted] = {}
-        set_aside: list[Path] = []
         for kind in KINDS:
             set_aside += _compact(folder, kind, before, manifest)
         if manifest != before:
-            write_atomically(folder / MANIFEST, manifest_text(manifest))
+            write_manifest(folder, manifest)
         _remove_what_nobody_reads(folder, manifest)
         fold_rungs(folder)
         logs = _fold_logs(folder / "logs")
@@ -99,8 +85,8 @@ def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Com
     damaged, names = [], set()
 
     def tables() -> Iterator[pa.Table]:
-        if old:  # even if nothing is new: the parts that it stands for are removed in the end, and it must be whole
-            yield read_compacted(folder, kind, old, kind.schema)
+        if old:
+            yield read_compacted(folder, kind, old)[0]
         for name in part_names(folder, kind):
             if name in held or (kind is EPOCHS and name not in with_row):
                 continue  # a curve without its row may still be replaced, so it stays loose
@@ -111,35 +97,24 @@ def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Com
             except Damaged:
                 damaged.append(part)
 
-    table = merged(kind.schema, tables()).sort_by([(column, "ascending") for column in kind.order])
+    table = merged(kind.schema, tables())
     if names:
-        file = f"{kind.name}-{uuid.uuid4().hex}.parquet"
-        write_atomically(folder / COMPACTED / file, _to_parquet(table, kind))
-        manifest[kind.name] = Compacted(file=file, rows=table.num_rows, parts=held | names)
+        manifest[kind.name] = write_compacted(folder, kind, table, held | names)
     elif old:
         manifest[kind.name] = old
     return quarantine(folder, damaged)
 
 
-def _to_parquet(table: pa.Table, kind: Kind) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-        write_statistics=[kind.order[0]],
-        row_group_size=max(1000, -(-table.num_rows // ROW_GROUPS)),
-    )
-    return sink.getvalue()
-
-
 def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
-    """Loose parts that the manifest names, and compacted files that it does not."""
-    files = {entry.file for entry in manifest.values()}
-    for path in sorted((folder / COMPACTED).iterdir()):
-        if path.name not in files:
-            path.unlink()
+    """Loose parts that the manifest names, and compacted files that it does not.
+
+    One that has rows which nothing else has stays: nobody knows how it came there.
+    """
+    for kind, entry in described(folder):
+        now = manifest.get(kind.name)
+        held = now.parts if now else frozenset()
+        if (now is None or entry.file != now.file) and entry.parts <= held | set(part_names(folder, kind)):
+            (folder / COMPACTED / entry.file).unlink()
     for kind in KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()
         for name in part_names(folder, kind):

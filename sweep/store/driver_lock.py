@@ -18,6 +18,17 @@ from sweep.errors import Problem, UserError
 from sweep.store import create_study, explained_as_user_error
 from sweep.store.files import remove_temporaries
 
+_held: set[int] = set()  # the locks' files
+
+
+def _close_in_child() -> None:
+    """A forked child shares the lock, and must not keep it when this process is killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
 
 @contextlib.contextmanager
 def lock_study(folder: Path) -> Iterator[None]:
@@ -36,12 +47,14 @@ def lock_study(folder: Path) -> Iterator[None]:
                     driver = "pid {pid} on {host}, since {started_at}".format_map(_holder(file))
                     sentence = f"another process runs this study: {driver}; wait for it, or stop it first"
                     raise UserError([Problem(str(folder), "", sentence)])
+            _held.add(file.fileno())
             _sign(file)
             remove_temporaries(folder)
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a forked child shares the open file, so closing it is not enough
+            _held.discard(file.fileno())
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a child has not closed it yet
 
 
 def driver_of(folder: Path) -> dict[str, Any] | None:

@@ -4,60 +4,64 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from sweep.errors import Problem, UserError
 from sweep.names import is_plain
+from sweep.store.compacted import Compacted, Manifest, find_compacted
+from sweep.store.files import write_atomically
+from sweep.store.kinds import KINDS
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compacted:
-    """The file that holds the rows of many parts."""
-
-    file: str  # in the folder compacted/
-    rows: int
-    parts: frozenset[str]  # names of the parts
-
-
-Manifest = Mapping[str, Compacted]  # by the kind's name
-_MANIFEST = TypeAdapter(Manifest)
-# The last one decoded of each study, with the inode, time and size of its file: decoding thousands of names for each
-# part that is looked for would take most of the time.
-_decoded: dict[Path, tuple[tuple[int, int, int], Manifest]] = {}
+_MANIFEST: TypeAdapter[dict[str, Compacted]] = TypeAdapter(dict[str, Compacted])
+# The last one decoded of each study (None: damaged), with the inode, time and size of its file: decoding thousands of
+# names for each part that is looked for would take most of the time.
+_decoded: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What has been compacted. Raises UserError for a damaged manifest: nobody can say which rows it named."""
+    """What has been compacted. Where the manifest is lost, what the compacted files say themselves."""
+    manifest = _stored(folder)
+    return find_compacted(folder) if manifest is None else manifest
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether the manifest is damaged, or not there though there is what only it names."""
+    if _stored(folder) is not None:
+        return False
+    if (folder / MANIFEST).exists():
+        return True
+    # Until the manifest of a first compaction is there, all that it will name still is.
+    found = find_compacted(folder)
+    return any(not (folder / kind / part).exists() for kind, entry in found.items() for part in entry.parts)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace it atomically. Raises OSErrors as they come."""
+    plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
+    write_atomically(folder / MANIFEST, json.dumps(plain, indent=0).encode())
+
+
+def _stored(folder: Path) -> Manifest | None:
+    """What the file says; None if there is none, or it is damaged."""
     try:
         with open(folder / MANIFEST, "rb") as file:  # a network's file system looks for a new one when it is opened
             found = os.fstat(file.fileno())
             version = (found.st_ino, found.st_mtime_ns, found.st_size)
             known = _decoded.get(folder)
             if known is None or known[0] != version:
-                known = _decoded[folder] = version, _decode(folder, file.read())
+                known = _decoded[folder] = version, _decode(file.read())
             return known[1]
-    except (FileNotFoundError, NotADirectoryError):  # the latter is reported where the parts are looked for
-        return {}
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
-def manifest_text(manifest: Manifest) -> bytes:
-    plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
-    return json.dumps(plain, indent=0).encode()
-
-
-def _decode(folder: Path, text: bytes) -> Manifest:
+def _decode(text: bytes) -> Manifest | None:
     try:
         manifest = _MANIFEST.validate_json(text)
-        if not all(is_plain(entry.file) for entry in manifest.values()):
-            raise ValueError("it names a file elsewhere")
-    except ValueError as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        sentence = f"is damaged: {detail}; restore it from a copy, or remove it: what was compacted then runs again"
-        raise UserError([Problem(str(folder), MANIFEST, sentence)]) from error
-    return manifest
+    except ValueError:
+        return None
+    named = {kind.name for kind in KINDS}
+    return manifest if named >= manifest.keys() and all(is_plain(each.file) for each in manifest.values()) else None

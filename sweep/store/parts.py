@@ -10,53 +10,31 @@ is replaced is the moment in which its rows move.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import multiprocessing
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweep.errors import Problem, UserError
 from sweep.names import is_plain
-from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
-from sweep.store.manifest import MANIFEST, Compacted, read_manifest
+from sweep.store.compacted import COMPACTED, Compacted, read_compacted
+from sweep.store.kinds import Kind, conform
+from sweep.store.manifest import MANIFEST, is_lost, read_manifest
 
-COMPACTED = "compacted"
-PROCESSES = 2
 MERGED_AT = 500
 WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What a folder of parts holds."""
-
-    name: str  # of the folder
-    row_type: type
-    key: tuple[str, ...]  # the columns that name a part; the first is also the name of other files
-    order: tuple[str, ...]  # of the rows
-
-    @property
-    def schema(self) -> pa.Schema:
-        return arrow_schema(self.row_type)
-
-
-TRIALS = Kind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), order=("trial_id", "attempt"))
-EPOCHS = Kind(name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), order=("trial_id", "attempt", "epoch"))
-MEASUREMENTS = Kind(name="measurements", row_type=MeasureRow, key=("measure_id",), order=("measure_id",))
-KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
-
-
 class Damaged(Exception):
-    """A file that cannot be read, or whose rows cannot be what they say."""
+    """A file whose rows are not there, or cannot be what they say."""
 
 
 def compacted_parts(folder: Path, kind: Kind) -> frozenset[str]:
@@ -71,30 +49,34 @@ def all_parts(folder: Path, kind: Kind) -> set[str]:
 
 
 def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None) -> tuple[pa.Table, list[Path]]:
-    """All rows of a kind, with the schema's columns (or those asked for and the key), and the parts that are damaged.
+    """All rows of a kind, with the schema's columns (or those asked for and the key), and the files that are damaged
+    or cannot be read: parts, a compacted file, whose other rows count, or the manifest, which is not needed.
 
     Every row that was stored when the call began is there once, whatever is compacted meanwhile.
-    Raises UserError where the folder, the manifest or a compacted file cannot be read.
+    Raises UserError where the folder cannot be read.
     """
     schema = _part_of(kind, columns)
     while True:
         manifest = read_manifest(folder)
+        names, damaged = part_names(folder, kind), [folder / MANIFEST] if is_lost(folder) else []
         try:
-            held, names = frozenset[str](), part_names(folder, kind)
-            tables = []
-            if kind.name in manifest:
-                held = manifest[kind.name].parts
-                tables.append(read_compacted(folder, kind, manifest[kind.name], schema))
+            compacted, held = kind.schema.empty_table(), frozenset[str]()
+            if entry := manifest.get(kind.name):
+                compacted, held, whole = _read_compacted(folder, kind, entry)
+                damaged += [] if whole else [folder / COMPACTED / entry.file]
             parts = [folder / kind.name / name for name in names if name not in held]
-            loose, damaged = _read_all(parts, kind, kind.schema if len(parts) <= WHOLE_UP_TO else schema)
+            loose, unread = _read_all(parts, kind, kind.schema if len(parts) <= WHOLE_UP_TO else schema)
         except FileNotFoundError:  # compacted or set aside since it was listed
             continue
         if read_manifest(folder) == manifest:
-            return merged(schema, [*tables, loose.select(schema.names)]), damaged
+            return merged(schema, [compacted.select(schema.names), loose.select(schema.names)]), damaged + unread
 
 
 def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]] | None:
-    """The rows of one part, as plain values; None if it is not stored, or damaged."""
+    """The rows of one part, as plain values; None if it is not stored, or damaged.
+
+    Raises OSErrors of the file system as they come.
+    """
     name = f"{'.'.join(map(str, key))}.parquet"
     while True:
         manifest = read_manifest(folder)
@@ -102,7 +84,8 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
         try:
             if entry is None or name not in entry.parts:
                 return _plain(read_loose(folder / kind.name / name, kind, kind.schema))
-            return _plain(read_compacted(folder, kind, entry, kind.schema, key))
+            table, whole = read_compacted(folder, kind, entry, key)
+            return _plain(table) if whole or table.num_rows else None
         except Damaged:
             return None
         except FileNotFoundError:
@@ -111,49 +94,20 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
 
 
 def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
-    """The rows of a loose part. Raises Damaged, and FileNotFoundError."""
+    """The rows of a loose part. Raises Damaged, FileNotFoundError, and OSErrors of the file system."""
+    if part.is_symlink() or part.is_dir():
+        raise Damaged(part)
+    data = pa.BufferReader(part.read_bytes())
     try:
-        data = pa.BufferReader(part.read_bytes())
         table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=schema.names, use_threads=False)
-        table = table if table.schema.equals(schema) else _conform(table, schema)
+        table = table if table.schema.equals(schema) else conform(table, schema)
         key = [table[name].to_pylist() for name in kind.key]
-    except FileNotFoundError:
-        if part.is_symlink():
-            raise Damaged(part) from None
-        raise
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError):
+            raise
         raise Damaged(part) from error
     if not all(is_plain(identifier) for identifier in set(key[0])) or any(None in column for column in key):
         raise Damaged(part)
-    return table
-
-
-def read_compacted(
-    folder: Path, kind: Kind, entry: Compacted, schema: pa.Schema, key: Sequence[str | int] = ()
-) -> pa.Table:
-    """The rows of a compacted file, or those of one part of it.
-
-    Raises FileNotFoundError if another one has replaced it meanwhile, and UserError if it is damaged or lost.
-    """
-    file = folder / COMPACTED / entry.file
-    try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        if parquet.metadata.num_rows != entry.rows:
-            raise pa.ArrowInvalid("rows are missing")
-        groups = [
-            group
-            for group in range(parquet.num_row_groups)
-            if not key or _may_hold(parquet, group, kind.key[0], key[0])
-        ]
-        table = _conform(parquet.read_row_groups(groups, columns=schema.names), schema)
-    except FileNotFoundError:
-        if read_manifest(folder).get(kind.name) != entry:
-            raise
-        raise _lost(folder, file, entry) from None
-    except (pa.ArrowException, OSError) as error:
-        raise _lost(folder, file, entry) from error
-    for column, value in zip(kind.key, key, strict=False):
-        table = table.filter(pc.equal(table[column], value))
     return table
 
 
@@ -174,27 +128,66 @@ def _part_of(kind: Kind, columns: Collection[str] | None) -> pa.Schema:
     return pa.schema([field for field in schema if field.name in columns or field.name in kind.order])
 
 
+def _read_compacted(folder: Path, kind: Kind, entry: Compacted) -> tuple[pa.Table, frozenset[str], bool]:
+    """Its rows, the parts that they are of, and whether these are all. Raises FileNotFoundError if it was replaced."""
+    try:
+        table, whole = read_compacted(folder, kind, entry)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and read_manifest(folder).get(kind.name) != entry:
+            raise
+        table, whole = kind.schema.empty_table(), False
+    return table, entry.parts if whole else frozenset(kind.part_names(table)), whole
+
+
 def _read_all(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
     read = functools.partial(_read_share, kind=kind, schema=schema)
     if len(parts) <= WHOLE_UP_TO:
         return read(parts)
     # Threads would wait for the interpreter: most of a small file's time is spent there.
-    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("fork")) as pool:
-        tables, damaged = zip(*pool.map(read, (parts[i::PROCESSES] for i in range(PROCESSES))), strict=True)
-    return merged(schema, tables), sorted(itertools.chain(*damaged))
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(read, parts[1::2], sending), daemon=True)
+    child.start()
+    sending.close()
+    table, damaged = read(parts[::2])
+    try:
+        other = receiving.recv()
+    except EOFError:  # it was killed
+        other = read(parts[1::2])
+    child.join()
+    if isinstance(other, Exception):
+        raise other
+    return merged(schema, [table, other[0]]), sorted([*damaged, *other[1]])
+
+
+def _answer(
+    read: Callable[[Sequence[Path]], tuple[pa.Table, list[Path]]], parts: Sequence[Path], answers: Connection
+) -> None:
+    """In the other process, which ends with its share, whatever becomes of the first one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    answer: tuple[pa.Table, list[Path]] | Exception
+    try:
+        answer = read(parts)
+    except Exception as error:
+        answer = error
+    with contextlib.suppress(BrokenPipeError):
+        answers.send(answer)
 
 
 def _read_share(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
-    damaged = []
+    unread = []
 
     def read() -> Iterator[pa.Table]:
         for part in parts:
             try:
                 yield read_loose(part, kind, schema)
-            except Damaged:
-                damaged.append(part)
+            except FileNotFoundError:
+                raise
+            except (Damaged, OSError):
+                unread.append(part)
 
-    return merged(schema, read()), damaged
+    return merged(schema, read()), unread
 
 
 def merged(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
@@ -207,32 +200,8 @@ def merged(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables(held).combine_chunks()
 
 
-def _may_hold(parquet: pq.ParquetFile, group: int, column: str, value: str | int) -> bool:
-    """Whether a row group can hold the value, by its least and greatest one."""
-    metadata = parquet.metadata
-    bounds = metadata.row_group(group).column(metadata.schema.names.index(column)).statistics
-    return bool(bounds.min <= value <= bounds.max)
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part of an older version: columns that it lacks are missing numbers, columns since removed are dropped."""
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
     return [
         {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
         for row in table.to_pylist()
     ]
-
-
-def _lost(folder: Path, file: Path, entry: Compacted) -> UserError:
-    sentence = (
-        f"holds {entry.rows} rows, and cannot be read; restore it from a copy, or remove {MANIFEST}: "
-        "what was compacted then runs again"
-    )
-    return UserError([Problem(str(folder), str(file.relative_to(folder)), sentence)])

@@ -13,7 +13,8 @@ from sweep.errors import UserError
 from sweep.plan import TrialPlan
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import explained_as_user_error, read_curve, read_result, write_result
-from sweep.store.parts import TRIALS, all_parts
+from sweep.store.kinds import TRIALS
+from sweep.store.parts import all_parts
 
 # Of the planned columns, what the source's numbers were measured with.
 _RESOURCES = ("cpus_per_trial", "gpus_per_trial")

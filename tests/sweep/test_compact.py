@@ -14,11 +14,11 @@ from synthetic_study import curve, result, results, save, table_plan
 from sweep import store
 from sweep.errors import UserError
 from sweep.grid.search_spec import EarlyStop
-from sweep.store import compact as compaction
-from sweep.store import parts
-from sweep.store.compact import compact
+from sweep.store import compacted, parts
+from sweep.store.compact import _fold_logs, compact
 from sweep.store.driver_lock import lock_study
-from sweep.store.rungs import read_rung
+from sweep.store.kinds import KINDS
+from sweep.store.rungs import fold_rungs, read_rung
 from sweep.worker.early_stop import goes_on
 
 PLAN = table_plan(2)
@@ -43,9 +43,7 @@ def assert_same(first, second):
 
 
 def loose(folder):
-    return sorted(
-        str(path.relative_to(folder)) for kind in parts.KINDS for path in folder.glob(f"{kind.name}/*.parquet")
-    )
+    return sorted(str(path.relative_to(folder)) for kind in KINDS for path in folder.glob(f"{kind.name}/*.parquet"))
 
 
 def test_the_rows_stay_what_they_are(tmp_path, measurement):
@@ -162,57 +160,6 @@ def test_it_refuses_while_a_driver_runs(tmp_path):
     with lock_study(tmp_path), pytest.raises(UserError, match=rf"another process runs this study: pid {os.getpid()}"):
         compact(tmp_path)
     assert loose(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder, file: file.unlink(),
-        lambda folder, file: file.write_bytes(file.read_bytes()[:-9]),
-        lambda folder, file: (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:-9]),
-        lambda folder, file: (folder / "manifest.json").write_text("[]"),
-        lambda folder, file: (folder / "manifest.json").write_text(
-            (folder / "manifest.json").read_text().replace(file.name, f"../../{file.name}")
-        ),
-    ],
-    ids=["lost", "torn", "manifest torn", "other json", "manifest leads elsewhere"],
-)
-def test_damage_to_what_was_compacted_is_said_and_loses_nothing_more(tmp_path, damage):
-    save(tmp_path, ROWS[:3])
-    compact(tmp_path)
-    (file,) = (tmp_path / "compacted").glob("trials-*")
-    save(tmp_path, ROWS[3:5])
-    damage(tmp_path, file)
-    before = loose(tmp_path)
-    for act in (store.read_rows, compact):
-        with pytest.raises(UserError, match=r"(damaged|cannot be read).*restore it from a copy"):
-            act(tmp_path)
-    assert loose(tmp_path) == before
-
-
-def test_a_bit_that_flipped_in_a_compacted_file_is_damage(tmp_path):
-    save(tmp_path, ROWS)
-    compact(tmp_path)
-    (file,) = (tmp_path / "compacted").glob("trials-*")
-    data = bytearray(file.read_bytes())
-    data[len(data) // 4] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(UserError, match="holds 15 rows, and cannot be read"):
-        store.read_rows(tmp_path)
-
-
-def test_a_compacted_file_that_lacks_rows_is_damage(tmp_path):
-    """Such as one of before, brought back from a copy."""
-    save(tmp_path, ROWS[:3])
-    compact(tmp_path)
-    (file,) = (tmp_path / "compacted").glob("trials-*")
-    older = file.read_bytes()
-    save(tmp_path, ROWS[3:5])
-    compact(tmp_path)
-    (file,) = (tmp_path / "compacted").glob("trials-*")
-    file.write_bytes(older)
-    with pytest.raises(UserError, match="holds 5 rows, and cannot be read"):
-        store.read_rows(tmp_path)
 
 
 # rungs and logs
@@ -361,7 +308,7 @@ def test_readers_in_other_processes_see_every_row_once(tmp_path):
 KILLED = textwrap.dedent("""
     import os, shutil, signal, sys
     from pathlib import Path
-    from sweep.store.compact import compact
+    from sweep.store.compact import _fold_logs, compact
 
     source, copies = Path(sys.argv[1]), Path(sys.argv[2])
     for point in range(1, 1000):
@@ -401,8 +348,8 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
     torn = study / "trials" / "torn.1.parquet"
     torn.write_bytes(b"PAR1")
     leave_rungs_and_logs(study, ["a", "b"])
-    compaction.fold_rungs(study)
-    compaction._fold_logs(study / "logs")
+    fold_rungs(study)
+    _fold_logs(study / "logs")
     leave_rungs_and_logs(study, ["c", "d"])
     rows, epochs = store.read_rows(study)[0], store.read_epochs(study)[0]
     subprocess.run([sys.executable, "-c", KILLED, str(study), str(copies)], check=True)
@@ -434,7 +381,7 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     def no_room(path, data, **options):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(compaction, "write_atomically", no_room)
+    monkeypatch.setattr(compacted, "write_atomically", no_room)
     with pytest.raises(UserError, match="cannot be written: No space left"):
         compact(tmp_path)
     assert_same(everything(tmp_path), before)

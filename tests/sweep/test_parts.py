@@ -64,7 +64,7 @@ def test_a_part_that_is_set_aside_meanwhile_is_not_missed_elsewhere(tmp_path, mo
     def then_it_moves(folder, kind):
         names = real(folder, kind)
         if not moved:
-            moved.extend(store.quarantine(folder, [part]))
+            moved.append(part.rename(folder / part.name))
         return names
 
     monkeypatch.setattr(parts, "part_names", then_it_moves)
@@ -123,8 +123,6 @@ def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monke
     compact(tmp_path)
     assert store.read_result(tmp_path, ROWS[4].trial_id, 1) == asdict(ROWS[4])
     assert len(decoded) == before + 1
-    (tmp_path / "manifest.json").unlink()
-    assert manifest.read_manifest(tmp_path) == {}
 
 
 def test_many_parts_are_read_by_several_processes_and_are_the_same(tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from sweep.errors import UserError
 from sweep.grid.search_spec import Search
 from sweep.plan import Case, plan_to_json
 from sweep.status import describe, study_status
-from sweep.store import quarantine, save_plan, write_result
+from sweep.store import save_plan, write_result
 from sweep.store.driver_lock import lock_study, token_of
+from sweep.store.quarantine import quarantine
 from sweep.trial import failed_row, run_trial
 from sweep.worker.progress import FILE, TrialProgress, checkpoint_folder
 
@@ -105,6 +106,7 @@ def test_what_was_set_aside_is_named(study: Path) -> None:
     status = study_status(study)
     assert (status.damaged, status.set_aside) == ((), (moved,))
     assert printed(study)[-2:] == ["1 damaged file has been set aside, and counts as not stored:", f"  {moved}"]
+    (study / "epochs" / "fake-seed3.1.parquet").write_text("torn as well")
     quarantine(study, [study / "epochs" / "fake-seed3.1.parquet"])
     assert "2 damaged files have been set aside, and count as not stored:" in printed(study)
 

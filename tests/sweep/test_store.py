@@ -20,6 +20,7 @@ from sweep import store
 from sweep.errors import UserError
 from sweep.schema import EpochRow, ResultRow, arrow_schema
 from sweep.store import driver_lock
+from sweep.store.quarantine import quarantine
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
@@ -256,7 +257,7 @@ def test_quarantine_overwrites_nothing(tmp_path):
         for kind in ("trials", "epochs"):
             part = tmp_path / kind / "t.1.parquet"
             part.write_text(f"{kind} {text}")
-            moved += store.quarantine(tmp_path, [part])
+            moved += quarantine(tmp_path, [part])
             assert not part.exists()
     assert [path.read_text() for path in moved] == [
         f"{kind} {text}" for text in ("first", "second", "third") for kind in ("trials", "epochs")
@@ -321,4 +322,4 @@ def test_a_damaged_part_that_cannot_be_moved(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.mkdir", full)
     with pytest.raises(UserError, match="cannot be written: No space left"):
-        store.quarantine(tmp_path, [part])
+        quarantine(tmp_path, [part])

@@ -1,0 +1,43 @@
+"""What the parts of a study hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a folder of parts holds."""
+
+    name: str  # of the folder
+    row_type: type
+    key: tuple[str, ...]  # the columns that name a part; the first is also the name of other files
+    order: tuple[str, ...]  # of the rows; longer than the key where a part has several
+
+    @property
+    def schema(self) -> pa.Schema:
+        return arrow_schema(self.row_type)
+
+    def part_names(self, table: pa.Table) -> set[str]:
+        """Of the parts that these rows come from."""
+        keys = zip(*(table[column].to_pylist() for column in self.key), strict=True)
+        return {f"{'.'.join(map(str, key))}.parquet" for key in keys}
+
+
+TRIALS = Kind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), order=("trial_id", "attempt"))
+EPOCHS = Kind(name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), order=("trial_id", "attempt", "epoch"))
+MEASUREMENTS = Kind(name="measurements", row_type=MeasureRow, key=("measure_id",), order=("measure_id",))
+KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of an older version: columns that it lacks are missing numbers, columns since removed are dropped."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
