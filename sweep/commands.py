@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,7 +161,7 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     from sweep.grid.placement import FLAGS
     from sweep.plan import make_plan
     from sweep.price import price
-    from sweep.price.calibration import COLUMNS, calibrate, rows_beside
+    from sweep.price.calibration import calibrate
     from sweep.price.fit import fitting
     from sweep.price.pool_device import pool_device
     from sweep.run.runner import resume_columns
@@ -179,12 +178,11 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     if in_process and plan.pool.gpus_per_trial == "pack":
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
     folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
-    stored = read_rows(folder, resume_columns(plan, COLUMNS))
+    stored = read_rows(folder, resume_columns(plan))
     device = pool_device(plan, address=options.address)
     plan = fitting(plan, device, stored=set(stored.rows["trial_id"]))
     data = plan.trials[0].data  # the whole plan's
-    studies = chain([stored.rows], rows_beside(folder))
-    calibration = calibrate(studies, device, data, describe_dataset(data).train_images)
+    calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
     return _Prepared(spec, plan, folder, stored, price(plan, device, calibration))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sweep.price.training_time import device_seconds
 from sweep.store import read_rows
 
 FEW_ROWS = 3  # with fewer the band is a guess
-MOST_ROWS = 500  # a median needs no more
+MOST_ROWS = 500  # the newest, of each study and of all: a median needs no more
 COLUMNS = (
     "status", "source", "backbone", "image_size", "patch_size", "cls_position", "schedule", "batch_size", "precision",
     "dataset", "train_images", "epochs", "top1_ema_pct", "cpus_per_trial", "gpus_per_trial", "train_time_s",
@@ -42,25 +42,19 @@ class Calibration(NamedTuple):
         return f"band from {self.rows} stored rows of this device"
 
 
-def calibrate(studies: Iterable[pd.DataFrame], device: PoolDevice, data: DataConfig, train_images: int) -> Calibration:
-    """From the newest of the completed results on the same device, whatever they trained.
+def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images: int) -> Calibration:
+    """From the completed results on the same device in the studies of a results folder, whatever they trained.
 
     Args:
-        studies: rows of each, with COLUMNS; no more of them are asked for than it takes.
         data, train_images: of the plan at hand. Rows do not say how large their data set was: where a row of another
             one does not name the part that it trained on, it is left out, unless the set is here.
     """
-    found: list[pd.DataFrame] = []
-    for rows in studies:
-        if len(own := _measured_on(device, rows)):
-            found.append(own)
-        if sum(map(len, found)) >= MOST_ROWS:
-            break
-    if not found:
+    frames = [rows for folder in _studies(results) if len(rows := _rows(folder, device))]
+    if not frames:
         return Calibration()
-    newest = pd.concat(found).sort_values("finished_at").tail(MOST_ROWS)
+    rows = pd.concat(frames).sort_values("finished_at").tail(MOST_ROWS)
     sizes: dict[str, int] = {data.dataset: train_images} if data.train_images is None else {}
-    ratios = [ratio for row in newest.to_dict("records") if (ratio := _ratio(row, device, sizes))]
+    ratios = [ratio for row in rows.to_dict("records") if (ratio := _ratio(row, device, sizes))]
     if not ratios:
         return Calibration()
     low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
@@ -69,18 +63,18 @@ def calibrate(studies: Iterable[pd.DataFrame], device: PoolDevice, data: DataCon
     return Calibration(factor=middle, low=low, high=high, rows=len(ratios))
 
 
-def rows_beside(study: Path) -> Iterator[pd.DataFrame]:
-    """Of each other study in the results folder, with COLUMNS; those that cannot be read are left out."""
+def _studies(results: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
-        for folder in sorted(study.parent.iterdir()):
-            if folder != study and (folder / "plan.json").is_file():
-                with contextlib.suppress(UserError):  # another study's damage is no reason to refuse this one
-                    yield read_rows(folder, columns=COLUMNS)[0]
+        yield from sorted(folder for folder in results.iterdir() if (folder / "plan.json").is_file())
 
 
-def _measured_on(device: PoolDevice, rows: pd.DataFrame) -> pd.DataFrame:
+def _rows(folder: Path, device: PoolDevice) -> pd.DataFrame:
+    try:
+        rows, _ = read_rows(folder, columns=COLUMNS, newest=MOST_ROWS)
+    except UserError:  # another study's damage is no reason to refuse this one
+        return pd.DataFrame()
     own = (rows["status"] == "completed") & rows["source"].isna() & (rows["train_time_s"] > 0)
-    return rows.loc[own & rows["device_name"].fillna("").map(device.is_named).astype(bool), list(COLUMNS)]
+    return rows[own & rows["device_name"].fillna("").map(device.is_named).astype(bool)]
 
 
 def _ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str, int]) -> float | None:

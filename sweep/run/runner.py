@@ -26,7 +26,7 @@ from sweep.store.quarantine import quarantine
 from sweep.store.result_cache import ResultCache
 from sweep.worker.progress import TrialProgress
 
-# What resuming a grid reads of each row.
+# What resuming a grid reads of each row; a search is told all of it.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
 
 ExecutorFactory = Callable[[Path, Sequence[TrialPlan]], Executor]
@@ -112,9 +112,9 @@ def run_plan(
     )
 
 
-def resume_columns(plan: Plan, more: Collection[str] = ()) -> Collection[str] | None:
-    """What resuming a plan reads of each row, and `more`; None for all of it, which a search is told."""
-    return None if plan.search else {*RESUME_COLUMNS, *more}
+def resume_columns(plan: Plan) -> Collection[str] | None:
+    """What resuming a plan reads of each row; None for all of it, which a search is told."""
+    return None if plan.search else RESUME_COLUMNS
 
 
 def untrained(

@@ -111,7 +111,7 @@ def write_measurement(folder: Path, row: MeasureRow) -> None:
     write_atomically(folder / "measurements" / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
 
 
-def read_rows(folder: Path, columns: Collection[str] | None = None) -> Stored:
+def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> Stored:
     """All stored rows, in the order of trial and attempt, and the parts that cannot be read.
 
     Columns and dtypes are those of ResultRow, with or without rows: whole numbers are Int64 (missing: NA), other
@@ -119,10 +119,11 @@ def read_rows(folder: Path, columns: Collection[str] | None = None) -> Stored:
 
     Args:
         columns: only these, and trial_id and attempt; that is several times as fast.
+        newest: not more than so many of the parts that are not compacted, those that were written last.
 
     Raises UserError where the folder cannot be read.
     """
-    return Stored(*_frame(folder, TRIALS, columns))
+    return Stored(*_frame(folder, TRIALS, columns, newest))
 
 
 def is_current(folder: Path, stored: Stored) -> bool:
@@ -220,8 +221,10 @@ def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFr
     return frame
 
 
-def _frame(folder: Path, kind: Kind, columns: Collection[str] | None = None) -> tuple[pd.DataFrame, list[Path]]:
-    table, damaged = read_parts(folder, kind, columns)
+def _frame(
+    folder: Path, kind: Kind, columns: Collection[str] | None = None, newest: int | None = None
+) -> tuple[pd.DataFrame, list[Path]]:
+    table, damaged = read_parts(folder, kind, columns, newest)
     # Numbers keep a missing value apart from zero without turning layer 6 into 6.0.
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     for field in table.schema:

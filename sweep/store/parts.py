@@ -48,11 +48,14 @@ def all_parts(folder: Path, kind: Kind) -> set[str]:
     return {*part_names(folder, kind), *compacted_parts(folder, kind)}  # in this order, for a part may move meanwhile
 
 
-def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None) -> tuple[pa.Table, list[Path]]:
+def read_parts(
+    folder: Path, kind: Kind, columns: Collection[str] | None = None, newest: int | None = None
+) -> tuple[pa.Table, list[Path]]:
     """All rows of a kind, with the schema's columns (or those asked for and the key), and the files that are damaged
     or cannot be read: parts, a compacted file, whose other rows count, or the manifest, which is not needed.
 
-    Every row that was stored when the call began is there once, whatever is compacted meanwhile.
+    Every row that was stored when the call began is there once, whatever is compacted meanwhile; with `newest`, those
+    of so many loose parts, the last written.
     Raises UserError where the folder cannot be read.
     """
     schema = _part_of(kind, columns)
@@ -65,6 +68,8 @@ def read_parts(folder: Path, kind: Kind, columns: Collection[str] | None = None)
                 compacted, held, whole = _read_compacted(folder, kind, entry)
                 damaged += [] if whole else [folder / COMPACTED / entry.file]
             parts = [folder / kind.name / name for name in names if name not in held]
+            if newest is not None and len(parts) > newest:
+                parts = sorted(parts, key=lambda part: part.lstat().st_mtime_ns)[-newest:]
             loose, unread = _read_all(parts, kind, kind.schema if len(parts) <= WHOLE_UP_TO else schema)
         except FileNotFoundError:  # compacted or set aside since it was listed
             continue

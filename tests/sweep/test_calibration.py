@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import pandas as pd
 import pytest
 from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
-from sweep.price.calibration import MOST_ROWS, Calibration, calibrate, rows_beside
+from sweep.price.calibration import Calibration, calibrate
 from sweep.price.pool_device import PoolDevice
 from sweep.price.training_time import device_seconds
 
@@ -43,7 +42,7 @@ def about(factor):
 
 
 def calibrated(results, device=CPU, data=DIGITS):
-    return calibrate(rows_beside(results / "at hand"), device, data, data.train_images or IMAGES)
+    return calibrate(results, device, data, data.train_images or IMAGES)
 
 
 def test_the_median_corrects_and_the_quantiles_are_the_band(tmp_path):
@@ -111,21 +110,3 @@ def test_a_damaged_study_does_not_stand_in_the_way(tmp_path):
     part.write_bytes(b"torn")
     assert calibrated(tmp_path).rows == 1
     assert part.read_bytes() == b"torn"
-
-
-def test_the_study_at_hand_is_read_by_who_asks(tmp_path):
-    study(tmp_path / "own", took(TRIALS[0], 9.0))
-    study(tmp_path / "other", took(TRIALS[1], 2.0))
-    (rows,) = rows_beside(tmp_path / "own")
-    assert rows["trial_id"].tolist() == [TRIALS[1].trial_id]
-
-
-def test_no_more_studies_are_read_than_it_takes(tmp_path):
-    study(tmp_path / "one", took(TRIALS[0], 2.0))
-    (rows,) = rows_beside(tmp_path / "own")
-
-    def studies():
-        yield pd.concat([rows] * MOST_ROWS)
-        raise AssertionError("that was enough")
-
-    assert calibrate(studies(), CPU, DIGITS, IMAGES).rows == MOST_ROWS

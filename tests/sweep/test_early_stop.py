@@ -104,7 +104,8 @@ def test_what_is_folded_counts_as_before(tmp_path):
     assert read_rung(rung_of(tmp_path / "folded"))["trial2"] == ("trial2", 62.0, True)
 
 
-def test_a_worker_that_is_overtaken_by_folding_sees_every_arrival_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_worker_that_is_overtaken_by_folding_sees_every_arrival_once(tmp_path, monkeypatch, moment):
     for i in range(4):
         arrive(tmp_path, f"trial{i}", float(i))
     rung, real = rung_of(tmp_path), os.listdir
@@ -114,7 +115,7 @@ def test_a_worker_that_is_overtaken_by_folding_sees_every_arrival_once(tmp_path,
         names = real(folder)
         monkeypatch.setattr(os, "listdir", real)
         fold_rungs(tmp_path)
-        return names
+        return names if moment == "after" else real(folder)
 
     monkeypatch.setattr(os, "listdir", overtaken)
     assert read_rung(rung) == before

@@ -1,5 +1,6 @@
 """Reading parts: some of the columns, one attempt, and what vanishes or hides meanwhile."""
 
+import os
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -15,6 +16,17 @@ from sweep.store import manifest, parts
 from sweep.store.compact import compact
 
 ROWS = results(table_plan(2))
+
+
+def test_the_newest_parts_alone(tmp_path):
+    save(tmp_path, ROWS[:1])
+    compact(tmp_path)
+    save(tmp_path, ROWS[1:6])
+    for age, row in enumerate(ROWS[1:6]):
+        os.utime(tmp_path / "trials" / f"{row.trial_id}.1.parquet", (0, 1000 - age))
+    for newest, found in ((2, ROWS[:3]), (5, ROWS[:6]), (9, ROWS[:6]), (None, ROWS[:6])):
+        rows, _ = store.read_rows(tmp_path, ["status"], newest=newest)
+        assert set(rows["trial_id"]) == {row.trial_id for row in found}
 
 
 def test_some_columns_are_those_of_all(tmp_path):

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from synthetic_study import curve, result
+
+from sweep import store
+from sweep.plan import make_plan, plan_to_json
+from sweep.price.pool_device import pool_device
+from sweep.spec import load_spec
 
 HERE = Path(__file__).parent
 TRIALS = 10_000
+CASES = [f"{{strategy: upper, start_layer: {start}, r: {r}}}" for start in range(4, 22) for r in range(3, 9)][:99]
+GRID = f"""
+study: scale
+baselines: [{{strategy: none}}]
+cases: [{", ".join(CASES)}]
+seeds: {list(range(TRIALS // 100))}
+profiles:
+  laptop: {{backbone: vim_nano, dataset: digits, train_images: 64, image_size: 14, patch_size: 1, epochs: 1,
+           batch_size: 64, ema: false}}
+"""
 
 
 def timed(*command: str | Path) -> tuple[float, str]:
@@ -49,3 +67,39 @@ def test_ten_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert max(resume, resume_after) < 10
     assert max(status, status_after) < 3
     assert files < 2 * TRIALS
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_command_resumes_a_grid_of_ten_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """From `famba-sweep GRID` to the one trial that is missing: the plan, what is stored, the price, the agenda."""
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID)
+    plan = make_plan(load_spec(grid), "laptop")
+    assert len(plan.trials) == TRIALS
+    study, device = tmp_path / "out" / "scale-laptop", pool_device(plan, address=None)
+    now = dt.datetime.now(dt.UTC)
+    store.save_plan(study, plan_to_json(plan))
+    for trial in plan.trials[:-1]:
+        row = result(trial, top1_best_pct=90.0, top1_pct=90.0, train_time_s=1.0, peak_memory_mib=100.0, finished_at=now)
+        store.write_result(study, replace(row, device_name=device.name), curve(row))
+
+    command = [sys.executable, "-um", "sweep.cli", grid, "--executor", "in-process", "--profile", "laptop"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    begins = []
+    for compacted in (False, True):
+        began = time.monotonic()
+        with subprocess.Popen(
+            [*command, "--out", tmp_path / "out"], env=environment, stdout=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdout
+            times = {line.strip(): time.monotonic() - began for line in run.stdout}
+        assert run.returncode == 0
+        begins.append(times[f"1 of {TRIALS} trials to train, 1 at a time"])
+        with capsys.disabled():
+            ended = next(seconds for line, seconds in times.items() if f"{TRIALS}/{TRIALS} done" in line)
+            print(f"\n{begins[-1]:.1f} s to the first trial, {max(times.values()) - ended:.1f} s for the report")
+        if not compacted:
+            (study / "trials" / f"{plan.trials[-1].trial_id}.1.parquet").unlink()
+            timed("-m", "sweep.cli", "compact", study)
+    assert max(begins) < 10
