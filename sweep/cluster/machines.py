@@ -103,8 +103,7 @@ class Machines:
         return f"in({','.join(sorted(usable)) or 'none'})"  # the empty list is not allowed, and no id is "none"
 
     def leave_out(self, node_id: str, why: str) -> None:
-        """Give no more jobs to a machine that has passed its check, and which a worker has found unfit, until it passes
-        another one."""
+        """Give a machine no more jobs until it passes a check."""
         self._unfit[node_id] = (why, time.monotonic())
 
     def room(self, wait_s: float = 0.0) -> Room:
@@ -143,9 +142,6 @@ class Machines:
                     now = self.room()
                     for note in self._notes():
                         send(note)
-                except UserError as error:
-                    send(error)
-                    return
                 except Exception:
                     send(RuntimeError(traceback.format_exc()))
                     return
@@ -156,7 +152,7 @@ class Machines:
         threading.Thread(target=look, daemon=True).start()
 
     def _notes(self) -> list[str]:
-        """What to say of machines that get no job, once. Raises UserError where the fault is not theirs."""
+        """What to say of machines that get no job, once."""
         late = dict.fromkeys(self._late(CHECK_TIMEOUT_S), f"{NO_ANSWER}; it gets no trial before it does")
         unfit = {
             node_id: f"{why}; the run goes on without it until that is mended"
@@ -164,12 +160,6 @@ class Machines:
         }
         notes = {str(problem) for problem in _named(late | unfit)} - self._noted
         self._noted |= notes
-        if notes and unfit and self._mark and self._mark.problem():
-            folder = self._mark.folder
-            raise UserError(
-                f"{folder}: the file {self._mark.name} is gone, by which machines know the folder; "
-                "what has ended is stored, and the same command goes on"
-            )
         return sorted(notes)
 
     def _late(self, seconds: float) -> list[str]:
@@ -191,6 +181,7 @@ class Machines:
         if self._mark is None:
             self._memory |= {node_id: gpu_memory_mib() if self._need.gpus else None for node_id in ids}
             return
+        self._mark.renew()
         for node_id, answer in self._answers(ids, self._mark, wait_s).items():
             if isinstance(answer, str):
                 self.leave_out(node_id, answer)

@@ -165,14 +165,12 @@ def test_an_unfit_machine_is_named_once_and_does_not_count(tmp_path: Path, monke
     assert pool.selector == "in(blind,first)"
 
 
-def test_no_machine_is_blamed_where_the_driver_sees_as_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_that_is_gone_is_left_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = Mark.leave(tmp_path)
     cluster = Cluster(monkeypatch, mark)
     cluster.join("only")
     cluster.answers["only"] = (None,)
-    pool = Machines(NEED, mark)
-    pool.first_room()
     mark.remove()
-    pool.leave_out("only", "does not see it")
-    with pytest.raises(UserError, match=rf"{tmp_path}: the file {mark.name} is gone"):
-        pool._notes()
+    assert mark.problem()
+    assert Machines(NEED, mark).first_room().capacity == 1
+    assert mark.problem() is None
