@@ -36,8 +36,8 @@ class RayExecutor:
 
     Starts Ray on this machine, or joins the cluster at `address`, whose machines must see the study's folder under
     the same path; each is asked before it gets a job. Raises UserError if Ray does not start, a machine cannot run the
-    study's jobs, or none has what a job takes; `poll` raises it if Ray stops working, or a machine joins that cannot
-    run them.
+    study's jobs, or none has what a job takes; `poll` raises it if Ray stops working, and warns of a machine that joins
+    and cannot run them: it gets none.
 
     Args:
         jobs: what will be submitted takes as much as the largest of these, or less.

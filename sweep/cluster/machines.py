@@ -15,6 +15,7 @@ from sweep.errors import Problem, UserError
 from sweep.executor import Job
 
 CHECK_TIMEOUT_S = 60.0
+CHECK_AGAIN_S = 60.0  # machines that failed
 WATCH_S = 1.0
 
 NO_ANSWER = f"has not answered within {CHECK_TIMEOUT_S:g} s"
@@ -83,44 +84,55 @@ def _describe(node: Node) -> str:
 class Machines:
     """The cluster that this process has joined, as far as jobs like `need` are concerned.
 
-    Every machine that may get one is checked before it counts; without `mark` (Ray runs on this machine alone) there is
-    nothing to check.
+    Every machine that may get one is checked before it does; without `mark` (Ray runs on this machine alone) there is
+    nothing to check. `room` is for one thread; `selector` and `leave_out` are for another one.
     """
 
     def __init__(self, need: Need, mark: Mark | None) -> None:
         self._need, self._mark = need, mark
         self._memory: dict[str, float | None] = {}  # of the GPUs of checked machines, by the node's id
         self._asked: dict[str, tuple[Any, float]] = {}  # by the node's id, the answer to come, and since when
-        self._noted: set[str] = set()  # nodes that are known to be slow
+        self._unfit: dict[str, tuple[str, float]] = {}  # by the node's id, why a machine is left out, and since when
+        self._usable: list[str] = []  # ids of the machines in the last Room
+        self._noted: set[str] = set()  # what the user has been told
+
+    @property
+    def selector(self) -> str:
+        """The machines that jobs may go to now: Ray's condition on the label ray.io/node-id."""
+        usable = [node_id for node_id in self._usable if node_id not in self._unfit]
+        return f"in({','.join(sorted(usable)) or 'none'})"  # the empty list is not allowed, and no id is "none"
+
+    def leave_out(self, node_id: str, why: str) -> None:
+        """Give a machine no more jobs until it passes a check."""
+        self._unfit[node_id] = (why, time.monotonic())
 
     def room(self, wait_s: float = 0.0) -> Room:
-        """What there is now, after `wait_s` at most, without the machines that have not answered yet.
-
-        Raises UserError naming each machine that cannot run jobs, and why.
-        """
+        """What there is now, after `wait_s` at most, without the machines that are left out or have not answered."""
         import ray
 
         nodes = [node for node in ray.nodes() if node["Alive"] and _fitting(node, self._need)]
-        if new := [node for node in nodes if node["NodeID"] not in self._memory]:
-            self._memory |= self._checked(new, wait_s)
-        checked = [node for node in nodes if node["NodeID"] in self._memory]
-        sizes = [size for node in checked if (size := self._memory[node["NodeID"]]) is not None]
-        return Room(capacity=capacity(checked, self._need), gpu_memory_mib=min(sizes, default=None))
+        if due := [node["NodeID"] for node in nodes if self._is_due(node["NodeID"])]:
+            self._check(due, wait_s)
+        usable = [node for node in nodes if node["NodeID"] in self._memory and node["NodeID"] not in self._unfit]
+        self._usable = [node["NodeID"] for node in usable]
+        sizes = [size for node_id in self._usable if (size := self._memory[node_id]) is not None]
+        return Room(capacity=capacity(usable, self._need), gpu_memory_mib=min(sizes, default=None))
 
     def first_room(self) -> Room:
-        """`room`, before the first job: raises UserError also where nothing fits."""
+        """`room`, before the first job: raises UserError naming each machine that cannot run jobs, and why, and where
+        nothing fits."""
         import ray
 
         room = self.room(CHECK_TIMEOUT_S)
-        if late := self._late(0):
-            raise UserError([Problem(node["NodeManagerAddress"], "", NO_ANSWER) for node in late])
+        if problems := _named(dict.fromkeys(self._late(0), NO_ANSWER) | self._reasons()):
+            raise UserError(problems)
         if room.capacity == 0:
             raise no_room(ray.nodes(), self._need)
         return room
 
     def watch(self, room: Room, send: Callable[[Room | str | Exception], None]) -> None:
-        """Send what follows `room` as machines come and go, and words on slow ones, from a thread that ends with the
-        process."""
+        """Send what follows `room` as machines come and go, and words on those that get no job, from a thread that ends
+        with the process."""
 
         def look() -> None:
             known = room
@@ -128,11 +140,8 @@ class Machines:
                 time.sleep(WATCH_S)
                 try:
                     now = self.room()
-                    for note in self._slow():
+                    for note in self._notes():
                         send(note)
-                except UserError as error:
-                    send(error)
-                    return
                 except Exception:
                     send(RuntimeError(traceback.format_exc()))
                     return
@@ -142,48 +151,51 @@ class Machines:
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _late(self, seconds: float) -> list[Node]:
-        """The machines that were asked so long ago and have not answered."""
-        import ray
+    def _notes(self) -> list[str]:
+        """What to say of machines that get no job, once."""
+        late = dict.fromkeys(self._late(CHECK_TIMEOUT_S), f"{NO_ANSWER}; it gets no trial before it does")
+        unfit = {
+            node_id: f"{why}; the run goes on without it until that is mended"
+            for node_id, why in self._reasons().items()
+        }
+        notes = {str(problem) for problem in _named(late | unfit)} - self._noted
+        self._noted |= notes
+        return sorted(notes)
 
-        asked = {node_id for node_id, (_, since) in self._asked.items() if time.monotonic() - since >= seconds}
-        return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in asked]
+    def _late(self, seconds: float) -> list[str]:
+        """The ids of machines that were asked so long ago and have not answered."""
+        now = time.monotonic()
+        return [node_id for node_id, (_, since) in self._asked.items() if now - since >= seconds]
 
-    def _slow(self) -> list[str]:
-        """What to say of machines that have joined and do not answer, once of each."""
-        slow = [node for node in self._late(CHECK_TIMEOUT_S) if node["NodeID"] not in self._noted]
-        self._noted |= {node["NodeID"] for node in slow}
-        return [f"{node['NodeManagerAddress']}: {NO_ANSWER}; it gets no trial before it does" for node in slow]
+    def _reasons(self) -> dict[str, str]:
+        return {node_id: why for node_id, (why, _) in self._unfit.copy().items()}
 
-    def _checked(self, nodes: list[Node], wait_s: float) -> dict[str, float | None]:
-        """The memory of their GPUs, by id, without machines that left meanwhile or have not answered."""
+    def _is_due(self, node_id: str) -> bool:
+        """Whether a machine is to be checked: a new one, or one that is left out, for it may have been mended."""
+        if (unfit := self._unfit.get(node_id)) is None:
+            return node_id not in self._memory
+        return time.monotonic() - unfit[1] >= CHECK_AGAIN_S
+
+    def _check(self, ids: list[str], wait_s: float) -> None:
+        """Learn which machines can run jobs, of those that have answered after `wait_s` at most."""
         if self._mark is None:
-            return {node["NodeID"]: gpu_memory_mib() if self._need.gpus else None for node in nodes}
-        answers = self._answers(nodes, self._mark, wait_s)
-        there = _alive()
-        sizes: dict[str, float | None] = {}
-        problems = []
-        for node in nodes:
-            node_id = node["NodeID"]
-            if (answer := answers.get(node_id)) is None:
-                continue
+            self._memory |= {node_id: gpu_memory_mib() if self._need.gpus else None for node_id in ids}
+            return
+        self._mark.renew()
+        for node_id, answer in self._answers(ids, self._mark, wait_s).items():
             if isinstance(answer, str):
-                if node_id in there:
-                    problems.append(Problem(node["NodeManagerAddress"], "", answer))
+                self.leave_out(node_id, answer)
             elif not self._mark.is_answered(node_id):
                 sentence = f"writes to another {self._mark.folder} than this machine: --out must be a shared folder"
-                problems.append(Problem(node["NodeManagerAddress"], "", sentence))
+                self.leave_out(node_id, sentence)
             else:
-                (sizes[node_id],) = answer
-        if problems:
-            raise UserError(problems)
-        return sizes
+                (self._memory[node_id],) = answer
+                self._unfit.pop(node_id, None)
 
-    def _answers(self, nodes: list[Node], mark: Mark, wait_s: float) -> dict[str, Answer]:
-        """Of those of `nodes` that have answered after `wait_s` at most, by id. All are asked at the same time."""
+    def _answers(self, ids: list[str], mark: Mark, wait_s: float) -> dict[str, Answer]:
+        """Of those that have answered after `wait_s` at most, by id. All are asked at the same time."""
         import ray
 
-        ids = [node["NodeID"] for node in nodes]
         self._asked = {
             node_id: self._asked.get(node_id) or (_ask(node_id, mark, with_gpu=bool(self._need.gpus)), time.monotonic())
             for node_id in ids  # without machines that have left
@@ -192,10 +204,12 @@ class Machines:
         return {node_id: _answer(self._asked.pop(node_id)[0]) for node_id in ids if self._asked[node_id][0] in ready}
 
 
-def _alive() -> set[str]:
+def _named(sentences: dict[str, str]) -> list[Problem]:
+    """Of those machines that are there, by their addresses instead of their ids."""
     import ray
 
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    there = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return [Problem(there[node_id], "", sentence) for node_id, sentence in sentences.items() if node_id in there]
 
 
 def _ask(node_id: str, mark: Mark, *, with_gpu: bool) -> Any:

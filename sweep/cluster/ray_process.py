@@ -94,6 +94,7 @@ def main(pipe_fd: int) -> None:
             link.closing,
             run=start.run,
             mark=start.mark,
+            machines=machines,
             scratch=start.scratch,
             reuse_workers=start.reuse_workers,
         )

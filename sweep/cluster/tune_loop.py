@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,13 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from sweep.cluster.machines import Machines
 from sweep.cluster.node_check import Mark
-from sweep.errors import Problem, UserError
 from sweep.executor import Event, Job, Lost, Progress, RunJob, Started
 
 # Of configs {"job", "attempt", "folder"}, ids of jobs to stop, and None at the end.
 Submissions = queue.SimpleQueue
-Send = Callable[[Event | Exception], None]
+Send = Callable[[Event], None]
 
 
 @dataclass(kw_only=True)
@@ -30,6 +31,7 @@ class _Live:
     trials: dict[str, Any] = field(default_factory=dict)
     to_stop: list[str] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)  # of these
+    again: deque[dict[str, Any]] = field(default_factory=deque)  # configs of those that are to wait anew
 
 
 def run_tune(
@@ -39,6 +41,7 @@ def run_tune(
     *,
     run: RunJob,
     mark: Mark | None,
+    machines: Machines,
     scratch: Path,
     reuse_workers: bool,
 ) -> None:
@@ -46,15 +49,15 @@ def run_tune(
     live = _Live()
 
     def train(config: dict[str, Any]) -> None:
-        _work(run, mark, **config)
+        _work(run, mark, config["job"], config["attempt"], config["folder"])
 
     # tune.run and not Tuner, which pickles searcher and callbacks to restore them; resume is planned minus stored.
     tune.run(
         tune.with_resources(train, _resources),
-        search_alg=_Submitted(submitted, live),
-        scheduler=_Stopper(closing, live),
+        search_alg=_Submitted(submitted, live, machines),
+        scheduler=_Stopper(closing, live, machines),
         num_samples=-1,
-        callbacks=[_Reporter(send, live)],
+        callbacks=[_Reporter(send, live, machines)],
         raise_on_failed_trial=False,
         reuse_actors=reuse_workers,
         verbose=0,
@@ -65,8 +68,9 @@ def run_tune(
 
 def _work(run: RunJob, mark: Mark | None, job: Job, attempt: int, folder: Path) -> None:
     """Runs in the worker."""
-    if mark and (problem := mark.problem()):  # a machine that joined just now, and is not checked yet
-        tune.report({"problem": Problem(ray.util.get_node_ip_address(), "", problem)})
+    if mark and (problem := mark.problem()):  # the machine has passed its check, and is at fault since
+        lost = Lost(trial_id=job.trial_id, reason="its machine is left out", machine_left=True)
+        tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
     steps = run(job, attempt, folder)
     while True:
@@ -82,30 +86,32 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     bundle = {"CPU": job.cpus_per_trial, "GPU": job.gpus_per_trial}
     if job.accelerator_type:
         bundle[f"accelerator_type:{job.accelerator_type}"] = 0.001  # Ray's way to ask for a machine that has some
-    return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{"ray.io/node-id": config["machines"]}])
 
 
 class _Submitted(Searcher):
-    """Hands out what is submitted, in its order."""
+    """Hands out what is submitted, in its order, for the machines that jobs may go to."""
 
-    def __init__(self, submitted: Submissions, live: _Live) -> None:
+    def __init__(self, submitted: Submissions, live: _Live, machines: Machines) -> None:
         super().__init__()
         self._submitted = submitted
         self._live = live
+        self._machines = machines
         self._running = 0
 
     def suggest(self, trial_id: str) -> Any:
         while True:
             try:
                 # With nothing to run Tune would sleep for a second at a time; waiting here starts the next at once.
-                message = self._submitted.get(block=self._running == 0)
+                again, block = self._live.again, self._running == 0
+                message = again.popleft() if again else self._submitted.get(block)
             except queue.Empty:
                 return None
             if message is None:
                 return Searcher.FINISHED
             if isinstance(message, dict):
                 self._running += 1
-                return message
+                return message | {"machines": self._machines.selector}
             self._live.to_stop.append(message)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -119,12 +125,16 @@ class _Submitted(Searcher):
 
 
 class _Stopper(FIFOScheduler):
-    """Ends trials that are to be stopped, and all of them when the executor closes: a scheduler is handed the means."""
+    """Ends trials that are to be stopped, and all of them when the executor closes: a scheduler is handed the means.
 
-    def __init__(self, closing: threading.Event, live: _Live) -> None:
+    Those that wait while machines come and go wait anew, because Ray cannot change what they wait for.
+    """
+
+    def __init__(self, closing: threading.Event, live: _Live, machines: Machines) -> None:
         super().__init__()
         self._closing = closing
         self._live = live
+        self._machines = machines
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Called in each of Tune's steps. Tune starts what is pending without a choice of ours."""
@@ -139,6 +149,11 @@ class _Stopper(FIFOScheduler):
             else:
                 tune_controller.stop_trial(trial)  # it has no worker yet
         self._live.to_stop.clear()
+        selector = self._machines.selector
+        for trial_id, trial in list(self._live.trials.items()):
+            if trial.temporary_state.ray_actor is None and trial.config["machines"] != selector:
+                self._live.again.append(self._live.trials.pop(trial_id).config)
+                tune_controller.stop_trial(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A worker that only could not be reached must not go on beside the one that takes over its job."""
@@ -152,9 +167,10 @@ class _Stopper(FIFOScheduler):
 class _Reporter(tune.Callback):
     """Sends what Tune sees as events."""
 
-    def __init__(self, send: Send, live: _Live) -> None:
+    def __init__(self, send: Send, live: _Live, machines: Machines) -> None:
         self._send = send
         self._live = live
+        self._machines = machines
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._send(Started(trial_id=trial.config["job"].trial_id))  # its worker is up
@@ -162,8 +178,8 @@ class _Reporter(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "metrics" in result:
             self._send(Progress(trial_id=trial.config["job"].trial_id, metrics=result["metrics"]))
-        elif "problem" in result:
-            self._send(UserError([result["problem"]]))
+        if "problem" in result:
+            self._machines.leave_out(result["node_id"], result["problem"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._end(trial)
@@ -173,6 +189,8 @@ class _Reporter(tune.Callback):
 
     def _end(self, trial: Any) -> None:
         trial_id, last = trial.config["job"].trial_id, trial.last_result or {}
+        if self._live.trials.get(trial_id) is not trial:
+            return  # its job waits anew
         del self._live.trials[trial_id]
         stopped = trial_id in self._live.stopped
         self._live.stopped.discard(trial_id)

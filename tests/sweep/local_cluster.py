@@ -1,7 +1,8 @@
 """A Ray cluster of several raylets on this machine, with made-up GPUs, on the loopback address alone.
 
 As a script it is the cluster: it starts the head, prints its address, and does what comes in, one JSON object a line:
-{"add": {...}} starts a raylet and prints its node id, {"remove": id} kills one. It ends with its input.
+{"add": {...}} starts a raylet and prints its node id, {"hide": id} takes a folder from its sight, {"remove": id} kills
+one. It ends with its input.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class LocalCluster:
         return self._ask(
             add={"num_cpus": cpus, "num_gpus": gpus, "resources": resources}, hidden=hidden and str(hidden)
         )
+
+    def hide(self, node_id: str, folder: Path) -> None:
+        """From now on the node, which was added with something hidden, does not see what is in `folder` either."""
+        self._ask(hide=node_id, folder=str(folder))
 
     def remove(self, node_id: str) -> None:
         self._ask(remove=node_id)
@@ -111,6 +116,12 @@ def main() -> None:
             node = cluster.add_node(**request["add"], include_dashboard=False)
             nodes[node.node_id] = node
             answer(node.node_id)
+        elif "hide" in request:
+            pid = nodes[request["hide"]].all_processes["raylet"][0].process.pid
+            subprocess.run(
+                ["nsenter", "-m", "-t", str(pid), "mount", "-t", "tmpfs", "none", request["folder"]], check=True
+            )
+            answer("hidden")
         else:
             cluster.remove_node(nodes.pop(request["remove"]), allow_graceful=False)
             answer("removed")

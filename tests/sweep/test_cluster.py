@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,7 +15,6 @@ import pytest
 from fake_jobs import FakeJob, Step, run_fake, until
 from local_cluster import ENVIRONMENT, LocalCluster
 
-from sweep.cluster.node_check import PREFIX
 from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Lost, Progress, Started
@@ -62,7 +62,19 @@ def listening(pid: int) -> set[str]:
     return {connection.laddr.ip.removeprefix("::ffff:") for connection in connections if connection.status == "LISTEN"}
 
 
-def test_a_machine_that_leaves_and_one_that_joins(cluster: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.fixture
+def can_hide() -> bool:
+    """Whether this process may make a mount namespace."""
+    unshare = ["unshare", "-m", "true"]
+    return os.geteuid() == 0 and not subprocess.run(unshare, capture_output=True, check=False).returncode
+
+
+BLIND = r"^127\.0\.0\.1: does not see {}: --out must be a folder that all machines share"
+
+
+def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
+    cluster: SimpleNamespace, tmp_path: Path, can_hide: bool
+) -> None:
     jobs = [FakeJob(trial_id=kind, until="go", gpus_per_trial=1, accelerator_type=kind) for kind in ("A100", "H100")]
     with closing(executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1))) as executor:
         assert executor.capacity == 4
@@ -85,10 +97,19 @@ def test_a_machine_that_leaves_and_one_that_joins(cluster: SimpleNamespace, tmp_
         assert lost.machine_left
         executor.submit(jobs[0], 1)  # waits for room
 
+        if can_hide:
+            blind = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100", hidden=tmp_path)
+            with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) as told:
+                events += until(executor, lambda _: bool(told))
+            assert executor.capacity == 2
+
         cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
         events += until(executor, lambda _: executor.capacity == 4)
         (tmp_path / "go").touch()
-        events += until(executor, ended_well(jobs))
+        with warnings.catch_warnings(action="error"):  # of the unfit one, once more
+            events += until(executor, ended_well(jobs))
+        if can_hide:
+            cluster.ray.remove(blind)
         assert set(losses(events)) == {"A100"}
         assert places(events)["A100"].node == cluster.a100
         started = Counter(event.trial_id for event in events if isinstance(event, Started))
@@ -123,27 +144,26 @@ def test_what_no_machine_has_is_refused_with_what_there_is(cluster: SimpleNamesp
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def namespaces() -> None:
-    unshare = ["unshare", "-m", "true"]
-    if os.geteuid() != 0 or subprocess.run(unshare, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to make a mount namespace")
-
-
 @pytest.mark.long
-@pytest.mark.usefixtures("namespaces")
-def test_a_machine_that_does_not_see_the_folder(cluster: SimpleNamespace, tmp_path: Path) -> None:
-    jobs = jobs_of(1, cpus_per_trial=2)
-    sentence = rf"127\.0\.0\.1: does not see {tmp_path}: --out must be a folder that all machines share"
-    with closing(executor_of(cluster, tmp_path, jobs)) as executor:
-        blind = cluster.ray.add(cpus=2, hidden=tmp_path)
-        with pytest.raises(UserError, match=sentence):  # one that joins
-            until(executor, lambda _: False)
-        # A job may get to such a machine before that is known; its worker looks for itself.
-        next(tmp_path.glob(f"{PREFIX}*")).unlink()
-        executor.submit(jobs[0], 1)
-        with pytest.raises(UserError, match=sentence):
-            until(executor, lambda _: False)
-    with pytest.raises(UserError, match=sentence):  # one that is there
-        executor_of(cluster, tmp_path, jobs)
-    cluster.ray.remove(blind)
+def test_a_machine_that_sees_the_folder_no_more(cluster: SimpleNamespace, tmp_path: Path, can_hide: bool) -> None:
+    if not can_hide:
+        pytest.skip("needs the right to make a mount namespace")
+    (tmp_path / "other").mkdir()
+    job = FakeJob(trial_id="job", cpus_per_trial=8)
+    machine = cluster.ray.add(cpus=8, hidden=tmp_path / "other")
+    with closing(executor_of(cluster, tmp_path, [job])) as executor:
+        assert executor.capacity == 1
+        cluster.ray.hide(machine, tmp_path)
+        executor.submit(job, 1)
+        with pytest.warns(UserWarning, match=BLIND.format(tmp_path)):
+            events = until(executor, lambda events: bool(losses(events)) and executor.capacity == 0)
+        (lost,) = (event for event in events if isinstance(event, Lost))
+        assert lost.machine_left
+        executor.submit(job, 1)  # waits for another machine
+        other = cluster.ray.add(cpus=8)
+        events += until(executor, ended_well([job]))
+        assert places(events)["job"].node == other
+    with pytest.raises(UserError, match=BLIND.format(tmp_path)):  # before the first job
+        executor_of(cluster, tmp_path, [job])
+    for node in (machine, other):
+        cluster.ray.remove(node)

@@ -51,15 +51,16 @@ def test_a_worker_of_another_program_runs_nothing(tmp_path: Path, monkeypatch: p
 
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(tune_loop.tune, "report", reported.append)
-    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     mark = Mark.leave(tmp_path)
     tune_loop._work(run_at_once, mark, FakeJob(trial_id="job"), 1, tmp_path)
     assert [list(report) for report in reported] == [["metrics"], ["end"]]
     reported.clear()
     tune_loop._work(run_at_once, replace(mark, version="famba-sweep 0.0"), FakeJob(trial_id="job"), 1, tmp_path)
     (report,) = reported
-    assert report["problem"].where == "10.0.0.7"
-    assert "has another version than the driver's machine" in report["problem"].sentence
+    assert report["node_id"] == "node"
+    assert "has another version than the driver's machine" in report["problem"]
+    assert report["end"].machine_left
 
 
 class Cluster:
@@ -110,13 +111,66 @@ def test_a_machine_that_joins_slowly_is_noted_once_and_works_when_it_answers(
     assert pool.first_room().capacity == 1
     cluster.join("slow")
     assert pool.room().capacity == 1
-    assert pool._slow() == []
+    assert pool._notes() == []
     clock.now += 100
     assert pool.room().capacity == 1
-    assert pool._slow() == ["slow: has not answered within 60 s; it gets no trial before it does"]
+    assert pool._notes() == ["slow: has not answered within 60 s; it gets no trial before it does"]
     assert pool.room().capacity == 1
-    assert pool._slow() == []
+    assert pool._notes() == []
     assert cluster.asked[-1] == "slow"
     assert cluster.asked.count("slow") == 2, "once by each pool"
     cluster.answers["slow"] = (None,)
     assert pool.room().capacity == 2
+
+
+def test_an_unfit_machine_is_named_once_and_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = Mark.leave(tmp_path)
+    cluster = Cluster(monkeypatch, mark)
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(machines, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    pool = Machines(NEED, mark)
+    for name in ("first", "second"):
+        cluster.join(name)
+        cluster.answers[name] = (None,)
+    assert pool.first_room().capacity == 2
+    assert pool.selector == "in(first,second)"
+    cluster.join("blind")
+    assert pool.selector == "in(first,second)", "not before its check"
+    cluster.answers["blind"] = "does not see it"
+    for notes in (["blind: does not see it; the run goes on without it until that is mended"], []):
+        assert pool.room().capacity == 2
+        assert pool._notes() == notes
+    assert pool.selector == "in(first,second)"
+
+    pool.leave_out("first", "does not see it any more")
+    assert pool.selector == "in(second)"
+    assert pool.room().capacity == 1
+    (note,) = pool._notes()
+    assert note.startswith("first: does not see it any more; ")
+    del cluster.nodes["second"]
+    assert pool.room().capacity == 0
+    assert pool.selector == "in(none)"
+    assert cluster.asked == ["first", "second", "blind"]
+    with pytest.raises(UserError, match=r"^blind: does not see it$"):  # before the first job
+        Machines(NEED, mark).first_room()
+
+    clock.now += machines.CHECK_AGAIN_S
+    assert pool.room().capacity == 1, "the first passes again"
+    assert pool.selector == "in(first)"
+    assert pool._notes() == []
+    cluster.answers["blind"] = (None,)
+    assert pool.room().capacity == 1, "not before its time"
+    clock.now += machines.CHECK_AGAIN_S
+    assert pool.room().capacity == 2
+    assert pool.selector == "in(blind,first)"
+
+
+def test_a_mark_that_is_gone_is_left_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = Mark.leave(tmp_path)
+    cluster = Cluster(monkeypatch, mark)
+    cluster.join("only")
+    cluster.answers["only"] = (None,)
+    mark.remove()
+    assert mark.problem()
+    assert Machines(NEED, mark).first_room().capacity == 1
+    assert mark.problem() is None
