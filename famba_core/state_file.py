@@ -6,11 +6,18 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# What a damaged file makes zipfile and torch raise. No OSErrors: the file may be whole then.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, NotImplementedError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError,
+)  # fmt: skip
 
 
 def write(file: Path, state: Mapping[str, Any]) -> None:
@@ -39,8 +46,11 @@ def read(file: Path) -> Any:
     if not file.exists():
         return None
     try:
+        with zipfile.ZipFile(file) as archive:  # torch writes checksums, and does not look at them
+            if damaged_entry := archive.testzip():
+                raise zipfile.BadZipFile(damaged_entry)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # not OSError: the file may be whole
+    except _DAMAGE as error:
         damaged = file.with_suffix(".damaged")
         os.replace(file, damaged)
         warnings.warn(f"{damaged} cannot be read ({type(error).__name__}); the run starts again", stacklevel=3)

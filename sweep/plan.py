@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from sweep.budget import at_patches, case_label, scaled_to
+from sweep.checksum import UNSEALED, sealed, verify
 from sweep.errors import Problem, UserError
 from sweep.grid.cases import CASE_KEYS
 from sweep.grid.findings import unknown
@@ -169,12 +170,19 @@ def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
         raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
 
 
-_PLAN = TypeAdapter(Plan)
+@dataclass(frozen=True, kw_only=True)
+class _PlanFile(Plan):
+    """plan.json."""
+
+    checksum: str = UNSEALED
+
+
+_PLAN, _PLAN_FILE = TypeAdapter(Plan), TypeAdapter(_PlanFile)
 P = TypeVar("P", "Plan", "PlanOutline")
 
 
 def plan_to_json(plan: Plan) -> str:
-    return _PLAN.dump_json(plan, indent=2).decode()
+    return sealed(_PLAN_FILE.dump_json(_PlanFile(**vars(plan)), indent=2)).decode()
 
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:
@@ -184,6 +192,8 @@ def plan_from_json(text: str | bytes, folder: Path) -> Plan:
 
 def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
     """A plan, or an outline of one, from the text of plan.json. Raises UserError where it cannot be one."""
+    if verify(text.encode() if isinstance(text, str) else text) is False:
+        raise _damaged(folder, "it is not as it was written")
     try:
         plan = adapter.validate_json(text, strict=True)
     except ValidationError as error:

@@ -14,6 +14,7 @@ from sweep.plan_outline import PlanOutline, plan_outline_from_json
 from sweep.run.measure_phase import measuring_folder
 from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
 from sweep.store.driver_lock import driver_of
+from sweep.store.quarantine import damaged_compacted
 from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
@@ -36,7 +37,7 @@ class StudyStatus:
     """A study as its folder shows it."""
 
     trials: tuple[TrialStatus, ...]  # in the plan's order; of what a search may choose from, what it has chosen
-    # Results and measurements that cannot be read: as if not stored. Curves are left to the report, which reads them.
+    # Files that cannot be read, but for loose curves, which are left to the report.
     damaged: tuple[Path, ...]
     set_aside: tuple[Path, ...]  # damaged parts of earlier runs
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
@@ -53,7 +54,7 @@ def study_status(folder: Path) -> StudyStatus:
     measuring = TrialProgress.read(measuring_folder(folder)) if driver else None
     return StudyStatus(
         trials=_trials(plan, folder, outcomes(rows)[["attempt", "status", "error"]].to_dict("index"), token),
-        damaged=(*damaged, *read_measurements(folder, ())[1]),
+        damaged=tuple(dict.fromkeys([*damaged, *read_measurements(folder, ())[1], *damaged_compacted(folder)])),
         set_aside=tuple(sorted((folder / "quarantine").glob("*/*"))),
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,

@@ -14,7 +14,7 @@
     driver.lock                           held by the process that runs the study (driver_lock.py)
 
 The parts are the truth: a file for each attempt, which no other writer touches, and which takes no other row with it
-when it is damaged. Checksums show damage inside a file.
+when it is damaged. Checksums show damage inside a file (checksum.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep.checksum import NAME, UNSEALED, sealed
 from sweep.errors import Problem, UserError
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 from sweep.store.files import write_atomically
@@ -205,10 +206,12 @@ def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[Measur
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(row_type))
     sink = io.BytesIO()
     # Dictionaries, statistics and Arrow's own schema would be most of a part this small, and of the time to read it.
-    pq.write_table(
-        table, sink, write_page_checksum=True, use_dictionary=False, write_statistics=False, store_schema=False
-    )
-    return sink.getvalue()
+    with pq.ParquetWriter(
+        sink, table.schema, use_dictionary=False, write_statistics=False, store_schema=False
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({NAME: UNSEALED})
+    return sealed(sink.getvalue())
 
 
 def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFrame, list[Path]]]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from sweep.checksum import Damaged
 from sweep.errors import Problem, UserError
 from sweep.store import explained_as_user_error
 from sweep.store.compacted import COMPACTED, Compacted, Manifest, described, read_compacted, write_compacted
@@ -25,7 +26,7 @@ from sweep.store.driver_lock import lock_study
 from sweep.store.files import write_atomically
 from sweep.store.kinds import EPOCHS, KINDS, TRIALS, Kind
 from sweep.store.manifest import read_manifest, write_manifest
-from sweep.store.parts import Damaged, merged, part_names, read_loose
+from sweep.store.parts import merged, part_names, read_loose
 from sweep.store.quarantine import damaged_compacted, quarantine
 from sweep.store.rungs import fold_rungs
 
@@ -86,7 +87,7 @@ def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Com
 
     def tables() -> Iterator[pa.Table]:
         if old:
-            yield read_compacted(folder, kind, old)[0]
+            yield read_compacted(folder, kind, old).table
         for name in part_names(folder, kind):
             if name in held or (kind is EPOCHS and name not in with_row):
                 continue  # a curve without its row may still be replaced, so it stays loose
@@ -114,7 +115,8 @@ def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
         now = manifest.get(kind.name)
         held = now.parts if now else frozenset()
         if (now is None or entry.file != now.file) and entry.parts <= held | set(part_names(folder, kind)):
-            (folder / COMPACTED / entry.file).unlink()
+            for place in entry.places(folder):
+                place.unlink(missing_ok=True)
     for kind in KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()
         for name in part_names(folder, kind):

@@ -1,26 +1,35 @@
-"""Compacted files: the rows of many parts in one, and what is left of them where one is damaged.
+"""Compacted files: the rows of many parts in one, a copy of it, and what is left of them where both are damaged.
 
-They are written in groups of rows with checksums, so that one part is found without reading all, and damage costs the
-groups that it is in.
+    compacted/<kind>-<id>.parquet    the rows of many parts
+    compacted/<kind>-<id>.copy       the same bytes: a loose part that is damaged costs one row, this file all of them
+
+They are written in groups of rows, none of which divides a part, so that one part is found without reading all, and
+damage to both files costs the groups that it is in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sweep.checksum import NAME, UNSEALED, Damaged, sealed, verify
 from sweep.store.files import write_atomically
 from sweep.store.kinds import KINDS, Kind, conform
 
 COMPACTED = "compacted"
-ROW_GROUPS, SMALLEST_GROUP = 100, 100  # at most so many; of so many rows at least
+COPY = ".copy"  # not *.parquet, or whoever reads all of these would see each row twice
+ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about so many; of so many rows at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,48 +40,70 @@ class Compacted:
     rows: int
     parts: frozenset[str]  # names of the parts
 
+    def places(self, folder: Path) -> tuple[Path, Path]:
+        """The file and its copy, of a study's folder."""
+        path = folder / COMPACTED / self.file
+        return path, path.with_suffix(COPY)
+
 
 Manifest = Mapping[str, Compacted]  # by the kind's name
 
 
+class CompactedRows(NamedTuple):
+    """What a reading of a compacted file has found."""
+
+    table: pa.Table
+    whole: bool  # whether no row is missing
+    damaged: tuple[Path, ...]  # of the file and its copy, as far as they had to be read
+
+
 def write_compacted(folder: Path, kind: Kind, table: pa.Table, parts: frozenset[str]) -> Compacted:
-    """Store rows, in the order of the kind, in a new file that stands for these parts."""
+    """Store rows in a new file, and its copy, that stand for these parts."""
+    table = table.sort_by([(column, "ascending") for column in kind.order]).combine_chunks()
     sink = io.BytesIO()
-    pq.write_table(
-        table.sort_by([(column, "ascending") for column in kind.order]),
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-        write_statistics=[kind.order[0]],
-        row_group_size=max(SMALLEST_GROUP, -(-table.num_rows // ROW_GROUPS)),
-    )
-    file = f"{kind.name}-{uuid.uuid4().hex}.parquet"
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True, write_statistics=[kind.order[0]]
+    ) as writer:
+        for group in _groups(table, kind):
+            writer.write_table(group)
+        writer.add_key_value_metadata({NAME: UNSEALED})
+    entry = Compacted(file=f"{kind.name}-{uuid.uuid4().hex}.parquet", rows=table.num_rows, parts=parts)
+    data = sealed(sink.getvalue())
     (folder / COMPACTED).mkdir(exist_ok=True)
-    write_atomically(folder / COMPACTED / file, sink.getvalue())
-    return Compacted(file=file, rows=table.num_rows, parts=parts)
+    for place in entry.places(folder):
+        write_atomically(place, data)
+    return entry
 
 
-def read_compacted(folder: Path, kind: Kind, entry: Compacted, key: Sequence[str | int] = ()) -> tuple[pa.Table, bool]:
-    """The rows of a compacted file, or those of one part of it; and whether nothing that was read is damaged.
+def read_compacted(folder: Path, kind: Kind, entry: Compacted, key: Sequence[str | int] = ()) -> CompactedRows:
+    """The rows of a compacted file, or those of one part of it, from its copy where that alone is whole.
 
-    Of a damaged file the groups of rows that are whole. Raises FileNotFoundError, and OSErrors of the file system.
+    Where neither is, the groups of rows that are whole in one of them. Raises FileNotFoundError where both are gone,
+    and OSErrors of the file system where what may be whole cannot be read now.
     """
-    groups: list[pa.Table | None] = []
+    damaged: list[Path] = []
+    places, unreadable = entry.places(folder), None
+    for place in places:
+        try:
+            return CompactedRows(_only(key, _read(place, kind, key), kind), True, tuple(damaged))
+        except (Damaged, FileNotFoundError):
+            damaged.append(place)
+        except OSError as error:
+            unreadable = error
+    if unreadable:
+        raise unreadable
+    if not any(place.exists() for place in places):
+        raise FileNotFoundError(places[0])
+    return CompactedRows(_only(key, _salvaged(places, kind), kind), False, tuple(damaged))
+
+
+def is_whole(place: Path) -> bool:
+    """Whether a compacted file or its copy is there as it was written. Raises OSErrors of the file system."""
     try:
-        parquet = pq.ParquetFile(folder / COMPACTED / entry.file, page_checksum_verification=True)
-        whole = parquet.metadata.num_rows == entry.rows
-        groups = [
-            _read_group(parquet, group, kind)
-            for group in range(parquet.num_row_groups)
-            if not key or _may_hold(parquet, group, kind.key[0], key[0])
-        ]
-    except (pa.ArrowException, OSError) as error:
-        _raise_if_of_the_file_system(error)
-        whole = False
-    table = pa.concat_tables([kind.schema.empty_table(), *_without_torn_parts(groups, kind)]).combine_chunks()
-    for column, value in zip(kind.key, key, strict=False):
-        table = table.filter(pc.equal(table[column], value))
-    return table, whole and None not in groups
+        _check(place)
+    except (Damaged, FileNotFoundError):
+        return False
+    return True
 
 
 def find_compacted(folder: Path) -> Manifest:
@@ -88,50 +119,94 @@ def find_compacted(folder: Path) -> Manifest:
 
 
 def described(folder: Path) -> Iterator[tuple[Kind, Compacted]]:
-    """Each compacted file, with the parts whose rows can be read in it."""
+    """Each compacted file, with the parts whose rows can be read in it or in its copy."""
     for kind in KINDS:
-        for path in sorted((folder / COMPACTED).glob(f"{kind.name}-*.parquet")):
-            table, _ = read_compacted(folder, kind, Compacted(file=path.name, rows=0, parts=frozenset()))
-            yield kind, Compacted(file=path.name, rows=table.num_rows, parts=frozenset(kind.part_names(table)))
+        for file in sorted({path.with_suffix(".parquet").name for path in (folder / COMPACTED).glob(f"{kind.name}-*")}):
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                table = read_compacted(folder, kind, Compacted(file=file, rows=0, parts=frozenset())).table
+                yield kind, Compacted(file=file, rows=table.num_rows, parts=frozenset(kind.part_names(table)))
 
 
-def _read_group(parquet: pq.ParquetFile, group: int, kind: Kind) -> pa.Table | None:
-    """None if it is damaged."""
-    try:
+def _groups(table: pa.Table, kind: Kind) -> Iterator[pa.Table]:
+    """Sorted rows in groups that divide no part."""
+    size = max(SMALLEST_GROUP, -(-table.num_rows // ROW_GROUPS))
+    begins = np.zeros(max(table.num_rows - 1, 0), bool)  # whether the row after this one is another part's
+    for column in kind.key:
+        begins |= pc.not_equal(table[column][1:], table[column][:-1]).to_numpy()
+    starts = np.array([0, *np.flatnonzero(begins) + 1])
+    cuts = np.unique(starts[np.searchsorted(starts, np.arange(0, table.num_rows, size), side="right") - 1])
+    for start, end in itertools.pairwise([*cuts, table.num_rows]):
+        yield table.slice(start, end - start)
+
+
+def _read(place: Path, kind: Kind, key: Sequence[str | int]) -> pa.Table:
+    """The groups of rows that can hold the part of this key, or all. Raises Damaged, and the file system's OSErrors."""
+    _check(place)
+    parquet = _opened(place)
+    groups = range(parquet.num_row_groups)
+    return _joined((_read_group(parquet, i, kind) for i in groups if not key or _may_hold(parquet, i, kind, key)), kind)
+
+
+def _salvaged(places: Sequence[Path], kind: Kind) -> pa.Table:
+    groups: dict[int, pa.Table] = {}
+    for place in places:
+        with contextlib.suppress(Damaged, FileNotFoundError):
+            parquet = _opened(place)
+            if not set(kind.schema.names).issuperset(parquet.schema_arrow.names):
+                continue  # a footer that names a column wrongly would lose its numbers without a word
+            for i in range(parquet.num_row_groups):
+                with contextlib.suppress(Damaged):
+                    groups[i] = groups[i] if i in groups else _read_group(parquet, i, kind)
+    return _joined((groups[i] for i in sorted(groups)), kind)
+
+
+def _check(place: Path) -> None:
+    """Raise Damaged where a file is not as it was written. That it is, is remembered: it is never written again."""
+    stat = place.stat()
+    version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if _checked.get(place) != version:
+        if not verify(place.read_bytes()):
+            raise Damaged(place)
+        _checked[place] = version
+
+
+_checked: dict[Path, tuple[int, int, int]] = {}  # inode, time and size of files that were whole
+
+
+def _opened(place: Path) -> pq.ParquetFile:
+    with _damage(place):
+        return pq.ParquetFile(place, page_checksum_verification=True)
+
+
+def _read_group(parquet: pq.ParquetFile, group: int, kind: Kind) -> pa.Table:
+    with _damage(group):
         return conform(parquet.read_row_group(group), kind.schema)
+
+
+@contextlib.contextmanager
+def _damage(what: object) -> Iterator[None]:
+    """Arrow's errors about what a file holds raise Damaged. Some are OSErrors, but not of the file system: these have
+    a number."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        _raise_if_of_the_file_system(error)
-        return None
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise
+        raise Damaged(what) from error
 
 
-def _without_torn_parts(groups: Sequence[pa.Table | None], kind: Kind) -> list[pa.Table]:
-    """The groups that are whole, without the parts that have rows in a damaged neighbour, perhaps."""
-    tables = []
-    for i, table in enumerate(groups):
-        if table is None:
-            continue
-        if len(kind.order) > len(kind.key):
-            if i > 0 and groups[i - 1] is None:
-                table = _without_part_of(table, 0, kind)
-            if table.num_rows and i + 1 < len(groups) and groups[i + 1] is None:
-                table = _without_part_of(table, table.num_rows - 1, kind)
-        tables.append(table)
-    return tables
-
-
-def _without_part_of(table: pa.Table, row: int, kind: Kind) -> pa.Table:
-    same = [pc.equal(table[column], table[column][row]) for column in kind.key]
-    return table.filter(pc.invert(pc.and_(*same)))
-
-
-def _may_hold(parquet: pq.ParquetFile, group: int, column: str, value: str | int) -> bool:
-    """Whether a row group can hold the value, by its least and greatest one."""
+def _may_hold(parquet: pq.ParquetFile, group: int, kind: Kind, key: Sequence[str | int]) -> bool:
+    """Whether a row group can hold the part, by the least and the greatest of its first column."""
     metadata = parquet.metadata
-    bounds = metadata.row_group(group).column(metadata.schema.names.index(column)).statistics
-    return bool(bounds.min <= value <= bounds.max)
+    bounds = metadata.row_group(group).column(metadata.schema.names.index(kind.key[0])).statistics
+    return bool(bounds.min <= key[0] <= bounds.max)
 
 
-def _raise_if_of_the_file_system(error: Exception) -> None:
-    """Arrow's own errors about what a file holds are OSErrors as well, without a number."""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise error
+def _joined(tables: Iterable[pa.Table], kind: Kind) -> pa.Table:
+    return pa.concat_tables([kind.schema.empty_table(), *tables]).combine_chunks()
+
+
+def _only(key: Sequence[str | int], table: pa.Table, kind: Kind) -> pa.Table:
+    for column, value in zip(kind.key, key, strict=False):
+        table = table.filter(pc.equal(table[column], value))
+    return table

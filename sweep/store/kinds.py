@@ -22,6 +22,11 @@ class Kind:
     def schema(self) -> pa.Schema:
         return arrow_schema(self.row_type)
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a part may have no row, as the curve of a trial that failed in its first epoch."""
+        return self.order != self.key
+
     def part_names(self, table: pa.Table) -> set[str]:
         """Of the parts that these rows come from."""
         keys = zip(*(table[column].to_pylist() for column in self.key), strict=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from sweep.checksum import NAME, UNSEALED, sealed, verify
 from sweep.names import is_plain
 from sweep.store.compacted import Compacted, Manifest, find_compacted
 from sweep.store.files import write_atomically
@@ -41,7 +42,7 @@ def is_lost(folder: Path) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace it atomically. Raises OSErrors as they come."""
     plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
-    write_atomically(folder / MANIFEST, json.dumps(plain, indent=0).encode())
+    write_atomically(folder / MANIFEST, sealed(json.dumps(plain | {NAME: UNSEALED}, indent=0).encode()))
 
 
 def _stored(folder: Path) -> Manifest | None:
@@ -59,9 +60,11 @@ def _stored(folder: Path) -> Manifest | None:
 
 
 def _decode(text: bytes) -> Manifest | None:
+    if not verify(text):
+        return None
     try:
-        manifest = _MANIFEST.validate_json(text)
-    except ValueError:
+        manifest = _MANIFEST.validate_python({name: entry for name, entry in json.loads(text).items() if name != NAME})
+    except (ValueError, AttributeError):
         return None
     named = {kind.name for kind in KINDS}
     return manifest if named >= manifest.keys() and all(is_plain(each.file) for each in manifest.values()) else None

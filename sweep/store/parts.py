@@ -23,18 +23,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep.checksum import Damaged, verify
 from sweep.errors import Problem, UserError
 from sweep.names import is_plain
-from sweep.store.compacted import COMPACTED, Compacted, read_compacted
+from sweep.store.compacted import Compacted, CompactedRows, read_compacted
 from sweep.store.kinds import Kind, conform
 from sweep.store.manifest import MANIFEST, is_lost, read_manifest
 
 MERGED_AT = 500
 WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
-
-
-class Damaged(Exception):
-    """A file whose rows are not there, or cannot be what they say."""
 
 
 def compacted_parts(folder: Path, kind: Kind) -> frozenset[str]:
@@ -65,8 +62,9 @@ def read_parts(
         try:
             compacted, held = kind.schema.empty_table(), frozenset[str]()
             if entry := manifest.get(kind.name):
-                compacted, held, whole = _read_compacted(folder, kind, entry)
-                damaged += [] if whole else [folder / COMPACTED / entry.file]
+                compacted, whole, found = _read_compacted(folder, kind, entry)
+                held = entry.parts if whole else frozenset(kind.part_names(compacted))
+                damaged += found
             parts = [folder / kind.name / name for name in names if name not in held]
             if newest is not None and len(parts) > newest:
                 parts = sorted(parts, key=lambda part: part.lstat().st_mtime_ns)[-newest:]
@@ -89,7 +87,7 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
         try:
             if entry is None or name not in entry.parts:
                 return _plain(read_loose(folder / kind.name / name, kind, kind.schema))
-            table, whole = read_compacted(folder, kind, entry, key)
+            table, whole, _ = read_compacted(folder, kind, entry, key)
             return _plain(table) if whole or table.num_rows else None
         except Damaged:
             return None
@@ -99,19 +97,25 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
 
 
 def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
-    """The rows of a loose part. Raises Damaged, FileNotFoundError, and OSErrors of the file system."""
+    """The rows of a loose part: those that its name says, and no others, which may be somewhere else as well.
+
+    Raises Damaged, FileNotFoundError, and OSErrors of the file system.
+    """
     if part.is_symlink() or part.is_dir():
         raise Damaged(part)
-    data = pa.BufferReader(part.read_bytes())
+    data = part.read_bytes()
+    if verify(data) is False:
+        raise Damaged(part)
     try:
-        table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=schema.names, use_threads=False)
+        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)  # older ones have no other
+        table = parquet.read(columns=schema.names, use_threads=False)
         table = table if table.schema.equals(schema) else conform(table, schema)
-        key = [table[name].to_pylist() for name in kind.key]
+        identifiers, names = set(table[kind.key[0]].to_pylist()), kind.part_names(table)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, MemoryError):
             raise
         raise Damaged(part) from error
-    if not all(is_plain(identifier) for identifier in set(key[0])) or any(None in column for column in key):
+    if not all(map(is_plain, identifiers)) or not (names == {part.name} or (not names and kind.may_be_empty)):
         raise Damaged(part)
     return table
 
@@ -133,15 +137,14 @@ def _part_of(kind: Kind, columns: Collection[str] | None) -> pa.Schema:
     return pa.schema([field for field in schema if field.name in columns or field.name in kind.order])
 
 
-def _read_compacted(folder: Path, kind: Kind, entry: Compacted) -> tuple[pa.Table, frozenset[str], bool]:
-    """Its rows, the parts that they are of, and whether these are all. Raises FileNotFoundError if it was replaced."""
+def _read_compacted(folder: Path, kind: Kind, entry: Compacted) -> CompactedRows:
+    """What cannot be read counts as damaged. Raises FileNotFoundError if it was replaced."""
     try:
-        table, whole = read_compacted(folder, kind, entry)
+        return read_compacted(folder, kind, entry)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and read_manifest(folder).get(kind.name) != entry:
             raise
-        table, whole = kind.schema.empty_table(), False
-    return table, entry.parts if whole else frozenset(kind.part_names(table)), whole
+        return CompactedRows(kind.schema.empty_table(), False, entry.places(folder))
 
 
 def _read_all(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:

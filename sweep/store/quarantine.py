@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-
+from sweep.checksum import Damaged
 from sweep.errors import Problem, UserError
 from sweep.store import explained_as_user_error
-from sweep.store.compacted import COMPACTED, Compacted, read_compacted, write_compacted
-from sweep.store.kinds import KINDS, Kind
+from sweep.store.compacted import COMPACTED, is_whole, read_compacted, write_compacted
+from sweep.store.kinds import KINDS
 from sweep.store.manifest import MANIFEST, is_lost, read_manifest, write_manifest
-from sweep.store.parts import Damaged, read_loose
+from sweep.store.parts import read_loose
 
 QUARANTINE = "quarantine"  # status.py lists what is there
 _KINDS = {kind.name: kind for kind in KINDS}
@@ -22,7 +22,8 @@ _KINDS = {kind.name: kind for kind in KINDS}
 def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
     """Move damaged files of a study out of the readers' way, overwriting nothing; returns where they are now.
 
-    What is whole of a compacted file gets a new one, and a lost manifest is written again. For the study's driver.
+    What is whole of a compacted file or of its copy gets a new one, and a lost manifest is written again. For the
+    study's driver.
 
     Args:
         damaged: as `parts.read_parts` returns them.
@@ -46,36 +47,43 @@ def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
 
 
 def damaged_compacted(folder: Path) -> list[Path]:
-    """The manifest, if it is lost, and the compacted files that are not whole."""
-    entries = read_manifest(folder).items()
-    return [folder / MANIFEST] * is_lost(folder) + [
-        folder / COMPACTED / entry.file for kind, entry in entries if not _whole_rows(folder, _KINDS[kind], entry)[1]
-    ]
+    """The manifest, if it is lost, and the compacted files and copies that are not whole, or cannot be read now."""
+    places = [place for entry in read_manifest(folder).values() for place in entry.places(folder)]
+    return [folder / MANIFEST] * is_lost(folder) + [place for place in places if not _is_whole(place)]
 
 
-def _replace(folder: Path, file: Path) -> list[Path]:
-    """Write what is whole of a compacted file into a new one, and move it."""
+def _replace(folder: Path, damaged: Path) -> list[Path]:
+    """Write what is whole of a compacted file or its copy into new ones, and set aside what is not."""
     manifest = dict(read_manifest(folder))
-    for name, entry in read_manifest(folder).items():
-        if entry.file == file.name:
-            kind = _KINDS[name]
-            rows, whole = _whole_rows(folder, kind, entry)
-            if whole:
-                raise _unreadable(folder, file, "it could not be read for a moment")
-            del manifest[name]
-            if rows.num_rows:
-                manifest[name] = write_compacted(folder, kind, rows, frozenset(kind.part_names(rows)))
-    write_manifest(folder, manifest)
-    return _move(folder, file)
-
-
-def _whole_rows(folder: Path, kind: Kind, entry: Compacted) -> tuple[pa.Table, bool]:
+    name, entry = next(
+        ((name, entry) for name, entry in manifest.items() if damaged in entry.places(folder)), (None, None)
+    )
+    if name is None or entry is None:
+        return []  # replaced already, with its copy
+    places, kind = entry.places(folder), _KINDS[name]
     try:
-        return read_compacted(folder, kind, entry)
-    except FileNotFoundError:
-        return kind.schema.empty_table(), False
+        lost = [place for place in places if not is_whole(place)]
     except OSError as error:
-        raise _unreadable(folder, folder / COMPACTED / entry.file, error.strerror) from error
+        raise _unreadable(folder, damaged, error.strerror) from error
+    if not lost:
+        raise _unreadable(folder, damaged, "it could not be read for a moment")
+    del manifest[name]
+    with contextlib.suppress(FileNotFoundError):  # both are gone
+        rows = read_compacted(folder, kind, entry)
+        parts = entry.parts if rows.whole else frozenset(kind.part_names(rows.table))
+        if parts:
+            manifest[name] = write_compacted(folder, kind, rows.table, parts)
+    write_manifest(folder, manifest)
+    moved = [target for place in lost for target in _move(folder, place)]
+    for place in places:
+        place.unlink(missing_ok=True)
+    return moved
+
+
+def _is_whole(place: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return is_whole(place)
+    return False
 
 
 def _confirm_damage(folder: Path, part: Path) -> None:

@@ -1,12 +1,14 @@
 """Runs that were interrupted, killed, or find a checkpoint that is not theirs."""
 
 import errno
+import io
 import os
 import resource
 import signal
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +114,21 @@ def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path):
             trainer(**({"epochs": 1, "checkpoint": tmp_path} | change))
 
 
-@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def flipped(content):
+    """With another bit in a tensor."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        tensor = max(archive.infolist(), key=lambda entry: entry.file_size)
+        place = content.index(archive.read(tensor)) + tensor.file_size // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "flipped"])
 def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(trainer, tmp_path, damage):
     list(trainer(epochs=1, checkpoint=tmp_path))
     file = tmp_path / CHECKPOINT
     content = file.read_bytes()
-    file.write_bytes({"cut": content[: len(content) // 2], "noise": b"noise", "empty": b""}[damage])
+    half = content[: len(content) // 2]
+    file.write_bytes({"cut": half, "noise": b"noise", "empty": b"", "flipped": flipped(content)}[damage])
     with pytest.warns(UserWarning, match=r"last\.damaged cannot be read \(\w+\); the run starts again"):
         again = trainer(epochs=1, checkpoint=tmp_path)
     assert again.history == ()

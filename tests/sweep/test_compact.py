@@ -71,7 +71,7 @@ def test_a_second_compaction_merges_and_a_third_does_nothing(tmp_path):
     assert len(before[0]) == len(ROWS)
     assert compact(tmp_path).parts == 2 * len(ROWS[5:])
     assert_same(everything(tmp_path), before)
-    assert len(list((tmp_path / "compacted").iterdir())) == 2
+    assert len(list((tmp_path / "compacted").iterdir())) == 4
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("compacted/*")}
     assert compact(tmp_path).parts == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("compacted/*")} == files
@@ -365,7 +365,7 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
         assert_same(everything(copy)[:2], [rows, epochs])
         assert loose(copy) == []
         files = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
-        assert len([name for name in files if name.startswith("compacted/")]) == 2
+        assert len([name for name in files if name.startswith("compacted/")]) == 4
         assert not [name for name in files if name.startswith(".manifest")]
         assert [name for name in files if name.startswith("quarantine/")] == ["quarantine/trials/torn.1.parquet"]
         assert_rungs_and_logs(copy, ["a", "b", "c", "d"])

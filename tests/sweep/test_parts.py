@@ -1,6 +1,8 @@
 """Reading parts: some of the columns, one attempt, and what vanishes or hides meanwhile."""
 
+import contextlib
 import os
+import shutil
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -10,10 +12,12 @@ import pytest
 from synthetic_study import curve, results, save, table_plan
 
 from sweep import store
+from sweep.checksum import Damaged
 from sweep.names import is_plain
 from sweep.schema import ResultRow, arrow_schema
 from sweep.store import manifest, parts
 from sweep.store.compact import compact
+from sweep.store.kinds import EPOCHS, TRIALS
 
 ROWS = results(table_plan(2))
 
@@ -54,6 +58,47 @@ def test_a_flipped_bit_in_what_is_read_is_found(tmp_path):
     data[data.index(b"completed") + 2] ^= 1
     part.write_bytes(data)
     assert store.read_rows(tmp_path, ["status"])[1] == [part]
+
+
+def test_no_flipped_bit_changes_what_a_part_says(tmp_path):
+    """Also in its footer, which names the columns, and in its checksum."""
+    save(tmp_path, ROWS[:1])
+    for kind in (TRIALS, EPOCHS):
+        part = tmp_path / kind.name / f"{ROWS[0].trial_id}.1.parquet"
+        whole, table = part.read_bytes(), parts.read_loose(part, kind, kind.schema)
+        for bit in range(0, 8 * len(whole), 59):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            part.write_bytes(flipped)
+            with contextlib.suppress(Damaged):
+                assert parts.read_loose(part, kind, kind.schema).equals(table)
+        part.write_bytes(whole)
+
+
+def test_a_column_with_another_name_is_damage_and_no_missing_number(tmp_path):
+    save(tmp_path, ROWS[:1])
+    part = tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet"
+    part.write_bytes(part.read_bytes().replace(b"top1_pct", b"top2_pct"))
+    assert store.read_rows(tmp_path)[1] == [part]
+
+
+def test_a_part_under_another_name_is_not_a_second_row(tmp_path):
+    save(tmp_path, ROWS[:2])
+    for kind in ("trials", "epochs"):
+        shutil.copy(*(tmp_path / kind / f"{ROWS[0].trial_id}.{attempt}.parquet" for attempt in (1, 2)))
+    copy = f"{ROWS[0].trial_id}.2.parquet"
+    rows, damaged = store.read_rows(tmp_path)
+    assert (len(rows), damaged) == (2, [tmp_path / "trials" / copy])
+    assert store.read_epochs(tmp_path)[1] == [tmp_path / "epochs" / copy]
+    assert store.read_result(tmp_path, ROWS[0].trial_id, 2) is None
+
+
+def test_a_result_without_a_row_is_damage_and_an_empty_curve_is_none(tmp_path):
+    store.write_result(tmp_path, ROWS[0], ())
+    assert store.read_epochs(tmp_path)[1] == []
+    part = tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet"
+    pq.write_table(arrow_schema(ResultRow).empty_table(), part)
+    assert store.read_rows(tmp_path)[1] == [part]
 
 
 def test_one_attempt_comes_back_as_it_was_written(tmp_path):
@@ -107,7 +152,8 @@ def test_parts_of_the_first_version_are_read(tmp_path):
     """They hold Arrow's own schema too."""
     save(tmp_path, ROWS[:1])
     schema = arrow_schema(ResultRow)
-    pq.write_table(pa.Table.from_pylist([asdict(ROWS[1])], schema=schema), tmp_path / "trials" / "old.1.parquet")
+    old = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
+    pq.write_table(pa.Table.from_pylist([asdict(ROWS[1])], schema=schema), old)
     rows, damaged = store.read_rows(tmp_path)
     assert damaged == []
     assert rows["schedule"].tolist() == [row.schedule for row in sorted(ROWS[:2], key=lambda row: row.trial_id)]

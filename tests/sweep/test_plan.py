@@ -253,10 +253,11 @@ def test_plan_json_gives_the_plan_back(plan):
 
 
 def damaged(change):
-    """A change to the decoded plan.json, as a change to its text."""
+    """A change to the decoded plan.json, as a change to its text, by somebody who drops the checksum."""
 
     def apply(text):
         document = json.loads(text)
+        del document["checksum"]
         change(document)
         return json.dumps(document)
 
@@ -269,6 +270,7 @@ def damaged(change):
         (lambda text: text[: len(text) // 2], "Invalid JSON"),
         (lambda text: "", "Invalid JSON"),
         (lambda text: "[]", "object"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1', 1), "not as it was written"),
         (damaged(lambda plan: plan.pop("cases")), "cases"),
         (damaged(lambda plan: plan["trials"][0]["train"].update(epochs="12")), "trials.0.train.epochs"),
         (damaged(lambda plan: plan["trials"][0]["train"].update(epochs=0)), "must be at least 1, not 0"),

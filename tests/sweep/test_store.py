@@ -141,7 +141,7 @@ def test_a_part_of_an_older_version_lacks_numbers_only(tmp_path):
                 [field for field in schema if field.name != "top1_ema_pct"] + [pa.field("dropped", pa.int64())]
             ),
         ),
-        tmp_path / "trials" / "old.1.parquet",
+        tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet",
     )
     frame, damaged = store.read_rows(tmp_path)
     assert damaged == []
