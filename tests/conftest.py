@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,11 @@ class Tally:
     tries: int = 0
     lost: int = 0
     repeated: int = 0
+
+    def add(self, tries: int, lost: int, repeated: int) -> None:
+        self.tries += tries
+        self.lost += lost
+        self.repeated += repeated
 
 
 TALLIES = pytest.StashKey[dict[str, Tally]]()
@@ -39,9 +45,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     table, tallies = session.config.getoption("--fault-table"), session.config.stash[TALLIES]
-    if table and tallies:
+    if hasattr(session.config, "workeroutput"):  # one of several processes, which hands on what it has counted
+        session.config.workeroutput["tallies"] = {fault: astuple(tally) for fault, tally in tallies.items()}
+    elif table and tallies:
         lines = (f"| {fault} | {t.tries} | {t.lost} | {t.repeated} |\n" for fault, t in tallies.items())
         table.write_text(HEADER + "".join(lines), encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for fault, counts in getattr(node, "workeroutput", {}).get("tallies", {}).items():  # none of one that crashed
+        node.config.stash[TALLIES].setdefault(fault, Tally()).add(*counts)
 
 
 @pytest.fixture
@@ -49,9 +63,6 @@ def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Counts one try of a fault: finished results that were lost, and finished trials that ran again."""
 
     def count(fault: str, *, lost: int, repeated: int) -> None:
-        tally = request.config.stash[TALLIES].setdefault(fault, Tally())
-        tally.tries += 1
-        tally.lost += lost
-        tally.repeated += repeated
+        request.config.stash[TALLIES].setdefault(fault, Tally()).add(1, lost, repeated)
 
     return count

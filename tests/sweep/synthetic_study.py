@@ -149,6 +149,11 @@ def save(folder: Path, rows: Sequence[ResultRow]) -> Path:
     return folder
 
 
+def files(folder: Path) -> list[str]:
+    """All that is in a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def _trial(backbone: str, seed: int, labels: dict[str, Any], schedule: tuple[int, ...]) -> TrialPlan:
     name = "-".join(str(part) for part in (backbone, *labels.values(), seed) if part is not None)
     return TrialPlan(

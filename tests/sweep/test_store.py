@@ -1,6 +1,5 @@
 """The store under real faults: torn and rotten files, killed writers and drivers, no room, no rights."""
 
-import errno
 import os
 import signal
 import struct
@@ -13,21 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_study import curve, result, results, save, table_plan
+from synthetic_study import curve, files, result, results, save, table_plan
 
 import sweep
 from sweep import store
-from sweep.errors import UserError
 from sweep.schema import EpochRow, ResultRow, arrow_schema
-from sweep.store import driver_lock
 from sweep.store.quarantine import quarantine
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
-
-
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -165,7 +158,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path):
     program = textwrap.dedent("""
         import sys, pathlib
         sys.path.insert(0, sys.argv[2])
-        from synthetic_study import curve, result, table_plan
+        from synthetic_study import curve, files, result, table_plan
         from sweep import store
         trial = table_plan(2).trials[0]
         print("ready", flush=True)
@@ -198,49 +191,6 @@ def test_a_curve_that_a_crash_left_alone_is_replaced(tmp_path):
     (tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet").unlink()
     store.write_result(tmp_path, ROWS[0], curve(ROWS[0])[:3])
     assert len(store.load_epochs(tmp_path)) == 3
-
-
-def test_a_full_disk_leaves_no_rubbish(tmp_path, monkeypatch):
-    store.create_study(tmp_path)
-
-    def no_room(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(OSError, match="No space left") as caught:
-        store.write_result(tmp_path, ROWS[0], [])
-    assert not isinstance(caught.value, UserError)
-    assert files(tmp_path) == []
-    with pytest.raises(UserError, match=r"cannot be written: No space left.*--out"):
-        store.save_plan(tmp_path, "{}")
-
-
-def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path):
-    (tmp_path / "file").write_text("")
-    for function in (store.create_study, lambda folder: store.save_plan(folder, "{}")):
-        with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
-            function(tmp_path / "file" / "study")
-    with pytest.raises(UserError, match="cannot be written"), driver_lock.lock_study(tmp_path / "file" / "study"):
-        pass
-
-
-def test_a_folder_without_rights_is_the_users_mistake(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="Permission denied"):
-        store.create_study(tmp_path / "closed" / "study")
-
-
-def test_no_study_is_the_users_mistake(tmp_path):
-    for load in (sweep.load_results, sweep.load_epochs):
-        with pytest.raises(UserError, match="holds no study"):
-            load(tmp_path)
-    with pytest.raises(UserError, match=r"plan.json"):
-        store.read_plan_json(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be read: Not a directory"):
-        store.read_rows(tmp_path / "file" / "study")
 
 
 def test_the_plan_is_replaced_whole(tmp_path):
@@ -286,40 +236,3 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
 def test_import_sweep_is_light():
     program = "import sys, sweep; print([m for m in ('torch', 'ray', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
-
-
-def test_a_probe_takes_room(tmp_path, monkeypatch):
-    """An empty file finds room on a full disk."""
-    sizes = []
-    real = store.write_atomically
-    monkeypatch.setattr(
-        store, "write_atomically", lambda path, data, **o: sizes.append(len(data)) or real(path, data, **o)
-    )
-    store.create_study(tmp_path)
-    assert sizes == [store.PROBE_BYTES]
-    assert store.PROBE_BYTES >= 4096
-    assert list((tmp_path / "trials").iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, number):
-    def unable(*arguments):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("os.link", unable)
-    with pytest.raises(UserError, match=r"a study needs hard links and flock: choose another folder with --out"):
-        store.create_study(tmp_path)
-    assert list((tmp_path / "trials").iterdir()) == []
-
-
-def test_a_damaged_part_that_cannot_be_moved(tmp_path, monkeypatch):
-    store.create_study(tmp_path)
-    part = tmp_path / "trials" / "a.1.parquet"
-    part.touch()
-
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("os.mkdir", full)
-    with pytest.raises(UserError, match="cannot be written: No space left"):
-        quarantine(tmp_path, [part])
