@@ -230,3 +230,9 @@ def test_a_file_of_rows_that_nothing_else_has_is_not_removed(study):
     (study / "manifest.json").write_bytes(manifest)  # an older one, from a copy
     compact(study)
     assert newer.exists()
+
+
+def test_a_compacted_file_has_the_checksum_of_itself_alone(whole_study):
+    for kind in READERS:
+        for file in files_of(whole_study, kind):
+            assert file.read_bytes().count(b"famba-sweep crc32:") == 1
