@@ -106,6 +106,8 @@ def test_profile_names_must_be_plain_too(problems):
         ("epochs: true", "must be a whole number, not true"),
         ("epochs: ", "must be a whole number, and is empty"),
         ("epochs: 1:30", "must be a whole number, not '1:30'"),
+        ("epochs: 010", "must be a whole number, not '010'"),
+        ("epochs: =", "must be a whole number, not '='"),
         ("epochs: 99999999999999999999999", "must be a whole number that fits in 64 bits, not 99999999999999999999999"),
         ("epochs: [3]", "must be a whole number, not [3]"),
         ("lr: .nan", "must be a finite number, not nan"),
