@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 
 from famba_core.config import ConfigError, FusionConfig
 from sweep.budget import Budget, at_patches, scaled_to, share_at
-from sweep.grid.cases import GridCase, read_cases
+from sweep.grid.cases import GridCase, GridCases, read_cases
 from sweep.grid.file import read_yaml
 from sweep.grid.findings import Findings
+from sweep.grid.goals import Direction, check_measured, check_objectives
 from sweep.grid.placement import read_pool
 from sweep.grid.pool import Pool
 from sweep.grid.profiles import Profile, read_profiles
-from sweep.grid.search_section import Direction, check_objectives, is_optuna, read_search
+from sweep.grid.search_section import SearchSection, is_optuna, read_search
 from sweep.grid.search_spec import Constraint, EarlyStop, Search
 
 
@@ -58,6 +60,7 @@ GRID_KEYS = {
     "pool": dict,
     "profiles": dict,
 }
+MOST_TRIALS = 50_000  # of a profile; each has an entry in plan.json
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -81,6 +84,8 @@ def load_spec(path: Path) -> SweepSpec:
         _check_shares(found.budget, profiles, findings)
     if is_optuna(grid):
         _check_searched(grid, profiles, findings)
+    check_measured(grid, searching.constraints, profiles, findings)
+    _check_sizes(searching, found, len(grid.get("seeds", [0])), profiles, findings)
     findings.raise_if_any()
     optional: dict[str, Any] = {key: grid[key] for key in ("paper_table", "objectives") if key in grid}
     if "seeds" in grid:
@@ -128,11 +133,11 @@ def _check_head(grid: Mapping[str, Any], findings: Findings) -> None:
     seeds = grid.get("seeds", [0])
     if not seeds:
         findings.add("seeds", "lists no seed; leave it out for seed 0")
-    for seed in seeds:
+    for seed, times in Counter(seeds).items():
         if seed < 0:
             findings.add("seeds", f"must be at least 0, not {seed}")
-        if seeds.count(seed) > 1:
-            findings.add("seeds", f"{seed} is listed {seeds.count(seed)} times; each seed runs once")
+        if times > 1:
+            findings.add("seeds", f"{seed} is listed {times} times; each seed runs once")
     if "objectives" in grid:
         check_objectives(grid["objectives"], findings)
     if grid.get("profiles") == {}:
@@ -189,3 +194,29 @@ def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], fi
                 f"profiles.{name}.backbone",
                 f"a search trains one backbone, not {len(backbones)}: {', '.join(backbones)}",
             )
+
+
+def _check_sizes(
+    searching: SearchSection, found: GridCases, seeds: int, profiles: Mapping[str, Profile], findings: Findings
+) -> None:
+    """More trials than a plan can hold, and an early stop that could never end one of them."""
+    stop, key = searching.early_stop, searching.stop_key
+    compared = len(found.cases) * seeds  # with each other, at a rung
+    if searching.search:
+        compared = min(compared, searching.search.trials)
+    for name, profile in profiles.items():
+        count = (len(found.baselines) + len(found.cases)) * seeds * len(profile.models)
+        if count > MOST_TRIALS:
+            sentence = f"has {count} trials with {seeds} seeds, and {MOST_TRIALS} are the most"
+            findings.add(f"profiles.{name}", sentence)
+        if stop and stop.min_epochs >= profile.train.epochs:
+            findings.add(
+                f"{key}.min_epochs",
+                f"{stop.min_epochs} ends no trial of profile {name} early: it must be below its {profile.train.epochs} "
+                "epochs",
+            )
+    if stop and 0 < compared < stop.reduction_factor:
+        findings.add(
+            f"{key}.reduction_factor",
+            f"{stop.reduction_factor} ends no trial early: it must be at most the {compared} that are compared",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]
     if len(axes) < len(space) or "strategy" not in axes or not all(axes.values()):
         return []
     for name, listed in axes.items():
-        if repeated := [value for i, value in enumerate(listed) if value in listed[:i]]:
+        if repeated := [value for value, times in Counter(listed).items() if times > 1]:
             findings.add(f"space.{name}", f"lists {repeated[0]} more than once")
         if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
             findings.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")

@@ -1,18 +1,14 @@
-"""What a grid looks for and how: its objectives, search, early stop and constraints."""
+"""How a grid's trials are chosen and which of them end early: its search, early stop and constraints."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
-
-from sweep.grid.findings import Findings, field_types, unknown
+from sweep.grid.findings import Findings, field_types
+from sweep.grid.goals import read_constraints
 from sweep.grid.search_spec import Constraint, EarlyStop, Search
-from sweep.schema import ResultRow, arrow_schema
 
-Direction = Literal["max", "min"]
 Kind = Literal["grid", "optuna", "asha"]
 
 _SEARCH_KEYS, _STOP_KEYS = field_types(Search), field_types(EarlyStop)
@@ -22,12 +18,6 @@ _KEYS_OF_KIND: dict[str, dict[str, Any]] = {
     "asha": _STOP_KEYS,  # a grid that stops early
 }
 _EVERY_KEY = {"kind": Kind, **{key: type_ for keys in _KEYS_OF_KIND.values() for key, type_ in keys.items()}}
-_CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
-_NUMERIC = [
-    field.name
-    for field in arrow_schema(ResultRow)
-    if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-]
 
 
 class SearchSection(NamedTuple):
@@ -35,32 +25,28 @@ class SearchSection(NamedTuple):
 
     search: Search | None
     early_stop: EarlyStop | None
+    stop_key: str  # where in the file the early stop stands
     constraints: tuple[Constraint, ...]
 
 
 def read_search(grid: Mapping[str, Any], findings: Findings) -> SearchSection:
     """The entries search, early_stop and constraints; what is wrong goes to `findings`."""
     search, stop = _search(grid["search"], findings) if "search" in grid else (None, None)
+    stop_key = "search.early_stop" if "early_stop" in grid.get("search", ()) else "search" if stop else "early_stop"
     if "early_stop" in grid:
         if stop:
             findings.add("early_stop", "stands beside that of search; a grid has one of the two")
         stop = _early_stop(grid["early_stop"], "early_stop", findings)
-    constraints = _constraints(grid["constraints"], findings) if "constraints" in grid else ()
+    constraints = read_constraints(grid["constraints"], findings) if "constraints" in grid else ()
     if "constraints" in grid and not is_optuna(grid):
         findings.add("constraints", "steer an optuna search, and this grid has none; say search: {kind: optuna}")
-    return SearchSection(search, stop, constraints)
+    return SearchSection(search, stop, stop_key, constraints)
 
 
 def is_optuna(grid: Mapping[str, Any]) -> bool:
     """Whether the grid asks for a search by Optuna, whatever else is wrong with it."""
     search = grid.get("search")
     return isinstance(search, dict) and search.get("kind") == "optuna"
-
-
-def check_objectives(objectives: Mapping[str, Any], findings: Findings) -> None:
-    if not objectives:
-        findings.add("objectives", "names no column; leave it out for accuracy, time and memory")
-    findings.mapping(objectives, "objectives", dict.fromkeys(_NUMERIC, Direction))
 
 
 def _search(values: Mapping[str, Any], findings: Findings) -> tuple[Search | None, EarlyStop | None]:
@@ -85,20 +71,5 @@ def _early_stop(entry: Any, key: str, findings: Findings) -> EarlyStop | None:
     """asha, or {kind: asha, min_epochs, reduction_factor}."""
     values = {"kind": entry} if isinstance(entry, str) else entry
     good = findings.mapping(values, key, {"kind": Literal["asha"], **_STOP_KEYS}, required=("kind",))
-    return findings.config(EarlyStop, {name: good[name] for name in _STOP_KEYS if name in good}, key)
-
-
-def _constraints(entry: Any, findings: Findings) -> tuple[Constraint, ...]:
-    constraints = []
-    for i, text in enumerate(entry if isinstance(entry, list) else [entry]):
-        key = f"constraints[{i}]" if isinstance(entry, list) else "constraints"
-        match = _CONSTRAINT.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            findings.add(
-                key, f"must be a column, <= or >=, and a number, such as peak_memory_mib <= 6000, not {text!r}"
-            )
-        elif match[1] not in _NUMERIC:
-            findings.add(key, unknown(match[1], _NUMERIC))
-        else:
-            constraints.append(Constraint(column=match[1], relation=match[2], bound=float(match[3])))  # type: ignore[arg-type]
-    return tuple(constraints)
+    stop = findings.config(EarlyStop, {name: good[name] for name in _STOP_KEYS if name in good}, key)
+    return stop if "kind" in good else None

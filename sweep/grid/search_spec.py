@@ -55,3 +55,6 @@ class Constraint:
     column: str
     relation: Literal["<=", ">="]
     bound: float
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.relation} {self.bound:g}"

@@ -11,8 +11,8 @@ from sweep.spec import load_spec
 
 GRID = """
 study: x
-cases: [{strategy: all, r: 1}]
-profiles: {laptop: {dataset: digits}}
+cases: [{strategy: all, r: 1}, {strategy: all, r: 2}, {strategy: all, r: 3}, {strategy: all, r: 4}]
+profiles: {laptop: {dataset: digits, epochs: 12}}
 """
 
 
@@ -116,6 +116,29 @@ def test_wrong_sections(problems, rest, key, sentence):
         ("3", "constraints", "must be a column"),
         ("[[top1_pct >= 1]]", "constraints[0]", "must be a column"),
         ("[top1_pct >= nan]", "constraints[0]", "must be a column"),
+        ("[top1_pct >= ١]", "constraints[0]", "must be a column"),
+        ("[peak_memory_mib <= 1e999]", "constraints[0]", "must be a column"),
+        (
+            "[attempt <= 3]",
+            "constraints[0]",
+            "attempt is given to a trial and does not come of it; choose from",
+        ),
+        (
+            "[top1_pct >= 101]",
+            "constraints[0]",
+            "no trial can keep top1_pct >= 101: top1_pct is from 0",
+        ),
+        (
+            "peak_memory_mib <= -1",
+            "constraints",
+            "no trial can keep peak_memory_mib <= -1: peak_memory_mib is",
+        ),
+        ("[top1_pct >= 50, top1_pct >= 50]", "constraints[1]", "bounds top1_pct on the same side as constraints[0]"),
+        (
+            "[top1_pct <= 40, top1_pct >= 50]",
+            "constraints[1]",
+            "no trial can keep both top1_pct >= 50 and top1_pct <= 40",
+        ),
     ],
 )
 def test_wrong_constraints(problems, constraints, key, sentence):
@@ -124,8 +147,69 @@ def test_wrong_constraints(problems, constraints, key, sentence):
     assert said.startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("objectives", "key", "sentence"),
+    [
+        ("{}", "objectives", "names no column"),
+        ("{seed: min}", "objectives.seed", "seed is given to a trial and does not come of it; choose from"),
+        ("{suggestion: min}", "objectives.suggestion", "suggestion is given to a trial"),
+        ("{backbone: min}", "objectives.backbone", "'backbone' is not known"),
+        (
+            "{top1_pct: max, top5_pct: max, final_loss: min, train_time_s: min, wall_time_s: min, step_time_ms: min}",
+            "objectives",
+            "names 6 columns, and 5 are the most",
+        ),
+    ],
+)
+def test_wrong_objectives(problems, objectives, key, sentence):
+    ((where, said),) = problems(f"objectives: {objectives}").items()
+    assert where == key
+    assert said.startswith(sentence)
+
+
+def test_what_a_profile_never_measures_is_no_goal(problems):
+    text = GRID.replace("epochs: 12", "epochs: 12, ema: false")
+    found = problems("search: {kind: optuna}\nconstraints: top5_ema_pct >= 9\nobjectives: {top1_ema_pct: max}", text)
+    assert found == {
+        "objectives.top1_ema_pct": "top1_ema_pct is of averaged weights, and there are none with ema: false in laptop",
+        "constraints": "top5_ema_pct is of averaged weights, and there are none with ema: false in laptop",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rest", "key", "sentence"),
+    [
+        (
+            "early_stop: {kind: asha, min_epochs: 12}",
+            "early_stop.min_epochs",
+            "12 ends no trial of profile laptop",
+        ),
+        (
+            "search: {kind: asha, min_epochs: 99}",
+            "search.min_epochs",
+            "99 ends no trial of profile laptop early",
+        ),
+        (
+            "early_stop: {kind: asha, reduction_factor: 5}",
+            "early_stop.reduction_factor",
+            "5 ends no trial early",
+        ),
+        (
+            "search: {kind: optuna, trials: 2, early_stop: asha}",
+            "search.early_stop.reduction_factor",
+            "3 ends no trial early: it must be at most the 2 that are compared",
+        ),
+    ],
+)
+def test_an_early_stop_that_can_never_act(load, problems, rest, key, sentence):
+    ((where, said),) = problems(rest).items()
+    assert where == key
+    assert said.startswith(sentence)
+    assert load("early_stop: {kind: asha, min_epochs: 11, reduction_factor: 4}").early_stop
+
+
 def test_a_search_compares_cases_and_nothing_else(problems):
-    many = GRID.replace("{dataset: digits}", "{dataset: digits, backbone: [vim_tiny, vim_small]}") + "seeds: [0, 1]\n"
+    many = GRID.replace("dataset: digits", "dataset: digits, backbone: [vim_tiny, vim_small]") + "seeds: [0, 1]\n"
     found = problems("search: {kind: optuna}", many)
     assert found == {
         "seeds": "a search trains with one seed, not 2: [0, 1]",

@@ -257,6 +257,13 @@ def test_seeds_are_distinct(problems):
     assert problems(GOOD + "seeds: [0, true]") == {"seeds[1]": "must be a whole number, not true"}
 
 
+def test_more_trials_than_a_plan_can_hold(problems):
+    r = ", ".join(f"{{strategy: lower, stop_layer: 1, r: {r}}}" for r in range(1, 10))
+    text = f"study: x\ncases: [{r}]\nprofiles: {{laptop: {{dataset: digits}}}}\nseeds: {list(range(6000))}"
+    said = "has 54000 trials with 6000 seeds, and 50000 are the most"
+    assert problems(text) == {"profiles.laptop": said}
+
+
 @pytest.mark.parametrize(("number", "found"), [("true", "true"), ("4", "4"), ("2.0", "2.0")])
 def test_the_paper_has_three_tables(problems, number, found):
     ((key, sentence),) = problems(GOOD + f"paper_table: {number}").items()
