@@ -15,6 +15,7 @@ from sweep.errors import UserError
 from sweep.grid.placement import FLAGS
 
 COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
+MOST_DIGITS = 19  # of a number that fits in 64 bits
 HELP = """\
 Sweeps of Vision Mamba models with token fusion: every configuration of a grid is trained, stored as Parquet, and
 drawn as the paper's tables and the accuracy-efficiency frontier.
@@ -95,47 +96,51 @@ def parser() -> argparse.ArgumentParser:
     plan.set_defaults(function=commands.plan, executor="ray")
 
     report = choices.add_parser("report", help="write the report of a study's folder again")
-    report.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
+    report.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
     report.set_defaults(function=commands.report)
 
     status = choices.add_parser("status", help="what is done, running, failed")
-    status.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
+    status.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
     status.set_defaults(function=commands.status)
 
     compact = choices.add_parser("compact", help="make a study's many files few, while no run drives it")
-    compact.add_argument("study", type=Path, help="a study's folder, such as results/starting_layer-laptop")
+    compact.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
     compact.set_defaults(function=commands.compact)
 
     doctor = choices.add_parser("doctor", help="what this machine has: devices, scan backends, data sets, versions")
-    doctor.add_argument("--data-dir", metavar="DIR", help="folder that holds cifar100/")
+    doctor.add_argument("--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/")
     doctor.set_defaults(function=commands.doctor)
 
     data = choices.add_parser("data", help="fetch a data set")
     data.add_argument("dataset", choices=("cifar100",))
-    data.add_argument("--data-dir", type=Path, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
+    data.add_argument("--data-dir", type=_folder, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
     data.set_defaults(function=commands.data)
     return result
 
 
 def _add_grid(command: argparse.ArgumentParser) -> None:
     command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml")
-    command.add_argument("--profile", help="one of the grid's (default: paper with a GPU and CIFAR-100, else laptop)")
+    command.add_argument(
+        "--profile", type=_given, help="one of the grid's (default: paper with a GPU and CIFAR-100, else laptop)"
+    )
     command.add_argument(
         "--limit",
         type=_positive,
         metavar="N",
         help="only the first N trials; of a search, N newly completed ones beside baselines and stored results",
     )
-    command.add_argument("--data-dir", metavar="DIR", help="folder that holds cifar100/, or the image folder")
+    command.add_argument(
+        "--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/, or the image folder"
+    )
     command.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         default=Path("results"),
         metavar="DIR",
         help="holds a folder for each study and profile (default: results)",
     )
     pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
-    pool.add_argument("--address", help="address of a running Ray cluster (default: this machine alone)")
+    pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
     flags: tuple[tuple[str, Callable[[str], object], str, str], ...] = (
         ("--gpus-per-trial", _number_or_pack, "G", "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many as fit"),
         ("--cpus-per-trial", _positive, "N", "threads of a trial"),
@@ -151,15 +156,25 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
         pool.add_argument(flag, type=type_, metavar=metavar, dest=FLAGS[flag], help=text)
 
 
+def _given(text: str) -> str:
+    if not text:  # what a script's unset variable leaves, and would otherwise mean the default
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _folder(text: str) -> Path:
+    return Path(_given(text))
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def _number(text: str) -> float:
     try:
-        number = float(text)
+        number = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

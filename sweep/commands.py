@@ -167,6 +167,7 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     from sweep.run.runner import resume_columns
     from sweep.spec import load_spec
     from sweep.store import read_rows
+    from sweep.study_folder import study_folder
 
     in_process = options.executor == "in-process"
     flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
@@ -177,7 +178,7 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
     if in_process and plan.pool.gpus_per_trial == "pack":
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
-    folder = options.out.resolve() / f"{plan.study}-{plan.profile}"
+    folder = study_folder(options.out, plan)
     stored = read_rows(folder, resume_columns(plan))
     device = pool_device(plan, address=options.address)
     plan = fitting(plan, device, stored=set(stored.rows["trial_id"]))

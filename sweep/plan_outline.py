@@ -30,6 +30,8 @@ class CaseOutline:
 class PlanOutline:
     """Some of the fields of a Plan."""
 
+    study: str
+    profile: str
     trials: tuple[TrialOutline, ...]
     cases: tuple[CaseOutline, ...]
     search: Search | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from famba_core.config import DataConfig
+from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
 from famba_core.data.folders import DatasetMissing
 from famba_core.data.image_dataset import DatasetInfo, ImageDataset, Split
@@ -28,10 +28,15 @@ _SOURCES = {
 def describe_dataset(config: DataConfig) -> DatasetInfo:
     """Sizes of the data set, without decoding an image.
 
-    Raises DatasetMissing where it is not on this machine, ConfigError where its files are not what they should be or
-    `train_images` is more than it has.
+    Raises DatasetMissing where it is not on this machine, ConfigError where its files cannot be read or are not what
+    they should be, or `train_images` is more than it has.
     """
-    return _SOURCES[config.dataset].describe(config)
+    try:
+        return _SOURCES[config.dataset].describe(config)
+    except OSError as error:
+        field = "dataset" if config.data_dir is None else "data_dir"
+        sentence = f"{config.dataset} cannot be read: {error.filename}: {error.strerror}"
+        raise ConfigError([(field, sentence)]) from error
 
 
 def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDataset:

@@ -8,6 +8,7 @@ from typing import Any
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, ModelConfig, TrainConfig
 from sweep.grid.findings import Findings, field_types
+from sweep.grid.pool import MOST, wrong_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +19,13 @@ class Resources:
     gpus_per_trial: float = 0.0  # 0 trains on the CPU; below 1, trials share a GPU
 
     def __post_init__(self) -> None:
-        least = {"cpus_per_trial": 1, "gpus_per_trial": 0}
-        problems = [
-            (field, f"must be at least {low}, not {getattr(self, field)}")
-            for field, low in least.items()
-            if getattr(self, field) < low
-        ]
-        if self.gpus_per_trial > 1:
-            problems.append(("gpus_per_trial", f"must be at most 1, not {self.gpus_per_trial:g}: a trial uses one GPU"))
+        problems = []
+        if not 1 <= self.cpus_per_trial <= MOST["cpus_per_trial"]:
+            problems.append(
+                ("cpus_per_trial", f"must be from 1 to {MOST['cpus_per_trial']}, not {self.cpus_per_trial}")
+            )
+        if sentence := wrong_share(self.gpus_per_trial):
+            problems.append(("gpus_per_trial", sentence))
         if problems:
             raise ConfigError(problems)
 

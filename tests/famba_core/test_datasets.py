@@ -119,3 +119,9 @@ assert len(load_dataset(DataConfig(dataset="imagefolder", data_dir="."), 8).test
         env={**os.environ, "PYTHONPATH": str(package)},
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dataset", ["cifar100", "imagefolder"])
+def test_a_folder_that_cannot_be_looked_into(dataset):
+    with pytest.raises(ConfigError, match=f"data_dir: {dataset} cannot be read: .*: File name too long"):
+        describe_dataset(DataConfig(dataset=dataset, data_dir=300 * "a"))

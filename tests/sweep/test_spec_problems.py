@@ -75,7 +75,7 @@ def test_every_problem_of_the_file_is_reported_at_once(problems):
     assert found["cases[5]"] == "repeats cases[4]: all, r 7"
     assert "did you mean epochs? choose from backbone, image_size" in found["profiles.paper.epoch"]
     assert found["profiles.paper.lr"] == "must be a number, not 'fast'"
-    assert found["profiles.paper.cpus_per_trial"] == "must be at least 1, not 0"
+    assert found["profiles.paper.cpus_per_trial"] == "must be from 1 to 1024, not 0"
     assert "choose from vim_tiny" in found["profiles.laptop.backbone"]
     assert found["profiles.laptop.dataset"] == "must be digits, cifar100 or imagefolder, not 'mnist'"
     # batch_size stands beside values of the wrong type and waits for them
@@ -117,8 +117,10 @@ def test_profile_names_must_be_plain_too(problems):
         ("precision: fp16", "must be float32, tf32 or bf16, not 'fp16'"),
         ("batch_size: 0", "must be at least 1, not 0"),
         ("warmup_epochs: -1", "must be at least 0, not -1"),
-        ("gpus_per_trial: -1", "must be at least 0, not -1.0"),
-        ("cpus_per_trial: 0", "must be at least 1, not 0"),
+        ("gpus_per_trial: -1", "must be from 0 to 1, not -1"),
+        ("gpus_per_trial: 1e-320", "must be 0 or at least 0.01, not"),
+        ("cpus_per_trial: 0", "must be from 1 to 1024, not 0"),
+        ("cpus_per_trial: 99999", "must be from 1 to 1024, not 99999"),
         ("backbone: []", "must list at least one backbone, each once, not []"),
         ("backbone: [vim_tiny, vim_tiny]", "must list at least one backbone, each once, not ['vim_tiny', 'vim_tiny']"),
         ("image_size: 100", "100 pixels do not divide into patches of 16"),
