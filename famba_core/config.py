@@ -18,6 +18,11 @@ Precision = Literal["float32", "tf32", "bf16"]
 DatasetName = Literal["digits", "cifar100", "imagefolder"]
 
 
+MOST_PIXELS = 4096  # side of an image
+LEAST_CROP = 0.1  # below, an image is enlarged beyond memory to be cropped
+MOST = 1e30  # of rates and the like; as float32 a few steps make infinity of more
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """Sizes of a Vision Mamba. `stands_for` names the published backbone that a narrow one replaces."""
@@ -59,7 +64,11 @@ class ModelConfig:
                 self.backbone not in BACKBONES,
                 f"{self.backbone!r} is not a backbone; choose from {', '.join(BACKBONES)}",
             ),
-            ("image_size", self.image_size < 1, f"must be at least 1, not {self.image_size}"),
+            (
+                "image_size",
+                not 1 <= self.image_size <= MOST_PIXELS,
+                f"must be from 1 to {MOST_PIXELS}, not {self.image_size}",
+            ),
             (
                 "patch_size",
                 self.patch_size is not None and self.patch_size < 1,
@@ -180,8 +189,14 @@ class AugmentConfig:
             ),
             ("random_erasing", not 0 <= self.random_erasing <= 1, f"must be from 0 to 1, not {self.random_erasing}"),
             ("mixup", self.mixup < 0, f"must be at least 0, not {self.mixup}"),
+            ("mixup", self.mixup > MOST, f"must be at most {MOST:g}, not {self.mixup}"),
             ("cutmix", self.cutmix < 0, f"must be at least 0, not {self.cutmix}"),
-            ("eval_crop", not 0 < self.eval_crop <= 1, f"must be above 0 and at most 1, not {self.eval_crop}"),
+            ("cutmix", self.cutmix > MOST, f"must be at most {MOST:g}, not {self.cutmix}"),
+            (
+                "eval_crop",
+                not LEAST_CROP <= self.eval_crop <= 1,
+                f"must be from {LEAST_CROP} to 1, not {self.eval_crop}",
+            ),
         )
 
 
@@ -206,6 +221,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         at_least_0 = ("lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "seed")
+        rates = ("lr", "min_lr", "warmup_lr", "weight_decay")
         reject(
             ("epochs", self.epochs < 1, f"must be at least 1, not {self.epochs}"),
             ("batch_size", self.batch_size < 1, f"must be at least 1, not {self.batch_size}"),
@@ -225,4 +241,8 @@ class TrainConfig:
                 f"{self.precision!r} is not a precision; choose from float32, tf32, bf16",
             ),
             *((name, getattr(self, name) < 0, f"must be at least 0, not {getattr(self, name)}") for name in at_least_0),
+            *(
+                (name, getattr(self, name) > MOST, f"must be at most {MOST:g}, not {getattr(self, name)}")
+                for name in rates
+            ),
         )

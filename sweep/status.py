@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sweep.errors import Problem, UserError
 from sweep.grid.search_spec import Search
 from sweep.plan_outline import PlanOutline, plan_outline_from_json
 from sweep.run.measure_phase import measuring_folder
@@ -40,21 +42,33 @@ class StudyStatus:
     # Files that cannot be read, but for loose curves, which are left to the report.
     damaged: tuple[Path, ...]
     set_aside: tuple[Path, ...]  # damaged parts of earlier runs
+    unreadable: tuple[Problem, ...] = ()  # folders that are none, or that cannot be looked into
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
     measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
     search: Search | None = None
 
 
 def study_status(folder: Path) -> StudyStatus:
-    """Where every planned trial stands. Raises UserError if `folder` holds no plan, or cannot be read."""
+    """Where every planned trial stands. Raises UserError if `folder` holds no plan."""
     plan = plan_outline_from_json(read_plan_json(folder), folder)
-    rows, damaged = read_rows(folder, ("attempt", "status", "error"))
+    unreadable: list[Problem] = []
+    stored: Mapping[Any, Any] = {}
+    begun: Collection[str] = ()
+    damaged: list[Path] = []
+    with _kept(unreadable):
+        rows, damaged = read_rows(folder, ("attempt", "status", "error"))
+        stored = outcomes(rows)[["attempt", "status", "error"]].to_dict("index")
+    with _kept(unreadable):
+        damaged = [*damaged, *read_measurements(folder, ())[1]]
+    with _kept(unreadable):
+        begun = _begun(folder)
     driver = driver_of(folder)
     token = driver.get("token") if driver else None
     measuring = TrialProgress.read(measuring_folder(folder)) if driver else None
     return StudyStatus(
-        trials=_trials(plan, folder, outcomes(rows)[["attempt", "status", "error"]].to_dict("index"), token),
-        damaged=tuple(dict.fromkeys([*damaged, *read_measurements(folder, ())[1], *damaged_compacted(folder)])),
+        trials=_trials(plan, folder, stored, begun, token),
+        damaged=tuple(dict.fromkeys([*damaged, *damaged_compacted(folder)])),
+        unreadable=tuple(unreadable),
         set_aside=tuple(sorted((folder / "quarantine").glob("*/*"))),
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,
@@ -62,8 +76,18 @@ def study_status(folder: Path) -> StudyStatus:
     )
 
 
-def _trials(plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], token: str | None) -> tuple[TrialStatus, ...]:
-    begun = _begun(folder)
+@contextlib.contextmanager
+def _kept(problems: list[Problem]) -> Iterator[None]:
+    """Keep what a folder's reading raised, so that the rest is still told."""
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
+
+
+def _trials(
+    plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], begun: Collection[str], token: str | None
+) -> tuple[TrialStatus, ...]:
     baselines = {case.trial_id for case in plan.cases if case.baseline}
     suggested = {trial.trial_id for trial in plan.trials} - baselines if plan.search else set()
     return tuple(
@@ -79,6 +103,8 @@ def _begun(folder: Path) -> Collection[str]:
         return set(os.listdir(folder / "checkpoints"))
     except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise UserError([Problem(str(folder / "checkpoints"), "", f"cannot be read: {error.strerror}")]) from error
 
 
 def _trial_status(
@@ -114,6 +140,7 @@ def describe(status: StudyStatus) -> str:
         elif trial.progress:
             state = "running" if trial.state == "running" else "interrupted"
             lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
+    lines += map(str, status.unreadable)
     lines += [f"{part}: cannot be read; the next run sets it aside" for part in status.damaged]
     if status.set_aside:
         several = len(status.set_aside) > 1

@@ -71,6 +71,9 @@ def test_values_reach_the_configuration(monkeypatch, small_backbone):
       "stop_layer: strategy upper takes none, and 3 was given"]),
     (["--train-images", "5000"], ["train_images: 5000 images are asked for, and the training set of digits has 1437"]),
     (["--precision", "tf32"], ["precision: tf32 needs a CUDA device; choose float32 or bf16"]),
+    (["--image-size", "5000", "--lr", "1e308", "--cutmix", "1e31", "--eval-crop", "1e-320"],
+     ["image_size: must be from 1 to 4096, not 5000", "cutmix: must be at most 1e+30, not 1e+31",
+      "eval_crop: must be from 0.1 to 1, not 1e-320", "lr: must be at most 1e+30, not 1e+308"]),
     (["--threads", "0"], ["threads: must be at least 1, not 0"]),
     (["--device", "tpu"], ["device: 'tpu' is not a device; choose from cpu, cuda, cuda:0, ..."]),
 ])  # fmt: skip

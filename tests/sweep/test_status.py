@@ -200,3 +200,22 @@ def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> Non
     assert TrialProgress.read(tmp_path) is None
     (tmp_path / FILE).write_text("[]")
     assert TrialProgress.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["trials", "measurements", "checkpoints"])
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_what_is_no_folder_is_named_and_the_rest_is_told(study: Path, name: str, kind: str) -> None:
+    (study / name).rename(study / "elsewhere")
+    if kind == "file":
+        (study / name).write_text("")
+    else:
+        (study / name).symlink_to(name)
+    shown = printed(study)
+    assert shown[0].startswith("5 trials planned: ")
+    reason = "Not a directory" if kind == "file" else "Too many levels of symbolic links"
+    assert f"{study / name}: cannot be read: {reason}" in shown
+
+
+def test_a_damaged_manifest_is_listed_once(study: Path) -> None:
+    (study / "manifest.json").write_text("x")
+    assert sum("manifest.json" in line for line in printed(study)) == 1
