@@ -17,6 +17,7 @@ from sweep.checksum import UNSEALED, sealed, verify
 from sweep.errors import Problem, UserError
 from sweep.grid.cases import CASE_KEYS
 from sweep.grid.findings import unknown
+from sweep.grid.goals import NUMERIC
 from sweep.grid.placement import placed
 from sweep.grid.pool import Pool
 from sweep.grid.search_spec import Constraint, EarlyStop, Search
@@ -187,7 +188,16 @@ def plan_to_json(plan: Plan) -> str:
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:
     """The plan that `plan_to_json` wrote. Raises UserError, naming the study's `folder`, where the text is not one."""
-    return validated(_PLAN, text, folder)
+    plan = validated(_PLAN, text, folder)
+    if not plan.trials:
+        raise _damaged(folder, "it has no trial")
+    if not plan.objectives or not set(plan.objectives) <= set(NUMERIC):
+        raise _damaged(folder, f"its objectives are no measured columns: {', '.join(plan.objectives) or 'none'}")
+    if wrong := set(plan.objectives.values()) - {"max", "min"}:
+        raise _damaged(folder, f"its objectives are max or min, not {', '.join(sorted(wrong))}")
+    if plan.paper_table not in (None, 1, 2, 3):
+        raise _damaged(folder, f"its paper_table is {plan.paper_table}, and the paper has tables 1, 2 and 3")
+    return plan
 
 
 def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:

@@ -64,6 +64,22 @@ def test_a_plan_whose_id_is_no_plain_name_is_refused(tmp_path, trial_id):
             read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "finding"),
+    [
+        ({"trials": [], "cases": []}, "it has no trial"),
+        ({"objectives": {}}, "its objectives are no measured columns: none"),
+        ({"objectives": {"backbone": "max"}}, "its objectives are no measured columns: backbone"),
+        ({"objectives": {"top1_pct": "up"}}, "its objectives are max or min, not up"),
+        ({"paper_table": 9}, "its paper_table is 9, and the paper has tables 1, 2 and 3"),
+    ],
+)
+def test_a_plan_that_no_grid_makes_is_refused(tmp_path, changed, finding):
+    text = json.dumps(json.loads(plan_to_json(PLAN)) | changed)
+    with pytest.raises(UserError, match=rf"plan\.json is damaged: {finding}"):
+        plan_from_json(text, tmp_path)
+
+
 def test_a_run_removes_nothing_outside_its_checkpoints(tmp_path, monkeypatch):
     study = tmp_path / "results" / "study"
     save(study, ROWS[:1])
