@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
         help="of the layers' kernels: cpu, triton, mamba_ssm, torch (default: the fastest that fits)",
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    group.add_argument("--checkpoint", type=Path, metavar="DIR", help="keep the state here; the same command resumes")
+    group.add_argument(
+        "--checkpoint", type=_folder, metavar="DIR", help="keep the state here; the same command resumes"
+    )
     return result
 
 
@@ -111,6 +113,12 @@ def _add_option(group: Any, field: Field[Any], hint: Any, comment: str) -> None:
         group.add_argument(option, default=default, action=argparse.BooleanOptionalAction, help=shown)
     else:
         group.add_argument(option, default=default, type=kind, metavar=kind.__name__.upper(), help=shown)
+
+
+def _folder(text: str) -> Path:
+    if not text:  # what a script's unset variable leaves, and would otherwise mean the current folder
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _is_union(hint: Any) -> bool:

@@ -13,6 +13,8 @@ from famba_core.config import ConfigError, Precision
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
+MOST_THREADS = 1024
+
 
 def choose_device(name: str | None = None) -> torch.device:
     """The named device, or CUDA where there is one, else the CPU. Raises ConfigError for one that is not there."""
@@ -34,12 +36,12 @@ def choose_device(name: str | None = None) -> torch.device:
 def prepare(device: torch.device, precision: Precision, threads: int | None) -> None:
     """Set this process's threads, matrix precision and allocator.
 
-    Raises ConfigError for a precision that the device lacks and for fewer threads than one.
+    Raises ConfigError for a precision that the device lacks and for threads that no machine has.
     """
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError([("precision", "tf32 needs a CUDA device; choose float32 or bf16")])
-    if threads is not None and threads < 1:
-        raise ConfigError([("threads", f"must be at least 1, not {threads}")])
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError([("threads", f"must be from 1 to {MOST_THREADS}, not {threads}")])
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if threads is not None:

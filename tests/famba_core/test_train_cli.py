@@ -74,7 +74,8 @@ def test_values_reach_the_configuration(monkeypatch, small_backbone):
     (["--image-size", "5000", "--lr", "1e308", "--cutmix", "1e31", "--eval-crop", "1e-320"],
      ["image_size: must be from 1 to 4096, not 5000", "cutmix: must be at most 1e+30, not 1e+31",
       "eval_crop: must be from 0.1 to 1, not 1e-320", "lr: must be at most 1e+30, not 1e+308"]),
-    (["--threads", "0"], ["threads: must be at least 1, not 0"]),
+    (["--threads", "0"], ["threads: must be from 1 to 1024, not 0"]),
+    (["--threads", "9999999999"], ["threads: must be from 1 to 1024, not 9999999999"]),
     (["--device", "tpu"], ["device: 'tpu' is not a device; choose from cpu, cuda, cuda:0, ..."]),
 ])  # fmt: skip
 def test_wrong_values_are_one_sentence_each(options, sentences, small_backbone, capsys):
@@ -84,6 +85,7 @@ def test_wrong_values_are_one_sentence_each(options, sentences, small_backbone, 
 
 @pytest.mark.parametrize("options", [
     ["--backbone", "vim_huge"], ["--epochs", "many"], ["--schedule", "1,x"], ["--precision", "fp8"], ["--unknown", "1"],
+    ["--checkpoint", ""],
 ])  # fmt: skip
 def test_what_is_no_option_or_value_ends_with_2(options, capsys):
     with pytest.raises(SystemExit) as ended:
