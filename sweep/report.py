@@ -41,11 +41,13 @@ class _Picture:
 def write_report(folder: Path) -> Report:
     """Draw the tables and figures of a study into its folder `report`, replacing those of the same names.
 
-    Parts that cannot be read are left out and counted on the page. Raises UserError if the folder holds no plan.
+    Parts that cannot be read are left out and counted on the page; what is stored of trials that the plan no longer
+    has is left out. Raises UserError if the folder holds no plan.
     """
     plan = plan_from_json(read_plan_json(folder), folder)
     rows, damaged_rows = read_rows(folder)
     epochs, damaged_epochs = read_epochs(folder)
+    rows, epochs = _planned(plan, rows), _planned(plan, epochs)
     table = tables.build_table(plan, rows)
     trade_offs = frontiers(table, plan.objectives)
     listed = frontier_rows(table, plan.objectives, trade_offs)
@@ -83,6 +85,11 @@ def write_report(folder: Path) -> Report:
         columns=table_text.columns(table),
         caption=caption,
     )
+
+
+def _planned(plan: Plan, stored: pd.DataFrame) -> pd.DataFrame:
+    """Rows or epochs of the plan's trials: the grid may have been edited since others were stored."""
+    return stored[stored["trial_id"].isin([trial.trial_id for trial in plan.trials])].reset_index(drop=True)
 
 
 def frontier_rows(table: pd.DataFrame, objectives: dict[str, str], trade_offs: Sequence[Frontier]) -> pd.DataFrame:
@@ -175,9 +182,8 @@ def _page(
         lstrip_blocks=True,
     )
     done = completed(rows)
-    statuses, sources = outcomes(rows)["status"], done["source"].dropna()
-    failed = rows[(rows["status"] == "failed") & ~rows["trial_id"].isin(done["trial_id"])]
-    failed = failed.drop_duplicates("trial_id", keep="last")
+    ended, sources = outcomes(rows).reset_index(), done["source"].dropna()
+    failed = ended[ended["status"] == "failed"]
 
     def distinct(column: str) -> list[str]:
         return sorted(done[column].dropna().unique())
@@ -192,7 +198,7 @@ def _page(
             "planned": len(baselines(plan)) + plan.search.trials if plan.search else len(plan.trials),
             "completed": len(done),
             "failed": len(failed),
-            "pruned": int((statuses == "pruned").sum()),
+            "pruned": int((ended["status"] == "pruned").sum()),
             "copied": len(sources),
         },
         studies_copied=sorted({source.rpartition("/")[0] for source in sources}),

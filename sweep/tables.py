@@ -41,13 +41,13 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     none that was only stopped early.
 
     Args:
-        rows: as `store.read_rows` gives them; only completed ones count.
+        rows: of the plan's trials, as `store.read_rows` gives them; only completed ones count.
 
     Returns a frame with the columns
         configuration: the labels in a few words, distinct within the table
         LABELS, reduced_tokens: as planned
         trial_ids: of its seeds, separated by spaces
-        seeds_planned, seeds_measured, seeds_failed: trials; failed ones have failed and not completed since
+        seeds_planned, seeds_measured, seeds_failed: trials; failed are those whose last attempt has failed
         MEASURES and the objectives: mean over the measured seeds; with _std: standard deviation (n - 1 degrees of
             freedom), missing for one seed
         RATIOS: the mean over that of the row without fusion of the same backbone
@@ -62,8 +62,7 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
         cases[tuple(getattr(case, label) for label in LABELS)].append(case)
     removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
     varying = {label for i, label in enumerate(LABELS) if len({labels[i] for labels in cases}) > 1}
-    done, failed = completed(rows), set(rows.loc[rows["status"] == "failed", "trial_id"])
-    done = done[done["trial_id"].isin(removed)]
+    done, failed = completed(rows), set(outcomes(rows).query("status == 'failed'").index)
     isolated = len(done) > 0 and bool((done["measured"] == "isolated").all())
     if isolated:
         done = done.assign(train_time_s=done["isolated_train_time_s"])
@@ -80,7 +79,7 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
                 "trial_ids": " ".join(sorted(trials)),
                 "seeds_planned": len(trials),
                 "seeds_measured": len(measured),
-                "seeds_failed": len((failed & trials) - set(measured["trial_id"])),
+                "seeds_failed": len(failed & trials),
                 **{
                     name: value
                     for measure in measures

@@ -13,6 +13,7 @@ from synthetic_study import curve, result, results, save, table_plan
 
 from sweep import store
 from sweep.errors import UserError
+from sweep.grid.search_spec import Search
 from sweep.plan import plan_to_json
 from sweep.report import write_report
 
@@ -152,6 +153,37 @@ def test_a_trial_that_completed_in_the_end_has_not_failed(tmp_path):
     text = Page(write_report(folder).index).text
     assert "1 of 15 completed, 0 failed" in text
     assert "once" not in text.split("Learning curves")[1]
+
+
+def test_trials_that_the_plan_no_longer_has_leave_no_trace(tmp_path):
+    grid = table_plan(2)
+    kept = dataclasses.replace(grid, trials=grid.trials[:6], cases=grid.cases[:6])
+    rows, dropped = results(kept), grid.trials[6:]
+    older = [
+        result(
+            dropped[0], top1_pct=1.0, measured="in_training", peak_memory_source="cuda_allocator", source="other/x.1"
+        ),
+        result(dropped[1], status="failed", error="x"),
+        result(dropped[2], status="pruned", top1_pct=1.0),
+    ]
+    older = [dataclasses.replace(r, device_name="Other", torch_version="1.0", git_commit="0ld") for r in older]
+    rows = [dataclasses.replace(r, measured="isolated", isolated_train_time_s=r.train_time_s) for r in rows]
+    for plan in (kept, dataclasses.replace(kept, search=Search())):
+        name = "search" if plan.search else "grid"
+        edited = write_report(study(tmp_path / name / "edited", plan, rows + older))
+        plain = write_report(study(tmp_path / name / "plain", plan, rows))
+        assert [path.read_bytes() for path in edited.files] == [path.read_bytes() for path in plain.files]
+
+
+def test_a_trial_whose_last_attempt_was_stopped_early_has_not_failed(tmp_path):
+    plan = table_plan(2)
+    attempts = [
+        result(plan.trials[1], status="failed", error="once"),
+        result(plan.trials[1], attempt=2, status="pruned"),
+    ]
+    paths = write_report(study(tmp_path, plan, attempts))
+    assert "0 failed, 1 stopped early" in Page(paths.index).text
+    assert "failed" not in paths.table.read_text()
 
 
 def test_damaged_parts_are_counted_and_left_out(tmp_path):
