@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweep.errors import Problem, UserError
-from sweep.grid.search_spec import Search
+from sweep.grid.search_spec import Search, candidates
 from sweep.plan_outline import PlanOutline, plan_outline_from_json
 from sweep.run.measure_phase import measuring_folder
 from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
 from sweep.store.driver_lock import driver_of
 from sweep.store.quarantine import damaged_compacted
+from sweep.wording import counted
 from sweep.worker.progress import TrialProgress, checkpoint_folder
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
@@ -46,10 +47,18 @@ class StudyStatus:
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
     measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
     search: Search | None = None
+    tries: int = 0  # trials that the search chooses until it ends
 
 
 def study_status(folder: Path) -> StudyStatus:
-    """Where every planned trial stands. Raises UserError if `folder` holds no plan."""
+    """Where every planned trial stands. Raises UserError if `folder` holds no plan, or cannot be asked."""
+    try:
+        return _study_status(folder)
+    except OSError as error:  # such as a file where a folder should be
+        raise UserError([Problem(str(error.filename or folder), "", f"cannot be read: {error.strerror}")]) from error
+
+
+def _study_status(folder: Path) -> StudyStatus:
     plan = plan_outline_from_json(read_plan_json(folder), folder)
     unreadable: list[Problem] = []
     stored: Mapping[Any, Any] = {}
@@ -73,6 +82,7 @@ def study_status(folder: Path) -> StudyStatus:
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,
         search=plan.search,
+        tries=plan.search.tries(len(candidates(plan.cases))) if plan.search else 0,
     )
 
 
@@ -88,8 +98,7 @@ def _kept(problems: list[Problem]) -> Iterator[None]:
 def _trials(
     plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], begun: Collection[str], token: str | None
 ) -> tuple[TrialStatus, ...]:
-    baselines = {case.trial_id for case in plan.cases if case.baseline}
-    suggested = {trial.trial_id for trial in plan.trials} - baselines if plan.search else set()
+    suggested = candidates(plan.cases) if plan.search else frozenset()
     return tuple(
         _trial_status(folder, trial.trial_id, stored, begun, token, trial.trial_id in suggested)
         for trial in plan.trials
@@ -126,14 +135,16 @@ def describe(status: StudyStatus) -> str:
     planned = [trial for trial in status.trials if not trial.suggested]
     lines = []
     if status.search:
-        lines.append(_describe_search(status.search, [trial for trial in status.trials if trial.suggested]))
+        suggested = [trial for trial in status.trials if trial.suggested]
+        lines.append(_describe_search(status.search, status.tries, suggested))
     if planned or not status.search:
-        kind = "baselines" if status.search else f"{len(planned)} trials planned"
+        kind = "baselines" if status.search else f"{counted(len(planned), 'trial')} planned"
         lines.append(f"{kind}: {_counts(planned, STATES)}")
     if status.driver:
         lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))
     if status.measuring:
-        lines.append(f"measuring: {status.measuring.epoch} of {status.measuring.epochs} schedules done, then it trains")
+        schedules = counted(status.measuring.epochs, "schedule")
+        lines.append(f"measuring: {status.measuring.epoch} of {schedules} done, then it trains")
     for trial in status.trials:
         if trial.error:
             lines.append(f"{trial.trial_id}: failed: {trial.error}")
@@ -143,17 +154,17 @@ def describe(status: StudyStatus) -> str:
     lines += map(str, status.unreadable)
     lines += [f"{part}: cannot be read; the next run sets it aside" for part in status.damaged]
     if status.set_aside:
-        several = len(status.set_aside) > 1
-        words = "files have been set aside, and count" if several else "file has been set aside, and counts"
-        lines.append(f"{len(status.set_aside)} damaged {words} as not stored:")
+        files = counted(len(status.set_aside), "damaged file")
+        words = "has been set aside, and counts" if len(status.set_aside) == 1 else "have been set aside, and count"
+        lines.append(f"{files} {words} as not stored:")
         lines += [f"  {part}" for part in status.set_aside]
     return "\n".join(lines)
 
 
-def _describe_search(search: Search, trials: Collection[TrialStatus]) -> str:
+def _describe_search(search: Search, tries: int, trials: Collection[TrialStatus]) -> str:
     ended = [trial for trial in trials if trial.state in ("completed", "failed", "pruned")]
     begun = [trial for trial in trials if trial.state in ("running", "missing")]
-    words = f"optuna ({search.sampler}): {len(ended)} of {search.trials} trials tried"
+    words = f"optuna ({search.sampler}): {len(ended)} of {counted(tries, 'trial')} tried"
     if ended:
         words += f": {_counts(ended, STATES)}"
     interrupted = sum(trial.state == "missing" for trial in begun)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from famba_core.config import ConfigError
 
@@ -26,6 +27,24 @@ class Search:
         ]
         if problems:
             raise ConfigError(problems)
+
+    def tries(self, candidates: int) -> int:
+        """How many of so many schedules it tries: all, where it may try more than there are."""
+        return min(self.trials, candidates)
+
+
+class PlannedCase(Protocol):
+    """What tells a candidate of a search from a baseline."""
+
+    @property
+    def trial_id(self) -> str: ...
+    @property
+    def baseline(self) -> bool: ...
+
+
+def candidates(cases: Collection[PlannedCase]) -> frozenset[str]:
+    """The ids of the trials that a search chooses from: of no baseline."""
+    return frozenset(case.trial_id for case in cases) - {case.trial_id for case in cases if case.baseline}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +77,7 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.column} {self.relation} {self.bound:g}"
+
+    def violation(self, value: float) -> float:
+        """How far the value is beyond the bound, in the column's unit; 0 or less where it meets the bound."""
+        return value - self.bound if self.relation == "<=" else self.bound - value

@@ -109,12 +109,7 @@ class OptunaSearch:
             return self._trial(row["trial_id"], params, TrialState.PRUNED, intermediate_values=last)
         if row["status"] != "completed" or None in values or any(value is None for _, value in bounds):
             return self._trial(row["trial_id"], params, TrialState.FAIL)
-        violations = {
-            f"{bound.column} {bound.relation} {bound.bound:g}": (value or 0) - bound.bound
-            if bound.relation == "<="
-            else bound.bound - (value or 0)
-            for bound, value in bounds
-        }
+        violations = {str(bound): bound.violation(value) for bound, value in bounds if value is not None}
         return self._trial(row["trial_id"], params, TrialState.COMPLETE, values=values, constraints=violations)
 
     def _trial(self, trial_id: str, params: Mapping[str, Any], state: TrialState, **known: Any) -> FrozenTrial:

@@ -89,6 +89,26 @@ def test_looking_changes_nothing(study: Path) -> None:
     assert content() == before
 
 
+@pytest.mark.parametrize("name", ["trials", "measurements", "checkpoints", "driver.lock", "plan.json"])
+def test_what_is_no_folder_or_no_file_ends_with_a_sentence(study: Path, name: str) -> None:
+    place = study / name
+    was_folder = place.is_dir() or name == "measurements"
+    if place.exists():
+        place.rename(study / "moved")
+    place.write_text("") if was_folder else place.mkdir()
+    with pytest.raises(UserError, match=rf"{name}.*cannot be read: (Not|Is) a directory"):
+        study_status(study)
+
+
+@pytest.mark.parametrize("name", ["quarantine", "compacted", "epochs", "rungs", "logs"])
+def test_what_status_needs_not_may_be_a_file(study: Path, name: str) -> None:
+    whole = printed(study)
+    if (study / name).exists():
+        (study / name).rename(study / "moved")
+    (study / name).write_text("")
+    assert printed(study) == whole
+
+
 def test_a_folder_without_a_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json"):
         study_status(tmp_path)
@@ -155,6 +175,15 @@ def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> N
         "fake-seed30: running, epoch 0/3 ended",
         "fake-seed31: running, epoch 0/3 ended",
     ]
+
+
+def test_a_search_tries_no_more_than_there_is(tmp_path: Path) -> None:
+    trials = [fake_trial(seed) for seed in range(3)]
+    cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
+    for planned, tried in ((trials, "0 of 2 trials tried"), (trials[:2], "0 of 1 trial tried")):
+        plan = replace(plan_of(*planned), cases=tuple(cases[: len(planned)]), search=Search(trials=40))
+        save_plan(tmp_path, plan_to_json(plan))
+        assert printed(tmp_path)[0] == f"optuna (tpe): {tried}"
 
 
 def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path, monkeypatch: Any) -> None:

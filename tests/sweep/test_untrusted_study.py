@@ -125,7 +125,7 @@ def test_nothing_in_a_results_folder_is_unpickled(tmp_path):
     assert ResultCache(study.parent, tmp_path / "other").take(trial, 1) is None
     assert run_in_process(plan, study).completed == 1
     compact(study)
-    assert describe(study_status(study)).splitlines()[0] == "1 trials planned: 1 completed"
+    assert describe(study_status(study)).splitlines()[0] == "1 trial planned: 1 completed"
     assert not mark.exists()
 
 
