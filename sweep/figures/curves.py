@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,9 @@ from sweep.figures.style import BLACK, GREY, PALETTE, axis_name, new_figure
 
 FEWEST_POINTS = 3  # of a curve worth drawing
 MOST_LEGEND_LINES = 24
+MOST_KNOB_CURVES = 24  # each has its name in the legend
+LEGEND_WIDTH, LEGEND_KEY = 180, 18  # letters across a knob's figure, and what an entry takes beside the curve's name
+MOST_CURVES = 500  # of learning curves in a figure; more would be a stain, and megabytes
 UNFUSED = {"color": BLACK, "linewidth": 2.4}
 RATIOS = ("train_time_ratio", "peak_memory_ratio")
 
@@ -58,6 +63,11 @@ def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def evenly(number: int, most: int) -> np.ndarray:
+    """The positions of `most` of so many, the first and the last among them; of all where these are no more."""
+    return np.linspace(0, number - 1, min(number, most)).round().astype(int)
+
+
 def _configuration_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     strategies = dict(zip(epochs["configuration"], epochs["strategy"], strict=True))
     colours = matplotlib.colormaps["viridis"]
@@ -85,9 +95,15 @@ def _knob_figure(table: pd.DataFrame, knob: str, fixed: list[str], title: str) -
     curves = list(_curves(table, knob, fixed))
     if not curves:
         return None
+    if len(curves) > MOST_KNOB_CURVES:
+        title += f": {MOST_KNOB_CURVES} of {len(curves)} curves, evenly over the table"
+        curves = [curves[i] for i in evenly(len(curves), MOST_KNOB_CURVES)]
     # Accuracies of different data sets lie far apart: a panel each. Ratios are there to be compared: one panel.
     accuracies = ["top1_best_pct", *(["published_top1_pct"] if "published_top1_pct" in table else [])]
-    figure, axes = new_figure([[column, *RATIOS] for column in accuracies], width=14, height=5.2, title=title)
+    columns = max(1, min(4, LEGEND_WIDTH // (LEGEND_KEY + max(len(name) for name, _ in curves))))
+    lines = math.ceil((1 + len(curves) * len(accuracies)) / columns)
+    height = 5.2 + 0.22 * max(0, lines - 4)  # a longer legend takes nothing from the panels
+    figure, axes = new_figure([[column, *RATIOS] for column in accuracies], width=14, height=height, title=title)
     for (name, curve), colour in zip(curves, cycle(PALETTE), strict=False):
         unfused = table[(table["strategy"] == "none") & (table["backbone"] == curve["backbone"].iloc[0])]
         for column in accuracies:
@@ -106,7 +122,7 @@ def _knob_figure(table: pd.DataFrame, knob: str, fixed: list[str], title: str) -
             ax.axhline(1, color=GREY, linewidth=1, linestyle=":")
     legend_axes = axes[RATIOS[0]]
     legend_axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="no fusion")
-    figure.legend(*legend_axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*legend_axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -118,8 +134,11 @@ def _curves(table: pd.DataFrame, knob: str, fixed: Sequence[str]) -> Iterator[tu
     varying = [column for column in fixed if measured[column].nunique(dropna=False) > 1]
     for _, curve in measured.groupby(list(fixed), sort=False, dropna=False):
         if curve[knob].nunique() >= FEWEST_POINTS:
-            name = "".join(f", {column.replace('_', ' ')} {curve[column].iloc[0]}" for column in varying)
-            yield name, curve.sort_values(knob)
+            labels = curve[varying].iloc[0].dropna()
+            yield (
+                "".join(f", {str(column).replace('_', ' ')} {value}" for column, value in labels.items()),
+                curve.sort_values(knob),
+            )
 
 
 def _draw_curve(ax: Axes, curve: pd.DataFrame, knob: str, column: str, name: str, colour: str) -> None:

@@ -34,7 +34,7 @@ def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
     taken = _boxes(places, np.array([POINT_SIZE, POINT_SIZE]) * pixels)
     lines = _lines(axes)
     font = FontProperties(size=FONT_SIZE)
-    for i, others in list(_by_place(places).items())[:MOST_LABELS]:
+    for i, others in _by_place(places).items():
         point, place = points[i], places[i]
         text = f"{texts[i]} and {others} more" if others else texts[i]
         size = np.array(renderer.get_text_width_height_descent(text, font, False)[:2])
@@ -48,14 +48,13 @@ def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
 
 
 def _by_place(places: np.ndarray) -> dict[int, int]:
-    """The first point of each place, and how many more are there."""
+    """The first point of each of the first MOST_LABELS places, and how many more are there."""
     others: dict[int, int] = {}
-    for i, place in enumerate(places):
-        same = next((j for j in others if np.abs(places[j] - place).max() < SAME_PLACE), None)
-        if same is None:
-            others[i] = 0
-        else:
-            others[same] += 1
+    left = np.arange(len(places))
+    while len(left) and len(others) < MOST_LABELS:
+        there = np.abs(places[left] - places[left[0]]).max(axis=1) < SAME_PLACE
+        others[int(left[0])] = int(there.sum()) - 1
+        left = left[~there]
     return others
 
 

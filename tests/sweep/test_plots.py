@@ -3,13 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.text import Annotation, Text
 from synthetic_study import OBJECTIVES, results, save, table_plan
 
 from sweep import plots, store, tables
-from sweep.figures import curves
+from sweep.figures import curves, point_labels
 from sweep.figures.style import PALETTE, in_readable_unit, render
 from sweep.pareto import frontiers
 
@@ -165,6 +166,53 @@ def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
     crossed = crossed.astype({"r": "Int64", "start_layer": "Int64"})
     names = list(series(curves.starting_layer_figure(crossed, "").axes[0], "measured"))
     assert names == ["measured, r 2", "measured, r 4"]
+
+
+def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so(study, monkeypatch):
+    rs, one = (1, 2, 4, 6, 9), study(2).iloc[[1, 2, 3]]
+    crossed = pd.concat([one.assign(r=r) for r in rs], ignore_index=True).astype({"r": "Int64"})
+    assert curves.starting_layer_figure(crossed, "a title").get_suptitle() == "a title"
+    monkeypatch.setattr(curves, "MOST_KNOB_CURVES", 3)
+    figure = curves.starting_layer_figure(crossed, "a title")
+    assert figure.get_suptitle() == "a title: 3 of 5 curves, evenly over the table"
+    assert list(series(figure.axes[0], "measured")) == ["measured, r 1", "measured, r 4", "measured, r 9"]
+
+
+def test_a_curve_is_not_named_by_what_it_has_not(study):
+    upper = pd.concat([study(2).iloc[[1]].assign(r=r) for r in (1, 2, 3)], ignore_index=True).astype({"r": "Int64"})
+    lower = upper.assign(strategy="lower", start_layer=pd.NA, stop_layer=5)
+    figure = curves.r_curve_figure(pd.concat([upper, lower], ignore_index=True).astype({"start_layer": "Int64"}), "")
+    names = ["measured, strategy upper, start layer 15", "measured, strategy lower, stop layer 5"]
+    assert list(series(figure.axes[0], "measured")) == names
+
+
+def test_a_legend_of_long_names_fits_the_figure(study):
+    one = study(2).iloc[[1, 2, 3]]
+    crossed = [
+        one.assign(r=r, order=order, weighting=weighting, backbone=backbone)
+        for r in (1, 2, 3)
+        for order in ("concat", "raster")
+        for weighting in ("mean", "size")
+        for backbone in ("vim_nano", "vim_nano_small")
+    ]
+    table = pd.concat(crossed, ignore_index=True).astype({"r": "Int64"})
+    figure = curves.starting_layer_figure(table, "")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) > 24
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert min(ax.bbox.height for ax in figure.axes) > 200
+
+
+def test_points_in_one_place_are_counted_as_the_naive_search_counts_them():
+    places = np.random.default_rng(0).uniform(0, 12, (200, 2))
+    naive = {}
+    for i, place in enumerate(places):
+        near = next((j for j in naive if np.abs(places[j] - place).max() < point_labels.SAME_PLACE), i)
+        naive[near] = naive.get(near, -1) + 1
+    assert point_labels._by_place(places) == naive
 
 
 def test_learning_curves_have_a_line_for_each_trial_and_a_name_for_each_configuration(tmp_path):
