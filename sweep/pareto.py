@@ -24,8 +24,13 @@ def non_dominated(values: np.ndarray, directions: Sequence[str]) -> np.ndarray:
     Returns n bools.
     """
     costs = np.where([direction == "max" for direction in directions], -values, values)
-    dominated = [((costs <= row).all(axis=1) & (costs < row).any(axis=1)).any() for row in costs]
-    return ~(np.array(dominated, dtype=bool) | np.isnan(costs).any(axis=1))
+    on_frontier = np.zeros(len(costs), dtype=bool)
+    known = np.flatnonzero(~np.isnan(costs).any(axis=1))
+    # What dominates a row comes before it in this order, and is on the frontier or dominated by one that is.
+    for i in known[np.lexsort(costs[known].T[::-1])]:
+        best = costs[on_frontier]
+        on_frontier[i] = not ((best <= costs[i]).all(axis=1) & (best < costs[i]).any(axis=1)).any()
+    return on_frontier
 
 
 def hypervolume(gain: np.ndarray, cost: np.ndarray, *, ideal_gain: float, reference_cost: float) -> float:
@@ -54,6 +59,22 @@ class Frontier:
     reference_cost: float | None  # in the cost's unit; the reference gain is 0 %
 
 
+def answers(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """[n, k] numbers of the rows of `tables.build_table`, to be compared with each other.
+
+    All are missing (NaN) of a row that breaks a constraint of its search, or is not known to meet it: a bound says what
+    is no answer, however good it is otherwise.
+    """
+    values = table[list(columns)].to_numpy(float, copy=True)
+    values[~feasible(table)] = np.nan
+    return values
+
+
+def feasible(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are known to meet the constraints of their search; all, where it has none."""
+    return table["feasible"].eq(True).fillna(False).to_numpy(bool) if "feasible" in table else np.full(len(table), True)
+
+
 def frontiers(table: pd.DataFrame, objectives: dict[str, str]) -> list[Frontier]:
     """The first objective to maximise against each one to minimise, over the rows of `tables.build_table`."""
     gains = [column for column, direction in objectives.items() if direction == "max"]
@@ -62,12 +83,13 @@ def frontiers(table: pd.DataFrame, objectives: dict[str, str]) -> list[Frontier]
 
 
 def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
-    values = table[[gain, cost]].to_numpy(float)
+    values = answers(table, [gain, cost])
     mask = non_dominated(values, ["max", "min"])
-    measured = values[~np.isnan(values).any(axis=1)]
+    measured = table[[gain, cost]].dropna()
     if not len(measured) or not gain.endswith("_pct"):
         return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=None, reference_cost=None)
     unfused = table.loc[table["strategy"] == "none", cost].max()
-    reference = REFERENCE_MARGIN * (measured[:, 1].max() if np.isnan(unfused) else unfused)
-    covered = hypervolume(measured[:, 0], measured[:, 1], ideal_gain=100, reference_cost=reference)
+    reference = float(REFERENCE_MARGIN * (measured[cost].max() if np.isnan(unfused) else unfused))
+    gains, costs = values[~np.isnan(values).any(axis=1)].T
+    covered = hypervolume(gains, costs, ideal_gain=100, reference_cost=reference)
     return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=covered, reference_cost=reference)

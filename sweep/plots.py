@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,15 @@ from matplotlib.lines import Line2D
 
 from sweep.figures.point_labels import label_points
 from sweep.figures.style import BLACK, GREY, MARKERS, OTHER_MARKER, PALETTE, axis_name, in_readable_unit, new_figure
-from sweep.pareto import Frontier
+from sweep.pareto import Frontier, feasible
+
+CROSS: dict[str, Any] = {"linestyle": "", "marker": "x", "color": GREY, "markersize": 9, "markeredgewidth": 0.9}
 
 
 def frontier_figure(table: pd.DataFrame, panels: Sequence[Frontier], title: str) -> Figure:
     """One panel for each cost: every measured configuration, the non-dominated ones filled and joined by a line.
+
+    What does not meet the constraints of its search is grey and crossed out.
 
     Args:
         table: from `tables.build_table`.
@@ -28,9 +34,11 @@ def frontier_figure(table: pd.DataFrame, panels: Sequence[Frontier], title: str)
     colour_by = "backbone" if table["backbone"].nunique() > 1 else "strategy"
     colours = dict(zip(table.loc[table["strategy"] != "none", colour_by].unique(), cycle(PALETTE), strict=False))
     for frontier in panels:
-        _draw_panel(axes[frontier.cost], table, frontier, table[colour_by].map(colours).fillna(BLACK))
+        _draw_panel(axes[frontier.cost], table, frontier, table[colour_by].map(lambda key: colours.get(key, BLACK)))
     entries = _legend(table, colours, colour_by)
-    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False, fontsize=8.5)
+    lines = math.ceil(len(entries) / (1 + 4 * len(panels)))
+    columns = math.ceil(len(entries) / lines)
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
     for frontier in panels:
         _label(axes[frontier.cost], table, frontier)
     return figure
@@ -43,7 +51,8 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, frontier: Frontier, colours: pd.S
     steps = steps[np.argsort(steps[:, 0], kind="stable")].repeat(2, axis=0)
     ax.plot(steps[1:, 0], steps[:-1, 1], color=GREY, linewidth=1.2, zorder=2)
     measured = table[costs.notna() & gains.notna()]
-    filled = pd.Series(frontier.mask, table.index)
+    filled, answer = pd.Series(frontier.mask, table.index), pd.Series(feasible(table), table.index)
+    colours = colours.where(answer, GREY)
     for (strategy, colour, full), alike in measured.groupby(["strategy", colours, filled], sort=False):
         ax.errorbar(
             costs[alike.index],
@@ -58,8 +67,10 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, frontier: Frontier, colours: pd.S
             markeredgewidth=1.3,
             elinewidth=0.8,
             capsize=2,
-            zorder=3,
+            zorder=3.2 if strategy == "none" else 3.1 if full else 3,  # in a crowd these are looked for
         )
+    outside = measured.index[~answer[measured.index]]
+    ax.plot(costs[outside], gains[outside], **CROSS, zorder=4)
     ax.margins(0.14)
     ax.set_xlabel(name)
     ax.set_ylabel(axis_name(frontier.gain))
@@ -72,7 +83,7 @@ def _label(ax: Axes, table: pd.DataFrame, frontier: Frontier) -> None:
     points = np.column_stack([table[frontier.cost] / divisor, table[frontier.gain]])
     measured = ~np.isnan(points).any(axis=1)
     unfused = (table["strategy"] == "none").to_numpy()
-    by_weight = [i for i in np.lexsort((~frontier.mask, ~unfused)).tolist() if measured[i]]
+    by_weight = [i for i in np.lexsort((~feasible(table), ~frontier.mask, ~unfused)).tolist() if measured[i]]
     label_points(ax, points[by_weight], table["configuration"].iloc[by_weight].tolist())
 
 
@@ -97,6 +108,7 @@ def _legend(table: pd.DataFrame, colours: dict[str, str], colour_by: str) -> lis
         *entries,
         Line2D([], [], color=GREY, marker="o", linewidth=1.2, label="filled: non-dominated"),
         _entry("hollow: dominated", "o", GREY, filled=False),
+        *([] if feasible(table).all() else [Line2D([], [], **CROSS, label="crossed out: constraints not met")]),
     ]
 
 

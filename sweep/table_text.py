@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
 import pandas as pd
 
 MISSING = "–"
+MOST_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ def to_csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False)
 
 
+def in_few_digits(values: Iterable[float]) -> list[str]:
+    """Numbers of one column, whatever their magnitude: equally many decimals, three digits or more of the smallest."""
+    values = list(values)
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    decimals = max(0, 2 - math.floor(math.log10(min(sizes)))) if sizes else 0
+    style = f",.{decimals}f" if decimals <= MOST_DECIMALS else ".2e"
+    return [MISSING if math.isnan(value) else format(value, style) for value in values]
+
+
 def percent(value: float, spread: float | None = None) -> str:
     return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
 
@@ -162,15 +173,25 @@ def _numbers(table: pd.DataFrame, group: str, heading: str, name: str, text: Cal
 
 def _notes(table: pd.DataFrame) -> Column | None:
     counts = zip(table["seeds_planned"], table["seeds_measured"], table["seeds_failed"], strict=True)
-    notes = tuple(_note(*count) for count in counts)
+    bounds = zip(table["feasible"], table["breaks"], strict=True) if "breaks" in table else [(True, "")] * len(table)
+    notes = tuple(
+        ", ".join([*_seed_words(*count), *_constraint_words(count[1], *bound)])
+        for count, bound in zip(counts, bounds, strict=True)
+    )
     return Column("", "Note", notes, numeric=False) if any(notes) else None
 
 
-def _note(planned: int, measured: int, failed: int) -> str:
+def _seed_words(planned: int, measured: int, failed: int) -> list[str]:
     if planned == 1:
-        return "" if measured else "failed" if failed else "not measured"
+        return [] if measured else ["failed" if failed else "not measured"]
     words = [f"{measured} of {planned} seeds"] if measured < planned else []
-    return ", ".join(words + ([f"{failed} failed"] if failed else []))
+    return words + ([f"{failed} failed"] if failed else [])
+
+
+def _constraint_words(measured: int, feasible: bool | None, breaks: str) -> list[str]:
+    if breaks:
+        return [f"breaks {breaks}"]
+    return ["constraints not known to be met"] if measured and pd.isna(feasible) else []
 
 
 _TEX = str.maketrans(
@@ -179,6 +200,10 @@ _TEX = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
+        "<": r"$<$",
+        ">": r"$>$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
         MISSING: "--",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
@@ -186,7 +211,7 @@ _TEX = str.maketrans(
 
 
 def _tex(text: str) -> str:
-    return text.translate(_TEX)
+    return text.replace("<=", "≤").replace(">=", "≥").translate(_TEX)
 
 
 def _tex_heading(text: str) -> str:

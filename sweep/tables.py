@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from famba_core.config import BACKBONES
+from sweep.grid.search_spec import Constraint, candidates
 from sweep.paper import paper_table
 from sweep.plan import Case, Plan
 from sweep.store import completed, outcomes
+from sweep.wording import counted
 
 # What makes a configuration: a case apart from its seed.
 LABELS = ("backbone", "strategy", "start_layer", "stop_layer", "r", "order", "weighting")
@@ -48,55 +50,81 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
         LABELS, reduced_tokens: as planned
         trial_ids: of its seeds, separated by spaces
         seeds_planned, seeds_measured, seeds_failed: trials; failed are those whose last attempt has failed
-        MEASURES and the objectives: mean over the measured seeds; with _std: standard deviation (n - 1 degrees of
-            freedom), missing for one seed
+        MEASURES, the objectives and what constraints bound: mean over the measured seeds; with _std: standard
+            deviation (n - 1 degrees of freedom), missing for one seed
         RATIOS: the mean over that of the row without fusion of the same backbone
         train_time_source: "isolated" if every completed trial of the plan has an isolated measurement; train_time_s is
             then isolated_train_time_s, and MEASURED_ONCE have no spread. Else "in_training", for all lines, because
             times of the two kinds do not compare
+        feasible, breaks: where a search has constraints, whether the line meets them all (missing: not known), and
+            those that it breaks; the mean is compared, of isolated times where there are any, as in the search
         published_...: the columns PUBLISHED of the paper, where the grid names a table of it
     """
-    cases: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
     shown = _shown(plan, rows)
-    for case in shown or plan.cases[:1]:  # of a search that has no row yet, a line to take the columns from
-        cases[tuple(getattr(case, label) for label in LABELS)].append(case)
-    removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
-    varying = {label for i, label in enumerate(LABELS) if len({labels[i] for labels in cases}) > 1}
-    done, failed = completed(rows), set(outcomes(rows).query("status == 'failed'").index)
+    lines = _lines(plan, shown or plan.cases[:1])  # of a search that has no row yet, a line to take the columns from
+    done, stored = completed(rows), outcomes(rows)
     isolated = len(done) > 0 and bool((done["measured"] == "isolated").all())
-    if isolated:
-        done = done.assign(train_time_s=done["isolated_train_time_s"])
-    measures = [name for name in dict.fromkeys((*MEASURES, *plan.objectives)) if name != "reduced_tokens"]
-    lines = []
-    for labels, seeds in cases.items():
-        trials = {case.trial_id for case in seeds}
-        measured = done[done["trial_id"].isin(trials)]
-        lines.append(
-            {
-                "configuration": _describe(seeds[0], varying),
-                **dict(zip(LABELS, labels, strict=True)),
-                "reduced_tokens": removed[seeds[0].trial_id],
-                "trial_ids": " ".join(sorted(trials)),
-                "seeds_planned": len(trials),
-                "seeds_measured": len(measured),
-                "seeds_failed": len(failed & trials),
-                **{
-                    name: value
-                    for measure in measures
-                    for name, value in (
-                        (measure, measured[measure].astype(float).mean()),
-                        (f"{measure}_std", measured[measure].astype(float).std()),
-                    )
-                },
-            }
-        )
-    table = pd.DataFrame(lines if shown else lines[:0], columns=list(lines[0]))
+    searched = done.assign(  # the times that a search compares
+        train_time_s=done["isolated_train_time_s"].where(done["measured"] == "isolated", done["train_time_s"])
+    )
+    bounded = [constraint.column for constraint in plan.constraints]
+    named = [name for name in bounded if name not in LABELS]
+    measures = [n for n in dict.fromkeys((*MEASURES, *plan.objectives, *named)) if n != "reduced_tokens"]
+    of_seeds = _over_seeds(lines, searched if isolated else done, measures)
+    failed = lines["trial_ids"].explode().isin(stored.index[stored["status"] == "failed"])
+    table = lines.assign(
+        trial_ids=lines["trial_ids"].str.join(" "),
+        seeds_planned=lines["trial_ids"].str.len(),
+        seeds_measured=of_seeds.pop("seeds_measured"),
+        seeds_failed=failed.groupby(level=0).sum(),
+        **of_seeds,
+    )
     table = table.astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
-    table = table.astype({name: float for measure in measures for name in (measure, f"{measure}_std")})
     if isolated:
         table[[f"{name}_std" for name in MEASURED_ONCE]] = np.nan
     table = _with_ratios(table).assign(train_time_source="isolated" if isolated else "in_training")
+    if plan.constraints:
+        table = _with_constraints(table, plan.constraints, _over_seeds(lines, searched, bounded))
+    table = table if shown else table[:0]
     return table if plan.paper_table is None else _beside_published(table, plan.paper_table)
+
+
+def _lines(plan: Plan, cases: Sequence[Case]) -> pd.DataFrame:
+    """A line for each configuration, as planned; `trial_ids` holds lists."""
+    seeds: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
+    for case in cases:
+        seeds[tuple(getattr(case, label) for label in LABELS)].append(case)
+    removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
+    varying = {label for i, label in enumerate(LABELS) if len({labels[i] for labels in seeds}) > 1}
+    return pd.DataFrame(
+        [
+            {
+                "configuration": _describe(alike[0], varying),
+                **dict(zip(LABELS, labels, strict=True)),
+                "reduced_tokens": removed[alike[0].trial_id],
+                "trial_ids": sorted({case.trial_id for case in alike}),
+            }
+            for labels, alike in seeds.items()
+        ]
+    )
+
+
+def _over_seeds(lines: pd.DataFrame, done: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """For each line: seeds_measured, and of each column the mean and, with _std, the standard deviation."""
+    columns = list(dict.fromkeys(columns))
+    trials = lines["trial_ids"].explode().rename("trial_id").rename_axis("line").reset_index()
+    values = trials.merge(done, on="trial_id").set_index("line")[columns].astype(float).groupby(level=0)
+    means, spreads = values.mean().reindex(lines.index), values.std().reindex(lines.index).add_suffix("_std")
+    both = pd.concat([means, spreads], axis=1)[[name for column in columns for name in (column, f"{column}_std")]]
+    return both.assign(seeds_measured=values.size().reindex(lines.index, fill_value=0))
+
+
+def _with_constraints(table: pd.DataFrame, constraints: Sequence[Constraint], values: pd.DataFrame) -> pd.DataFrame:
+    """Add feasible and breaks, from the columns that the constraints bound."""
+    violations = pd.DataFrame({str(bound): values[bound.column].map(bound.violation) for bound in constraints})
+    broken, met = violations > 0, violations <= 0
+    feasible = met.all(axis=1).astype("boolean").mask(violations.isna().any(axis=1) & ~broken.any(axis=1))
+    return table.assign(feasible=feasible, breaks=[" and ".join(broken.columns[line]) for line in broken.to_numpy()])
 
 
 def _shown(plan: Plan, rows: pd.DataFrame) -> Sequence[Case]:
@@ -115,9 +143,10 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
     seeds, epochs = max(table["seeds_planned"], default=0), trial.train.epochs
     sentences = [
         f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
-        f"{epochs} epoch{'s' if epochs > 1 else ''}), on {device}",
-        f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {len(table)} rows measured",
+        f"{counted(epochs, 'epoch')}), on {device}",
+        f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {counted(len(table), 'row')} measured",
         *_search_words(plan, rows),
+        *_constraint_words(plan, table),
         "Top-1 best is the best epoch's on the test set, the paper's rule",
         "Ratios are to the row without fusion",
         _time_words(table),
@@ -134,12 +163,21 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
 def _search_words(plan: Plan, rows: pd.DataFrame) -> list[str]:
     if plan.search is None:
         return []
-    chosen = {case.trial_id for case in plan.cases if not case.baseline}
+    chosen = candidates(plan.cases)
     statuses = outcomes(rows)["status"]
     statuses = statuses[statuses.index.isin(chosen)]
-    stopped = int((statuses == "pruned").sum())
-    early = f", and stopped {stopped} of them early, which have no row" if stopped else ""
-    return [f"The search has tried {len(statuses)} of {plan.search.trials} schedules{early}"]
+    stopped, tries = int((statuses == "pruned").sum()), counted(plan.search.tries(len(chosen)), "schedule")
+    have = "has" if stopped == 1 else "have"
+    early = f", and stopped {stopped} of them early, which {have} no row" if stopped else ""
+    return [f"The search has tried {len(statuses)} of {tries}{early}"]
+
+
+def _constraint_words(plan: Plan, table: pd.DataFrame) -> list[str]:
+    if not plan.constraints or not table["seeds_measured"].any():
+        return []
+    met, measured = int(table["feasible"].sum()), int((table["seeds_measured"] > 0).sum())
+    verb = "meets" if 1 in (met, measured) else "meet"
+    return [f"{met} of {counted(measured, 'measured row')} {verb} {' and '.join(map(str, plan.constraints))}"]
 
 
 def devices(rows: pd.DataFrame) -> list[str]:

@@ -94,7 +94,8 @@ def test_the_page_stands_alone_and_can_be_heard(whole):
         assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
         assert len(picture["alt"]) > 40
     assert all(link.startswith("data:") for link in page.links)
-    assert "15 of 15 completed, 0 failed, 0 damaged" in page.text
+    assert "15 of 15 completed, 0 failed" in page.text
+    assert "damaged" not in page.text
     assert "Imaginary CPU" in page.text
     assert "2.13.0" in page.text
 
@@ -192,8 +193,12 @@ def test_damaged_parts_are_counted_and_left_out(tmp_path):
     (folder / "trials" / f"{plan.trials[2].trial_id}.1.parquet").write_bytes(b"torn")
     (folder / "epochs" / f"{plan.trials[3].trial_id}.1.parquet").write_bytes(b"torn")
     text = Page(write_report(folder).index).text
-    assert "14 of 15 completed, 0 failed, 2 damaged" in text
-    assert f"trials/{plan.trials[2].trial_id}.1.parquet" in text
+    assert "14 of 15 completed, 0 failed, 2 damaged files" in text
+    assert f"These could not be read and count as not run: trials/{plan.trials[2].trial_id}.1.parquet, epochs/" in text
+    (folder / "epochs" / f"{plan.trials[3].trial_id}.1.parquet").unlink()
+    text = Page(write_report(folder).index).text
+    assert "14 of 15 completed, 0 failed, 1 damaged file " in text
+    assert "This could not be read and counts as not run: trials/" in text
 
 
 def test_a_second_report_replaces_the_first_and_is_the_same(whole):
@@ -217,6 +222,32 @@ def test_one_objective_has_a_best_row_and_no_picture_of_a_trade_off(tmp_path):
     assert "frontier.svg" not in names(paths)
     assert len(pd.read_csv(paths.index.with_name("frontier.csv"))) == 1
     Page(paths.index)
+
+
+def test_numbers_of_any_magnitude_read_well(tmp_path):
+    objectives = {"top1_best_pct": "max", "flops_per_image": "min", "final_loss": "min", "throughput_img_per_s": "max"}
+    plan = dataclasses.replace(table_plan(2), paper_table=None, objectives=objectives)
+    small = dataclasses.replace(
+        results(plan)[1], top1_best_pct=90.04, flops_per_image=1.2592e9, final_loss=0.97316, throughput_img_per_s=1234.5
+    )
+    text = Page(write_report(study(tmp_path, plan, [small])).index).text
+    assert "start 15, r 15  90.0 1,259,200,000 0.973 1,234 yes yes yes" in text
+    assert "reference cost 1,385,120,000" in text
+
+
+def test_many_curves_and_labels_are_thinned_and_the_page_says_so(tmp_path, monkeypatch):
+    plan = table_plan(2)
+    folder = study(tmp_path, plan, results(plan))
+    assert "figcaption>" not in write_report(folder).index.read_text()
+    monkeypatch.setattr("sweep.figures.curves.MOST_CURVES", 4)
+    monkeypatch.setattr("sweep.report.MOST_LABELS", 14)
+    paths = write_report(folder)
+    text = Page(paths.index).text
+    assert "Drawn are 4 of 15 completed trials, evenly over the table." in text
+    assert "Of 15 points at most 14 have a label in each panel, the frontier's first." in text
+    svg = paths.index.with_name("learning_curves.svg").read_text()
+    drawn = re.findall(r"<!-- (start .*|no fusion) -->", svg)
+    assert drawn == ["no fusion", "start 11, r 12", "start 7, r 9", "start 2, r 7"]
 
 
 def test_only_completed_attempts_have_learning_curves(tmp_path):

@@ -42,6 +42,23 @@ def test_spreads():
     assert (table_text.mebibytes(8302), table_text.mebibytes(20.75)) == ("8302", "20.8")
 
 
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([1.2592e9, 98.7e7], ["1,259,200,000", "987,000,000"]),
+        ([1234.5, 812.0], ["1,234", "812"]),
+        ([0.97316, 1.0423], ["0.973", "1.042"]),
+        ([43.21, 120.0, float("nan")], ["43.2", "120.0", "–"]),
+        ([0.0, 168.0], ["0", "168"]),
+        ([-0.0125], ["-0.0125"]),
+        ([3e-9, 2.0], ["3.00e-09", "2.00e+00"]),
+        ([], []),
+    ],
+)
+def test_numbers_of_any_magnitude(values, texts):
+    assert table_text.in_few_digits(values) == texts
+
+
 def test_csv_keeps_every_digit(tmp_path):
     plan = table_plan(2)
     table = tables.build_table(plan, frame(tmp_path, results(plan)))
