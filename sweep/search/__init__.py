@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import optuna
 import pandas as pd
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers.nsgaii import PolynomialMutation
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.grid.search_spec import Search
@@ -23,7 +25,7 @@ RETRIES = 20  # times that a sampler is asked again before a trial is drawn at r
 # region that it finds.
 STARTUP_TRIALS, STARTUP_SHARE = 20, 0.25  # a quarter of a short search
 EXPLORE_EVERY = 3
-POPULATION = 10  # of NSGA-II; a search has some ten generations at most
+POPULATION = 10  # of NSGA-II: its parents, and the trials at random that it begins with
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -90,10 +92,6 @@ class OptunaSearch:
         """All that is known, in the order of suggestion, whatever the order in which trials ended."""
         study = optuna.create_study(directions=self._directions, sampler=sampler)
         told = [self._told[i][1] for i in sorted(self._told, key=lambda i: (self._told[i][0], i))]
-        for i, trial in enumerate(trial for trial in told if trial.state == TrialState.COMPLETE):
-            # NSGA-II keeps a trial's generation in the trial; these come from rows, which have none.
-            generation = {NSGAIISampler._get_generation_key(): i // POPULATION}
-            trial.system_attrs = trial.system_attrs | generation
         study.add_trials(told)
         study.add_trials(self._trial(i, self._space.point(i), TrialState.RUNNING) for i in sorted(running))
         return study
@@ -134,5 +132,21 @@ def _sampler(search: Search, *, seed: int) -> BaseSampler:
         startup = min(STARTUP_TRIALS, int(STARTUP_SHARE * search.trials))
         return TPESampler(multivariate=True, n_startup_trials=startup, seed=seed)
     if search.sampler == "nsga2":
-        return NSGAIISampler(population_size=POPULATION, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            mutation = PolynomialMutation()
+        return _ElitistSampler(population_size=POPULATION, mutation=mutation, seed=seed)
     return RandomSampler(seed=seed)
+
+
+class _ElitistSampler(NSGAIISampler):
+    """NSGA-II whose parents are the best of all that completed, as of now, by its own selection.
+
+    Optuna's breeds from the last whole generation, and so learns from a trial only once its generation is full.
+    """
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        return int(len(self.get_population(study, 0)) >= POPULATION)
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if generation == 0 else []
