@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sweep.figures.style import BLACK, PALETTE, new_figure
+from sweep.figures.style import BLACK, GREY, PALETTE, new_figure
 
 MOST = 0.5  # of the whole grid's cost, that a run may spend
 TARGETS = (0.95, 0.99)  # of the whole grid's hypervolume
@@ -59,15 +59,19 @@ def comparison_figure(runs: Sequence[Run], hours_of_all: float) -> Figure:
     names = {reference: f"Top-1 counts from {reference:.0f} %" for reference in REFERENCES_PCT}
     result, axes = new_figure([list(names.values())], width=10.5, height=4.6, title="")
     result.suptitle(
-        "Searching 606 schedules of Vim-Ti on the simulated surface: median and quartiles of 20 seeds", fontsize=12
+        "Searching 606 schedules of Vim-Ti on the simulated surface: median and quartiles of 20 held-out seeds",
+        fontsize=12,
     )
     for reference, name in names.items():
         ax = axes[name]
         for method in NAMES:
             _draw(ax, [one for one in runs if one.method == method], reference, hours_of_all)
         for target in TARGETS:
-            ax.axhline(100 * target, color="#9a9a9a", linewidth=0.8, linestyle=":")
-        ax.axvline(25, color="#9a9a9a", linewidth=0.8, linestyle=":")
+            ax.axhline(100 * target, color=GREY, linewidth=0.9, linestyle=":")
+            ax.annotate(
+                f"{target:.0%}", (1, 100 * target), (4, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
+        ax.axvline(25, color=GREY, linewidth=0.9, linestyle=":")
         ax.set(xlim=(0, 100 * MOST), ylim=(60, 100.5), title=name)
         ax.set_xlabel("Simulated GPU-hours, % of the whole grid's")
     axes[names[REFERENCES_PCT[0]]].set_ylabel("Hypervolume, % of the whole grid's")
@@ -84,6 +88,8 @@ def _draw(ax: Axes, runs: Sequence[Run], reference: float, hours_of_all: float) 
         curves.append(np.append(0.0, one.share[reference])[done])
     low, median, high = 100 * np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
     colour = COLOURS[runs[0].method]
-    ax.plot(100 * at, median, color=colour, linewidth=1.8, label=NAMES[runs[0].method])
+    ax.plot(100 * at, median, color=colour, linewidth=2.2, label=NAMES[runs[0].method])
     if len(runs) > 1:
-        ax.fill_between(100 * at, low, high, color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(100 * at, low, high, color=colour, alpha=0.15, linewidth=0)
+        for edge in (low, high):  # tells the bands apart where they lie over each other
+            ax.plot(100 * at, edge, color=colour, linewidth=0.7, alpha=0.7)
