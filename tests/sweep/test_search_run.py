@@ -7,13 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from fake_training import screen_of
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from sweep.executor import Event, Finished, Lost, Progress
 from sweep.grid.search_spec import EarlyStop, Search
 from sweep.in_process import InProcessExecutor
+from sweep.iso_cost import train_cost_ratio
 from sweep.plan import Plan, baselines, make_plan
 from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.simulated.trainer import run_job
@@ -166,6 +170,36 @@ def test_a_space_that_is_all_tried_ends_the_search(tmp_path: Path) -> None:
     names = {trial.trial_id for trial in kept}
     small = replace(plan, trials=tuple(kept), cases=tuple(case for case in plan.cases if case.trial_id in names))
     assert run(small, tmp_path) == RunSummary(asked=4, completed=4, failed=0)
+
+
+ISO_COST = """
+study: iso_cost
+search: {kind: optuna, sampler: nsga2, trials: 100}
+early_stop: {kind: asha, min_epochs: 2, reduction_factor: 2}
+baselines: [{strategy: none}]
+space: {strategy: [interleaved, lower, upper], start_layer: {from: 6, to: 24}, stop_layer: {from: 12, to: 24, step: 4}}
+budget: {train_cost_ratio: 0.75, rule: exact, tolerance: 0.05}
+constraints: [peak_memory_mib <= 7000, top1_best_pct >= 70]
+profiles: {paper: {backbone: vim_tiny, dataset: digits, image_size: 224, epochs: 8}}
+"""
+
+
+def test_an_iso_cost_search_with_constraints_and_early_stop_ends_when_all_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "iso_cost.yaml").write_text(ISO_COST)
+    plan = make_plan(load_spec(tmp_path / "iso_cost.yaml"), "paper")
+    summary = run(plan, tmp_path / "study")
+    assert summary.asked == summary.completed + summary.pruned == len(plan.trials)
+    assert summary.pruned >= 3
+    assert run(plan, tmp_path / "study") == summary
+    schedules = [trial.fusion.schedule for trial in plan.trials[1:]]
+    assert all(train_cost_ratio(schedule) == pytest.approx(0.75, rel=0.05) for schedule in schedules if schedule)
+    told = optuna.load_study(
+        study_name="iso_cost", storage=JournalStorage(JournalFileBackend(str(tmp_path / "study" / "optuna.log")))
+    ).get_trials()
+    assert len(told) == len(schedules)
+    for trial in told:
+        completed = trial.state == optuna.trial.TrialState.COMPLETE
+        assert set(trial.constraints) == ({"peak_memory_mib <= 7000", "top1_best_pct >= 70"} if completed else set())
 
 
 class RoundsExecutor:
