@@ -32,7 +32,7 @@ check: .venv/ready-test
 	.venv/bin/mypy
 
 test: .venv/ready-test
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist worksteal
 
 test-long: .venv/ready-test
 	.venv/bin/pytest -m long
