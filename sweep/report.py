@@ -17,7 +17,7 @@ from sweep.figures.style import axis_name, render
 from sweep.page import Picture, page
 from sweep.pareto import Frontier, answers, frontiers, non_dominated
 from sweep.plan import Plan, plan_from_json
-from sweep.store import completed, read_epochs, read_plan_json, read_rows, write_atomically
+from sweep.store import completed, explained_as_user_error, read_epochs, read_plan_json, read_rows, write_atomically
 from sweep.wording import counted
 
 
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> Report:
     """Draw the tables and figures of a study into its folder `report`, replacing those of the same names.
 
     Parts that cannot be read are left out and counted on the page; what is stored of trials that the plan no longer
-    has is left out. Raises UserError if the folder holds no plan.
+    has is left out. Raises UserError if the folder holds no plan, or cannot be written.
     """
     plan = plan_from_json(read_plan_json(folder), folder)
     rows, damaged_rows = read_rows(folder)
@@ -69,9 +69,10 @@ def write_report(folder: Path) -> Report:
     }
     files |= {file: text.encode() for file, text in texts.items()}
     report = folder / "report"
-    report.mkdir(exist_ok=True)
-    for file, data in files.items():
-        write_atomically(report / file, data)
+    with explained_as_user_error(report):
+        report.mkdir(exist_ok=True)
+        for file, data in files.items():
+            write_atomically(report / file, data)
     return Report(
         index=report / "index.html",
         table=report / f"{name}.md",

@@ -55,7 +55,7 @@ def _stored(folder: Path) -> Manifest | None:
             if known is None or known[0] != version:
                 known = _decoded[folder] = version, _decode(file.read())
             return known[1]
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except OSError:  # where it cannot be read now, the compacted files say the same
         return None
 
 

@@ -15,6 +15,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -101,7 +102,7 @@ def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
 
     Raises Damaged, FileNotFoundError, and OSErrors of the file system.
     """
-    if part.is_symlink() or part.is_dir():
+    if not stat.S_ISREG(part.lstat().st_mode):  # a pipe would be waited for
         raise Damaged(part)
     data = part.read_bytes()
     if verify(data) is False:

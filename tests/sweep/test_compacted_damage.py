@@ -65,8 +65,9 @@ def ids(study):
         lambda manifest: manifest.write_text(manifest.read_text().replace("trials-", "../trials-", 1)),
         lambda manifest: manifest.write_text('{"other": {"file": "x", "rows": 0, "parts": []}}'),
         lambda manifest: manifest.unlink() or manifest.mkdir(),
+        lambda manifest: manifest.unlink() or manifest.symlink_to(manifest),
     ],
-    ids=["lost", "torn", "other json", "altered", "leads elsewhere", "another kind", "a folder"],
+    ids=["lost", "torn", "other json", "altered", "leads elsewhere", "another kind", "a folder", "a loop"],
 )
 def test_a_manifest_that_is_lost_is_made_again_from_what_it_stood_for(study, damage):
     before = read_manifest(study)

@@ -93,6 +93,16 @@ def test_a_part_under_another_name_is_not_a_second_row(tmp_path):
     assert store.read_result(tmp_path, ROWS[0].trial_id, 2) is None
 
 
+def test_what_is_no_file_is_damage_and_not_waited_for(tmp_path):
+    save(tmp_path, ROWS[:1])
+    link, pipe, folder = (tmp_path / "trials" / f"{name}.1.parquet" for name in ("a", "b", "c"))
+    link.symlink_to(tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet")
+    os.mkfifo(pipe)
+    folder.mkdir()
+    rows, damaged = store.read_rows(tmp_path)
+    assert (len(rows), damaged) == (1, [link, pipe, folder])
+
+
 def test_a_result_without_a_row_is_damage_and_an_empty_curve_is_none(tmp_path):
     store.write_result(tmp_path, ROWS[0], ())
     assert store.read_epochs(tmp_path)[1] == []

@@ -268,3 +268,11 @@ def test_a_plan_of_another_making_is_the_users_mistake(tmp_path):
     store.save_plan(tmp_path, json.dumps({"study": "x"}))
     with pytest.raises(UserError):
         write_report(tmp_path)
+
+
+def test_a_place_that_cannot_hold_a_report_is_the_users_mistake(tmp_path):
+    plan = table_plan(2)
+    study(tmp_path, plan, results(plan)[:2])
+    (tmp_path / "report").write_text("")
+    with pytest.raises(UserError, match="report: cannot be written: File exists"):
+        write_report(tmp_path)
