@@ -218,7 +218,10 @@ def _executor(options: argparse.Namespace, folder: Path, trials: Sequence[TrialP
 
 
 def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under (heading, is a number), as wide as the terminal or, if that is too narrow, as they need."""
+    """Print rows under (heading, is a number), as wide as the terminal or, if that is too narrow, as they need.
+
+    Elsewhere than on a terminal the first column, which names the rows, is never broken: it is searched for and copied.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -226,7 +229,8 @@ def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[s
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows = list(rows)
     for i, (heading, numeric) in enumerate(headings):
-        unbroken = [*heading.split(), *(row[i] for row in rows if numeric)]
+        whole = numeric or (i == 0 and not sys.stdout.isatty())
+        unbroken = [*heading.split(), *(row[i] for row in rows if whole)]
         longest = max(map(len, unbroken))
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
     for row in rows:

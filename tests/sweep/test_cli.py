@@ -144,6 +144,12 @@ def test_a_narrow_terminal_shows_every_cell(
     assert lines[1].split() == [heading for heading, _ in headings]
 
 
+def test_names_are_whole_where_no_terminal_is_too_narrow(capsys: pytest.CaptureFixture) -> None:
+    names = [f"{letter * 60}-0123456789" for letter in "ab"]
+    _print_table([("trial", False), ("words", False)], [(name, "some words " * 20) for name in names])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "-" in line] == names
+
+
 def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
     grid.write_text(SLOW)
     asked = famba_sweep(grid, "--out", tmp_path / "out")
