@@ -75,7 +75,7 @@ def test_a_plan_whose_id_is_no_plain_name_is_refused(tmp_path, trial_id):
     ],
 )
 def test_a_plan_that_no_grid_makes_is_refused(tmp_path, changed, finding):
-    text = json.dumps(json.loads(plan_to_json(PLAN)) | changed)
+    text = json.dumps(json.loads(plan_to_json(PLAN)) | changed | {"checksum": None})
     with pytest.raises(UserError, match=rf"plan\.json is damaged: {finding}"):
         plan_from_json(text, tmp_path)
 
