@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from sweep.cluster.machines import Need, Room
 from sweep.cluster.node_check import Mark
 from sweep.cluster.ray_process import Start, no_start, stopped
+from sweep.cluster.scratch import Scratch
 from sweep.errors import UserError
 from sweep.executor import Event, Job, RunJob
 from sweep.store import explained_as_user_error
@@ -26,6 +25,8 @@ from sweep.worker.job import run_job
 
 CLOSE_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 180.0
+SILENCE_S = 120.0  # a cluster's head that restarts is back before
 
 
 class RayExecutor:
@@ -57,24 +58,30 @@ class RayExecutor:
         if address is not None:
             _check_reachable(address)
         self._folder = folder.resolve()
-        self._mark = None
-        if address is not None:
-            with explained_as_user_error(folder):
-                self._mark = Mark.leave(self._folder)
-        self._scratch = Path(tempfile.mkdtemp(prefix="famba-sweep-"))
+        self._mark: Mark | None = None
+        try:
+            self._scratch = Scratch()
+        except OSError as error:
+            raise no_start(address, f"no room for its temporary files: {error}") from error
         self._pipe, far_end = multiprocessing.Pipe()
         with far_end:
             self._process = _start_process(far_end.fileno())
-        start = Start(
-            address=address,
-            need=Need.of(jobs),
-            mark=self._mark,
-            scratch=self._scratch,
-            run=run,
-            reuse_workers=reuse_workers,
-        )
         try:
+            if address is not None:
+                with explained_as_user_error(folder):
+                    self._mark = Mark.leave(self._folder)
+            start = Start(
+                address=address,
+                need=Need.of(jobs),
+                mark=self._mark,
+                scratch=self._scratch.folder,
+                run=run,
+                reuse_workers=reuse_workers,
+                silence_s=SILENCE_S,
+            )
             self._pipe.send(start)
+            if not self._pipe.poll(START_TIMEOUT_S):
+                raise no_start(address, f"it has not come up within {START_TIMEOUT_S:g} s")
             room = self._pipe.recv()
             if isinstance(room, Exception):
                 raise room
@@ -128,7 +135,7 @@ class RayExecutor:
             os.killpg(self._process.pid, signal.SIGKILL)  # if it hangs, or has died before all that it started
         self._process.wait()
         self._pipe.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
         if self._mark:
             self._mark.remove()
 

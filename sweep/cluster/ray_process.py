@@ -8,13 +8,17 @@ for the user, and events, or an error that is the last message.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
+import re
 import secrets
 import signal
+import subprocess
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -54,6 +58,7 @@ ONLY_THIS_MACHINE = {
 }
 OBJECT_STORE_BYTES = 100 * 2**20  # near Ray's minimum: only metrics pass through it
 WATCH_S = 0.5
+ASK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +68,10 @@ class Start:
     address: str | None  # of a cluster to join; None starts Ray on this machine
     need: Need
     mark: Mark | None  # to be seen by all machines; None where there is but this one
-    scratch: Path  # for Ray Tune's own files
+    scratch: Path  # for Ray's own files
     run: RunJob
     reuse_workers: bool
+    silence_s: float  # of Ray's head, after which it counts as gone
 
 
 def main(pipe_fd: int) -> None:
@@ -75,14 +81,15 @@ def main(pipe_fd: int) -> None:
     os.set_inheritable(pipe_fd, False)
     pipe = Connection(pipe_fd)
     start: Start = pipe.recv()
-    link = _Link(pipe, own_ray=start.address is None)
+    link = _Link(pipe, start)
     try:
-        _start_ray(start.address)
+        _start_ray(start.address, start.scratch)
         import ray
 
         from sweep.cluster.tune_loop import run_tune
 
         link.node = ray._private.worker._global_node
+        threading.Thread(target=_ask_ray, args=[link], daemon=True).start()
         machines = Machines(start.need, start.mark)
         room = machines.first_room()
         link.send(room)
@@ -121,12 +128,13 @@ def no_start(address: str | None, why: object) -> UserError:
 class _Link:
     """The pipe, and a thread that listens to it: Ray Tune has the main thread."""
 
-    def __init__(self, pipe: Connection, *, own_ray: bool) -> None:
+    def __init__(self, pipe: Connection, start: Start) -> None:
         self.submitted: queue.SimpleQueue[dict[str, Any] | str | None] = queue.SimpleQueue()
         self.closing = threading.Event()
         self.node: Any = None  # Ray's, whose servers are watched
+        self.silence_s = 0.0  # since Ray's head answered last, without the time in which this process was stopped
         self._pipe = pipe
-        self._own_ray = own_ray
+        self._start = start
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -142,29 +150,50 @@ class _Link:
                 if self._pipe.poll(WATCH_S):
                     message = self._pipe.recv()
                     if message is None:
-                        if self._own_ray:
+                        if self._start.address is None:
                             return  # all that is to be ended is in the process group
                         self.closing.set()
                     self.submitted.put(message)
                 else:
+                    self.silence_s += WATCH_S
                     self._end_with_ray()
-        except (EOFError, OSError):
-            pass  # the sweep's process has died
+        except (EOFError, OSError):  # the sweep's process has died
+            _remove_later(self._start.scratch)
         except Exception:
             self.send(RuntimeError(traceback.format_exc()))
         finally:
             _end()
 
     def _end_with_ray(self) -> None:
-        """If a server has died that was started here, and that Ray cannot do without, say so and end the process."""
+        """If Ray cannot go on, say so and end the process: a server that was started here has died, or the head is
+        silent, which may be elsewhere."""
         processes = self.node.dead_processes() if self.node else []  # Ray's public calls would wait for them
         if dead := [name for name, _ in processes if name in ("gcs_server", "raylet")]:
-            with self._sending:
-                self._pipe.send(stopped(f"{' and '.join(dead)} died"))
-                _end()
+            why = f"{' and '.join(dead)} died"
+        elif self.node and self.silence_s > self._start.silence_s:
+            why = f"no answer for {self._start.silence_s:g} s"
+        else:
+            return
+        with self._sending:
+            self._pipe.send(stopped(why))
+            _end()
 
 
-def _start_ray(address: str | None) -> None:
+def _ask_ray(link: _Link) -> None:
+    """Note each answer of Ray's head, from a thread that may wait for one for ever."""
+    import ray
+
+    while True:
+        ray.nodes()
+        link.silence_s = 0.0
+        time.sleep(ASK_S)
+
+
+def _start_ray(address: str | None, scratch: Path) -> None:
+    if address is None:
+        # Where other clusters are and how to join them. What tunes Ray's servers is in small letters, and stays.
+        for name in filter(re.compile("RAY_[A-Z]").match, list(os.environ)):
+            del os.environ[name]
     os.environ.update(QUIET)
     if address is None:
         os.environ.update(ONLY_THIS_MACHINE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -178,6 +207,7 @@ def _start_ray(address: str | None) -> None:
             # "local", because without an address ray.init joins whatever cluster RAY_ADDRESS names.
             ray.init(
                 "local",
+                _temp_dir=str(scratch),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -192,6 +222,12 @@ def _start_ray(address: str | None) -> None:
 
 def _ignore(*_: object) -> None:
     """Leave it to the sweep's process what a signal means. Unlike SIG_IGN no worker inherits this."""
+
+
+def _remove_later(scratch: Path) -> None:
+    """When this process has killed all that may write there, itself too."""
+    with contextlib.suppress(OSError):
+        subprocess.Popen(["sh", "-c", 'sleep 1; rm -rf -- "$0"', scratch], start_new_session=True)
 
 
 def _end() -> None:

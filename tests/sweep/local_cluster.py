@@ -2,19 +2,23 @@
 
 As a script it is the cluster: it starts the head, prints its address, and does what comes in, one JSON object a line:
 {"add": {...}} starts a raylet and prints its node id, {"hide": id} takes a folder from its sight, {"remove": id} kills
-one. It ends with its input.
+one, {"head": "SIGSTOP"} sends the head's server a signal. It ends with its input.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from sweep.cluster.scratch import Scratch
 
 # Read when Ray is imported. Everything listens on the loopback address, and quickly notices what is gone; no worker is
 # started before it is needed.
@@ -34,10 +38,11 @@ class LocalCluster:
 
     def __init__(self, folder: Path) -> None:
         path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        self._scratch = Scratch()
         self._log = open(folder / "cluster.log", "w")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": path, "RAY_TMPDIR": str(folder)},
+            [sys.executable, __file__, str(self._scratch.folder)],
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -62,6 +67,15 @@ class LocalCluster:
     def remove(self, node_id: str) -> None:
         self._ask(remove=node_id)
 
+    @contextlib.contextmanager
+    def silent_head(self) -> Iterator[None]:
+        """While the block runs the head hears and says nothing."""
+        self._ask(head="SIGSTOP")
+        try:
+            yield
+        finally:
+            self._ask(head="SIGCONT")
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -73,6 +87,7 @@ class LocalCluster:
         self._process.stdin.close()
         self._process.wait(30)
         self._log.close()
+        self._scratch.remove()
 
     def _ask(self, **request: Any) -> str:
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -101,7 +116,8 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     start_process = services.start_ray_process
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": sys.argv[1]}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {}
     answer(cluster.address)
     for line in sys.stdin:
@@ -122,6 +138,10 @@ def main() -> None:
                 ["nsenter", "-m", "-t", str(pid), "mount", "-t", "tmpfs", "none", request["folder"]], check=True
             )
             answer("hidden")
+        elif "head" in request:
+            server = cluster.head_node.all_processes["gcs_server"][0].process
+            server.send_signal(signal.Signals[request["head"]])
+            answer("signalled")
         else:
             cluster.remove_node(nodes.pop(request["remove"]), allow_graceful=False)
             answer("removed")

@@ -15,6 +15,7 @@ import pytest
 from fake_jobs import FakeJob, Step, run_fake, until
 from local_cluster import ENVIRONMENT, LocalCluster
 
+from sweep import driver
 from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Lost, Progress, Started
@@ -135,6 +136,20 @@ def test_shares_of_gpus_of_one_type(cluster: SimpleNamespace, tmp_path: Path) ->
             executor.stop(trial_id)
         events += until(executor, lambda new: waiting <= set(places(new)) and len(losses(new)) == 2)
         assert losses(events) == dict.fromkeys(stopped, "stopped")
+
+
+def test_a_head_that_falls_silent(cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "SILENCE_S", 3.0)
+    monkeypatch.setattr(driver, "CLOSE_TIMEOUT_S", 0.5)
+    jobs = jobs_of(1)
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor, cluster.ray.silent_head():
+        executor.submit(jobs[0], 1)
+        with pytest.raises(UserError, match=r"Ray itself has stopped working \(no answer for 3 s\); what has ended is"):
+            until(executor, ended_well(jobs))
+        monkeypatch.setattr(driver, "START_TIMEOUT_S", 3.0)
+        with pytest.raises(UserError, match=r"Ray does not start \(127.*\): it has not come up within 3 s"):
+            executor_of(cluster, tmp_path, jobs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_no_machine_has_is_refused_with_what_there_is(cluster: SimpleNamespace, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_hanging_ray_is_closed_all_the_same(
     executor.close()
     executor.close()
     assert left() == []
-    assert not executor._scratch.exists()
+    assert not executor._scratch.folder.exists()
 
 
 def test_a_defect_in_rays_process_comes_with_its_traceback(tmp_path: Path, left: Callable[[], list[str]]) -> None:

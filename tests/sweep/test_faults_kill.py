@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ import pytest
 from fake_training import starts
 from fault_study import TRIALS, cost, launch, run, stored, study, wait_for
 
+from sweep.cluster.scratch import PREFIX
 from sweep.errors import UserError
 from sweep.status import describe, study_status
 from sweep.store import read_epochs, read_rows
@@ -107,9 +109,12 @@ def test_a_driver_killed(
     process = start(tmp_path, "--executor", executor, epoch_s=0.2)
     wait_for(lambda: len(stored(tmp_path)) >= 2, process)
     time.sleep(random.Random(nth_try).uniform(0, 0.4))
+    scratch = scratch_of(tmp_path)
+    assert bool(scratch) == (executor == "ray")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for_the_end_of_ray(tmp_path)
+    assert not any(map(os.path.exists, scratch))
     before, begun = stored(tmp_path), len(starts(tmp_path))
     assert run(tmp_path).completed == TRIALS
     assert_whole(tmp_path, undisturbed)
@@ -122,21 +127,25 @@ def test_a_driver_killed(
 def wait_for_the_end_of_ray(folder: Path) -> None:
     """Its own process ends when it sees the driver gone; what it started may write until then."""
     deadline = time.monotonic() + 15
-    while any(_mentions(p, f"FAULT_STUDY={folder}\0") and _is_ray(p) for p in Path("/proc").glob("[0-9]*/environ")):
+    while rays_commands(folder):
         assert time.monotonic() < deadline, "Ray outlives its driver"
         time.sleep(0.05)
 
 
-def _mentions(environ: Path, name: str) -> bool:
-    with contextlib.suppress(OSError):
-        return name.encode() in environ.read_bytes()
-    return False
+def scratch_of(folder: Path) -> set[str]:
+    """Where Ray's processes have their temporary files."""
+    return set(re.findall(rf"[^\0 =]*/{PREFIX}\w+", "\0".join(rays_commands(folder))))
 
 
-def _is_ray(environ: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return b"ray" in (environ.parent / "cmdline").read_bytes()
-    return False
+def rays_commands(folder: Path) -> list[str]:
+    """The command lines of Ray's processes that belong to a study."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"FAULT_STUDY={folder}\0".encode() in (process / "environ").read_bytes():
+                command = (process / "cmdline").read_text(errors="replace")
+                found += [command] if "ray" in command else []
+    return found
 
 
 @pytest.mark.parametrize("call", ["link", "replace"])
