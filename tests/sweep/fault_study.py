@@ -21,13 +21,11 @@ from typing import Any
 
 from fake_training import FakeTrainer, fake_trial, plan_of, screen_of, starts
 
-import sweep.run.measure_phase
-import sweep.run.runner
 from sweep.errors import UserError
 from sweep.executor import Finished, Job, Lost
 from sweep.grid.pool import Pool
 from sweep.plan import Plan, TrialPlan
-from sweep.run.runner import run_plan
+from sweep.run.runner import ExecutorFactory, RunSummary, run_plan
 from sweep.store import read_rows
 from sweep.worker.job import run_job
 
@@ -39,8 +37,8 @@ RAISES, DIVERGES, HANGS, OUT_OF_MEMORY, ALWAYS_OUT_OF_MEMORY = 102, 101, 201, 20
 TOO_MANY_BYTES = 2**46  # for any machine
 
 
-def study(seeds: Sequence[int] = range(TRIALS), **pool: Any) -> Plan:
-    plan = plan_of(*(fake_trial(seed, epochs=EPOCHS) for seed in seeds))
+def study(seeds: Sequence[int] = range(TRIALS), *, gpus: float = 0, **pool: Any) -> Plan:
+    plan = plan_of(*(fake_trial(seed, epochs=EPOCHS, gpus=gpus) for seed in seeds))
     return replace(plan, pool=Pool(**pool))
 
 
@@ -73,7 +71,7 @@ def trainer_of(trial: TrialPlan, checkpoint: Path) -> Any:
     return FaultyTrainer(fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
 
 
-def executor_factory(name: str) -> Callable[..., Any]:
+def executor_factory(name: str) -> ExecutorFactory:
     if name == "ray":
         from sweep.driver import RayExecutor
 
@@ -83,10 +81,11 @@ def executor_factory(name: str) -> Callable[..., Any]:
     return partial(InProcessExecutor, run=faulty_job)
 
 
-def run(folder: Path, plan: Plan | None = None, executor: str = "here", **options: Any) -> sweep.run.runner.RunSummary:
+def run(folder: Path, plan: Plan | None = None, executor: str | ExecutorFactory = "here", **options: Any) -> RunSummary:
     plan = plan or study()
+    factory = executor_factory(executor) if isinstance(executor, str) else executor
     with unittest.mock.patch("sweep.run.drive.measure_first"):  # made-up epochs have nothing to measure
-        return run_plan(plan, folder, executor_factory(executor), screen=screen_of(plan), **options)
+        return run_plan(plan, folder, factory, screen=screen_of(plan), **options)
 
 
 def stored(folder: Path) -> dict[str, bytes]:
@@ -124,7 +123,7 @@ def launch(folder: Path, *options: str, epoch_s: float = 0.1, prefix: tuple[str,
     )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], timeout_s: float = 150) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:

@@ -85,7 +85,7 @@ class LocalCluster:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(60)
         self._log.close()
         self._scratch.remove()
 
@@ -116,7 +116,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     start_process = services.start_ray_process
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": sys.argv[1]}
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "temp_dir": sys.argv[1]}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {}
     answer(cluster.address)

@@ -7,29 +7,34 @@ import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fake_jobs import FakeJob, Step, run_fake, until
+from fake_training import starts
+from fault_study import EPOCHS, faulty_job, run, study
 from local_cluster import ENVIRONMENT, LocalCluster
 
 from sweep import driver
 from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event, Finished, Lost, Progress, Started
+from sweep.store import read_epochs, read_rows
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A machine of two A100s and one of two H100s."""
-    with pytest.MonkeyPatch.context() as patch, LocalCluster(tmp_path_factory.mktemp("cluster")) as ray:
-        for name, value in ENVIRONMENT.items():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ENVIRONMENT | {"FAULT_EPOCH_S": "0.5"}).items():
             patch.setenv(name, value)
-        a100 = ray.add(gpus=2, cpus=4, accelerator_type="A100")
-        h100 = ray.add(gpus=2, cpus=4, accelerator_type="H100")
-        yield SimpleNamespace(ray=ray, a100=a100, h100=h100)
+        with LocalCluster(tmp_path_factory.mktemp("cluster")) as ray:
+            a100 = ray.add(gpus=2, cpus=4, accelerator_type="A100")
+            h100 = ray.add(gpus=2, cpus=4, accelerator_type="H100")
+            yield SimpleNamespace(ray=ray, a100=a100, h100=h100)
 
 
 def executor_of(cluster: SimpleNamespace, folder: Path, jobs: list[FakeJob]) -> RayExecutor:
@@ -98,14 +103,12 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
         assert lost.machine_left
         executor.submit(jobs[0], 1)  # waits for room
 
-        if can_hide:
-            blind = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100", hidden=tmp_path)
-            with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) as told:
-                events += until(executor, lambda _: bool(told))
-            assert executor.capacity == 2
-
-        cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
-        events += until(executor, lambda _: executor.capacity == 4)
+        with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) if can_hide else nullcontext([True]) as told:
+            if can_hide:
+                blind = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100", hidden=tmp_path)
+            cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
+            events += until(executor, lambda _: bool(told) and executor.capacity != 2)
+        assert executor.capacity == 4
         (tmp_path / "go").touch()
         with warnings.catch_warnings(action="error"):  # of the unfit one, once more
             events += until(executor, ended_well(jobs))
@@ -157,6 +160,48 @@ def test_what_no_machine_has_is_refused_with_what_there_is(cluster: SimpleNamesp
         executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1, accelerator_type="L4"))
     assert "4 CPUs and 2 GPUs (H100)" in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+class ChangingCluster(RayExecutor):
+    """Of each change in turn: the event that is waited for, and what is done then."""
+
+    changes: list[tuple[type, Callable[[], None]]]
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if self.changes and any(isinstance(event, self.changes[0][0]) for event in events):
+            self.changes.pop(0)[1]()
+        return events
+
+
+@pytest.mark.long
+def test_a_packed_study_while_machines_leave_and_join(
+    cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def leaves() -> None:
+        cluster.ray.remove(cluster.a100)
+
+    def joins() -> None:
+        cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
+
+    changes: list[tuple[type, Callable[[], None]]] = [(Finished, leaves), (Lost, joins)]
+    monkeypatch.setattr(ChangingCluster, "changes", changes, raising=False)
+    plan = study(range(10), gpus=1, gpus_per_trial="pack", gpu_memory_gib=3, max_concurrent=6)
+    executor = partial(ChangingCluster, address=cluster.ray.address, run=faulty_job)
+    assert run(tmp_path, plan, executor).completed == 10
+    assert not changes
+    shown = capsys.readouterr().out
+    assert "room for 2 at a time now (it was 4)" in shown
+    assert "room for 4 at a time now (it was 2)" in shown
+    rows = read_rows(tmp_path)[0]
+    assert sorted(rows["trial_id"]) == sorted(trial.trial_id for trial in plan.trials), "each once"
+    assert rows["status"].tolist() == ["completed"] * 10
+    assert rows["gpus_per_trial"].tolist() == [0.5] * 10
+    assert (read_epochs(tmp_path)[0].groupby("trial_id").size() == EPOCHS).all()
+    begun = Counter(line.split()[0] for line in starts(tmp_path))
+    lost = {trial for trial in begun if f"{trial}: its " in shown}
+    assert lost
+    assert {trial for trial, n in begun.items() if n > 1} <= lost, "nothing else ran again"
 
 
 @pytest.mark.long
