@@ -36,7 +36,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
 
     def left() -> list[str]:
         assert sessions
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while alive() and time.monotonic() < deadline:
             time.sleep(0.1)
         return alive()

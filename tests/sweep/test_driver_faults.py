@@ -8,19 +8,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_training import fake_trial, screen_of
-from real_runs import LINES, descendants, ended_epoch, real_plan
+from fake_training import fake_trial
+from fault_study import TRIALS, faulty_job, run
+from real_runs import descendants, ended_epoch
 
 from sweep import driver
 from sweep.driver import RayExecutor
 from sweep.errors import UserError
 from sweep.executor import Event
-from sweep.in_process import InProcessExecutor
-from sweep.run.runner import run_plan
 from sweep.store import read_rows
 
 
@@ -28,12 +28,12 @@ class BreakingExecutor(RayExecutor):
     """Kills one of Ray's own processes, or the one that Ray lives in, when the first epoch has ended."""
 
     victim: str | None = None
-    broken = False
+    broken_at: float | None = None
 
     def poll(self, timeout_s: float) -> list[Event]:
         events = super().poll(timeout_s)
-        if not self.broken and any(map(ended_epoch, events)):
-            self.broken = True
+        if self.broken_at is None and any(map(ended_epoch, events)):
+            BreakingExecutor.broken_at = time.monotonic()
             (pid,) = (
                 [process.pid for process in descendants() if process.name() == self.victim]
                 if self.victim
@@ -61,17 +61,18 @@ def test_a_run_whose_ray_dies_ends_and_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(BreakingExecutor, "victim", victim)
-    plan = real_plan(epochs=10)
-    start = time.monotonic()
+    monkeypatch.setattr(BreakingExecutor, "broken_at", None)
+    monkeypatch.setenv("FAULT_EPOCH_S", "1")
     with pytest.raises(UserError, match=rf"Ray itself has stopped working \(({reason})\); what has ended is stored"):
-        run_plan(plan, tmp_path, BreakingExecutor, screen=screen_of(plan))
-    assert time.monotonic() - start < 60
+        run(tmp_path, executor=partial(BreakingExecutor, run=faulty_job))
+    assert time.monotonic() - BreakingExecutor.broken_at < 30
     assert left() == []
     output = capfd.readouterr()
     assert output.err == ""
-    assert all(line.startswith(LINES) for line in output.out.splitlines())
+    assert all(line.startswith(("fake-seed", f"{TRIALS} of {TRIALS} trials")) for line in output.out.splitlines())
     assert read_rows(tmp_path)[0].empty
-    assert run_plan(plan, tmp_path, InProcessExecutor, screen=screen_of(plan), limit=1).completed == 1
+    monkeypatch.setenv("FAULT_EPOCH_S", "0")
+    assert run(tmp_path).completed == TRIALS
 
 
 @pytest.mark.long

@@ -94,7 +94,7 @@ def test_a_worker_killed_in_an_epoch(
     for worker in workers(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
     assert "its worker process died; it goes on from its checkpoint" in output
     assert_whole(tmp_path, undisturbed)
@@ -126,7 +126,7 @@ def test_a_driver_killed(
 
 def wait_for_the_end_of_ray(folder: Path) -> None:
     """Its own process ends when it sees the driver gone; what it started may write until then."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while rays_commands(folder):
         assert time.monotonic() < deadline, "Ray outlives its driver"
         time.sleep(0.05)
@@ -156,7 +156,7 @@ def test_killed_between_the_temporary_file_and_its_name(
     n = 3 if call == "link" else 12
     n += nth_try if call == "replace" else nth_try % 4
     process = start(tmp_path, f"--kill-at-{call}", str(n), epoch_s=0)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == -signal.SIGKILL, output
     assert [*tmp_path.glob("**/.*.tmp"), *tmp_path.glob("checkpoints/*/*tmp*"), *tmp_path.glob("**/.last*")]
     before, begun = stored(tmp_path), len(starts(tmp_path))
@@ -173,7 +173,7 @@ def test_ctrl_c(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, un
     wait_for(lambda: stored(tmp_path), process)
     time.sleep(random.Random(nth_try).uniform(0, 0.4))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     before, begun = stored(tmp_path), len(starts(tmp_path))
@@ -193,9 +193,9 @@ def test_sigterm_lets_running_epochs_end(
     time.sleep(0.2)
     began = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 130, output
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 25
     assert f"asked to end (SIGTERM); epochs that end within {grace:g} s still count" in output
     before, begun = stored(tmp_path), len(starts(tmp_path))
     epochs = {file.parent.name: int(file.read_text()) for file in tmp_path.glob("checkpoints/*/last.pt")}
@@ -208,18 +208,18 @@ def test_sigterm_lets_running_epochs_end(
 
 
 def test_two_drivers_at_once(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
-    first = start(tmp_path, epoch_s=0.2)
+    first = start(tmp_path, epoch_s=0.1)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/last.pt")), first)
     os.kill(first.pid, signal.SIGSTOP)  # it may be slow, and holds the study all the same
     second = start(tmp_path)
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=150)
     assert second.returncode == 2
     assert f"another process runs this study: pid {first.pid} on " in output
     assert f"run by process {first.pid} on " in describe(study_status(tmp_path))
     with pytest.raises(UserError, match=f"pid {first.pid} "), lock_study(tmp_path):
         pass
     os.kill(first.pid, signal.SIGCONT)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=150)
     assert first.returncode == 0, output
     assert_whole(tmp_path, undisturbed)
     assert len(starts(tmp_path)) == len(study().trials)
@@ -227,7 +227,7 @@ def test_two_drivers_at_once(nth_try: int, tmp_path: Path, start: Launch, tally:
 
 
 def test_a_clock_that_jumps(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
-    process = start(tmp_path, "--clock-jumps", epoch_s=0.3)
+    process = start(tmp_path, "--clock-jumps", epoch_s=0.15)
     wait_for(lambda: stored(tmp_path), process)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/last.pt")), process)
     os.kill(process.pid, signal.SIGSTOP)
@@ -237,7 +237,7 @@ def test_a_clock_that_jumps(nth_try: int, tmp_path: Path, start: Launch, tally: 
     process.wait()
     before, begun = stored(tmp_path), len(starts(tmp_path))
     again = start(tmp_path, "--clock-jumps", epoch_s=0)
-    output, _ = again.communicate(timeout=60)
+    output, _ = again.communicate(timeout=150)
     assert again.returncode == 0, output
     assert "-" not in output.split("to train")[0]  # no negative time on the screen
     assert (read_rows(tmp_path)[0]["wall_time_s"] > 0).all()
