@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from famba_core.config import Precision
@@ -89,6 +90,7 @@ class _Sheet:
 # GiB of memory by name; where a type is sold with several sizes, a name without one stands for the smallest.
 _MEMORY_GIB = {
     "B200": 180, "H200": 141, "H100": 80, "A100-80G": 80, "A100-SXM4-80GB": 80, "A100 80GB": 80, "A100": 40,
+    "GH200": 96, "H20": 96,
     "L40S": 48, "L40": 48, "L4": 24, "A10": 24, "A6000": 48, "RTX 4090": 24, "V100": 16, "P100": 16, "T4": 16,
 }  # fmt: skip
 
@@ -101,7 +103,7 @@ _CPU_START_S = 15e-6  # an operator of torch, with what autograd does for it
 _EXPS_PER_CLOCK = 16  # of one streaming multiprocessor
 _GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, with the wait for the one before
 
-# The first name that the device's own contains; NVIDIA's data sheets.
+# The first type that a device is of; NVIDIA's data sheets.
 _SHEETS = {
     "H200": _Sheet(bf16=989, tf32=494, float32=67, terabytes_per_s=4.8, processors=132, gigahertz=1.98),
     "H100 PCIe": _Sheet(bf16=756, tf32=378, float32=51, terabytes_per_s=2.0, processors=114, gigahertz=1.755),
@@ -115,7 +117,7 @@ _SHEETS = {
 
 def known_limits(device_name: str, precision: Precision) -> Limits | None:
     """The limits of a GPU by its name, such as "NVIDIA H200", or None for one whose data sheet is not here."""
-    sheet = next((sheet for name, sheet in _SHEETS.items() if name in device_name), None)
+    sheet = next((sheet for name, sheet in _SHEETS.items() if is_of_type(device_name, name)), None)
     if sheet is None:
         return None
     return Limits(
@@ -130,7 +132,19 @@ def known_limits(device_name: str, precision: Precision) -> Limits | None:
 
 def known_memory_gib(device_name: str) -> float | None:
     """GiB of a GPU by its name or by Ray's name of its type, such as "A100-80G"; None for one that is not known."""
-    return next((gib for name, gib in _MEMORY_GIB.items() if name in device_name), None)
+    return next((gib for name, gib in _MEMORY_GIB.items() if is_of_type(device_name, name)), None)
+
+
+def is_of_type(device_name: str, type_name: str) -> bool:
+    """Whether a GPU is of a type, by the GPU's name and Ray's name of the type, such as "A100-80G".
+
+    Whole words count, for an A100 is no A10, and the size of the memory where the type has one.
+    """
+    kind, size = re.sub(r"-(\d+)G$", "", type_name), re.search(r"-(\d+)G$", type_name)
+    words = re.escape(kind).replace(r"\-", "[- ]")  # RTX-PRO-6000
+    sizes = re.findall(r"(\d+)GB?\b", device_name)
+    is_kind = re.search(rf"(?<![A-Za-z0-9]){words}(?![A-Za-z0-9])", device_name) is not None
+    return is_kind and (size is None or size[1] in sizes)
 
 
 def cpu_limits(threads: int, precision: Precision) -> Limits:

@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         limit=options.limit,
         retry_failed=options.retry_failed,
         cache=None if options.no_cache else ResultCache(folder.parent, folder),
+        is_device=priced.device.may_be,
     )
     if summary.interrupted:
         return summary.exit_code

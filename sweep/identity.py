@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from famba_core import semantics
+from famba_core.config import TrainConfig
 
 if TYPE_CHECKING:
     from sweep.plan import TrialPlan
@@ -35,7 +36,7 @@ def measure_id(trial: TrialPlan) -> str:
     Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
     """
     train = {name: value for name, value in _train(trial).items() if name not in _NOT_IN_STEP_COST}
-    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train} | _meaning())}"
+    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train} | _content(trial) | _meaning())}"
 
 
 def rung_group(trial: TrialPlan) -> str:
@@ -63,8 +64,9 @@ def _workload(trial: TrialPlan) -> dict[str, Any]:
 
 
 def _train(trial: TrialPlan) -> dict[str, Any]:
-    """The training settings that enter an id."""
-    return {name: value for name, value in vars(trial.train).items() if value != _ADDED.get(name, ...)}
+    """The training settings that enter an id; those without effect as they are by default."""
+    settings = vars(trial.train) | ({} if trial.train.ema else {"ema_decay": TrainConfig.ema_decay})
+    return {name: value for name, value in settings.items() if value != _ADDED.get(name, ...)}
 
 
 def _content(trial: TrialPlan) -> dict[str, Any]:

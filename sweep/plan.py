@@ -110,6 +110,9 @@ def make_plan(
     images = data_dir or profile.data.data_dir
     data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
     described = _described(data, spec.file, f"profiles.{profile_name}")
+    whole = replace(data, train_images=None)
+    if data.train_images == _described(whole, spec.file, f"profiles.{profile_name}").train_images:
+        data = whole  # whichever way it is said
     models = [replace(model, num_classes=described.num_classes) for model in profile.models]
     # made before they are combined: each checks itself, which for thousands of trials takes seconds
     trains = [replace(profile.train, seed=seed) for seed in spec.seeds]

@@ -53,7 +53,8 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
     if not frames:
         return Calibration()
     rows = pd.concat(frames).sort_values("finished_at").tail(MOST_ROWS)
-    sizes: dict[str, int] = {data.dataset: train_images} if data.train_images is None else {}
+    is_known = data.train_images is None and data.dataset != "imagefolder"  # whose rows may be of any folder
+    sizes: dict[str, int] = {data.dataset: train_images} if is_known else {}
     ratios = [ratio for row in rows.to_dict("records") if (ratio := _ratio(row, device, sizes))]
     if not ratios:
         return Calibration()
@@ -64,44 +65,53 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
 
 
 def _studies(results: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        yield from sorted(folder for folder in results.iterdir() if (folder / "plan.json").is_file())
+    try:
+        folders = sorted(results.iterdir())
+    except OSError:
+        return
+    for folder in folders:
+        with contextlib.suppress(OSError):  # another user's
+            if (folder / "plan.json").is_file():
+                yield folder
 
 
 def _rows(folder: Path, device: PoolDevice) -> pd.DataFrame:
     try:
         rows, _ = read_rows(folder, columns=COLUMNS, newest=MOST_ROWS)
-    except UserError:  # another study's damage is no reason to refuse this one
+    except (UserError, OSError):  # another study's damage is no reason to refuse this one
         return pd.DataFrame()
     own = (rows["status"] == "completed") & rows["source"].isna() & (rows["train_time_s"] > 0)
     return rows[own & rows["device_name"].fillna("").map(device.is_named).astype(bool)]
 
 
 def _ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str, int]) -> float | None:
-    """Measured over predicted device time, None where the row does not say how much was trained."""
+    """Measured over predicted device time, None where the row does not say how much was trained, or of what."""
     images = sizes.get(row["dataset"]) if pd.isna(row["train_images"]) else int(row["train_images"])
     if images is None:
         images = sizes[row["dataset"]] = _whole_set(row["dataset"])  # asked for once
     if not images:
         return None
     gpus, threads = row["gpus_per_trial"], int(row["cpus_per_trial"])
-    predicted = device_seconds(
-        device,
-        ModelConfig(
-            backbone=row["backbone"],
-            image_size=int(row["image_size"]),
-            patch_size=int(row["patch_size"]),
-            cls_position=row["cls_position"],
-        ),
-        row["schedule"],
-        batch=int(row["batch_size"]),
-        precision=row["precision"],
-        ema=not pd.isna(row["top1_ema_pct"]),
-        recompute=False,  # no column says so; it costs an eighth more at most
-        images=images,
-        epochs=int(row["epochs"]),
-        threads=threads,
-    )
+    try:
+        predicted = device_seconds(
+            device,
+            ModelConfig(
+                backbone=row["backbone"],
+                image_size=int(row["image_size"]),
+                patch_size=int(row["patch_size"]),
+                cls_position=row["cls_position"],
+            ),
+            row["schedule"],
+            batch=int(row["batch_size"]),
+            precision=row["precision"],
+            ema=not pd.isna(row["top1_ema_pct"]),
+            recompute=False,  # no column says so; it costs an eighth more at most
+            images=images,
+            epochs=int(row["epochs"]),
+            threads=threads,
+        )
+    except (ConfigError, KeyError, ValueError):  # of a newer version, whose models this one does not know
+        return None
     return row["train_time_s"] * (gpus if device.gpu else threads) / predicted
 
 

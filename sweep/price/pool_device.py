@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from famba_core.roofline import known_memory_gib
+from famba_core.roofline import is_of_type, known_memory_gib
 from sweep.plan import Plan, TrialPlan
 
 
@@ -30,8 +29,11 @@ class PoolDevice:
         """Whether a result of `device_name` was measured on such a device."""
         if self.name is None:
             return False
-        kind = re.sub(r"-\d+G$", "", self.name)  # "A100-80G", while the device says "A100-SXM4-80GB"
-        return device_name == self.name or (self.gpu and kind in device_name)
+        return device_name == self.name or (self.gpu and is_of_type(device_name, self.name))
+
+    def may_be(self, device_name: str) -> bool:
+        """The same, as far as anybody knows."""
+        return self.name is None or self.is_named(device_name)
 
 
 def pool_device(plan: Plan, *, address: str | None) -> PoolDevice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.cluster.packing import MOST_PER_GPU, packed, predicted_peak_mib, shares_devices
@@ -16,6 +16,7 @@ from sweep.plan import Plan, TrialPlan
 from sweep.run.agenda import Agenda
 from sweep.run.limits import HOUR_S, Limits
 from sweep.run.live import Screen, clock
+from sweep.run.losses import Losses
 from sweep.run.measure_phase import measure_first
 from sweep.schema import Status
 from sweep.store import read_measurement, read_result, write_result
@@ -43,6 +44,7 @@ class Drive:
 
     Args:
         preempted_at: when this process was asked to end soon (time.monotonic()), if it was.
+        is_device: whether a measurement's device_name is a device that trials may get here.
     """
 
     def __init__(
@@ -53,15 +55,15 @@ class Drive:
         folder: Path,
         screen: Screen,
         preempted_at: Callable[[], float | None],
+        is_device: Callable[[str], bool],
     ) -> None:
         self._plan, self._pool, self._agenda = plan, plan.pool, agenda
         self._executor, self._folder, self._screen = executor, folder, screen
-        self._limits = Limits(plan.pool, preempted_at)
+        self._limits, self._is_device = Limits(plan.pool, preempted_at), is_device
         self._running: dict[str, _Running] = {}
-        self._lost_at: dict[str, int] = {}  # trial -> epoch; a trial that is lost twice at one epoch has failed
-        self._out_of_memory: set[str] = set()  # these run with a device to themselves
+        self._losses = Losses()
         self._capacity = executor.capacity
-        self._gpu_s = 0.0  # of ended trials
+        self._gpu_s = 0.0  # of ended trials, and of measuring
         self._draining: str | None = None  # why nothing new starts
 
     def run(self) -> str | None:
@@ -95,28 +97,34 @@ class Drive:
         if (
             (self._running and rounds)
             or len(waiting_for_room) >= max(1, self._executor.capacity)
-            or any(self._is_alone(running.trial) for running in waiting_for_room)
+            or any(self._losses.is_alone(running.trial) for running in waiting_for_room)
         ):
             return
-        batch: list[tuple[TrialPlan, int]] = []
-        while item := self._next_that_fits(batch):
-            batch.append(item)
+        batch = self._batch()
         if rounds and batch:
             self._measure([trial for trial, _ in batch])
+            for item in reversed(batch):  # what it has shown may let fewer of them share a device
+                self._agenda.again(*item)
             self._drain()
             if self._draining:
-                for item in reversed(batch):
-                    self._agenda.again(*item)
                 return
+            batch = self._batch()
         for trial, attempt in batch:
             self._running[trial.trial_id] = _Running(trial, attempt)
             self._executor.submit(trial, attempt)
             self._screen.started(trial.trial_id)
 
+    def _batch(self) -> list[tuple[TrialPlan, int]]:
+        """What finds room beside what runs."""
+        batch: list[tuple[TrialPlan, int]] = []
+        while item := self._next_that_fits(batch):
+            batch.append(item)
+        return batch
+
     def _next_that_fits(self, batch: list[tuple[TrialPlan, int]]) -> tuple[TrialPlan, int] | None:
         """Beside what runs and `batch`."""
         beside = [*self._trials(), *(trial for trial, _ in batch)]
-        if any(map(self._wants_no_other, beside)):
+        if any(map(self._losses.wants_no_other, beside)):
             return None
         room = self._executor.capacity - sum(map(self._load, beside))
         if room < SMALLEST_LOAD or len(beside) >= (self._pool.max_concurrent or math.inf):
@@ -125,23 +133,31 @@ class Drive:
             return None
         trial = self._packed(item[0])
         # The next one waits for its room, and nothing overtakes it: something small would, for ever.
-        if beside and (self._load(trial) > room + 1e-9 or self._wants_no_other(trial)):
+        if beside and (self._load(trial) > room + 1e-9 or self._losses.wants_no_other(trial)):
             self._agenda.again(*item)
             return None
         return trial, item[1]
 
     def _measure(self, trials: list[TrialPlan]) -> None:
         """Where trials have a GPU each, every worker measures its own."""
-        if shares_devices(self._plan):
-            limit_h = self._pool.trial_time_limit_h
-            measure_first(
-                self._executor,
-                trials,
-                self._folder,
-                self._screen,
-                should_end=lambda: self._reason_to_end() is not None,
-                time_limit_s=None if limit_h is None else limit_h * HOUR_S,
-            )
+        if not shares_devices(self._plan):
+            return
+        began, gpus = time.monotonic(), float(any(trial.gpus_per_trial for trial in trials))  # a whole one
+
+        def gpu_s() -> float:
+            return (time.monotonic() - began) * gpus
+
+        limit_h = self._pool.trial_time_limit_h
+        measure_first(
+            self._executor,
+            trials,
+            self._folder,
+            self._screen,
+            should_end=lambda: self._reason_to_end(gpu_s()) is not None,
+            time_limit_s=None if limit_h is None else limit_h * HOUR_S,
+            is_device=self._is_device,
+        )
+        self._gpu_s += gpu_s()
 
     def _handle(self, event: Event) -> None:
         running = self._running.get(event.trial_id)
@@ -173,22 +189,14 @@ class Drive:
             self._end(running, row["status"], row["error"])
         elif running.overdue:
             self._fail(running, running.overdue)
-        elif event.out_of_memory and trial.trial_id not in self._out_of_memory:
-            self._out_of_memory.add(trial.trial_id)
-            alone = replace(trial, gpus_per_trial=1.0) if trial.gpus_per_trial else trial
-            self._try_again(alone, attempt, f"{event.reason}; once more with a device to itself")
-        elif event.out_of_memory:
-            self._fail(running, f"{event.reason}; also with a device to itself")
-        elif event.machine_left or running.epoch > self._lost_at.get(trial.trial_id, -1):
-            self._lost_at[trial.trial_id] = running.epoch
-            self._try_again(trial, attempt, f"{event.reason}; it goes on from its checkpoint")
         else:
-            self._fail(running, f"lost twice: {event.reason}")
-
-    def _try_again(self, trial: TrialPlan, attempt: int, sentence: str) -> None:
-        self._forget(trial.trial_id)
-        self._screen.lost(trial.trial_id, sentence)
-        self._agenda.again(trial, attempt)
+            again, sentence = self._losses.answer(trial, running.epoch, event)
+            if again is None:
+                self._fail(running, sentence)
+                return
+            self._forget(trial.trial_id)
+            self._screen.lost(trial.trial_id, sentence)
+            self._agenda.again(again, attempt)
 
     def _fail(self, running: _Running, reason: str) -> None:
         """Store the failure of an attempt whose worker cannot."""
@@ -220,8 +228,9 @@ class Drive:
                 running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
                 self._executor.stop(trial_id)
 
-    def _reason_to_end(self) -> str | None:
-        return self._limits.reason_to_end(self._gpu_s + sum(map(_spent_s, self._running.values())))
+    def _reason_to_end(self, measuring_gpu_s: float = 0.0) -> str | None:
+        running = sum(map(_spent_s, self._running.values()))
+        return self._limits.reason_to_end(self._gpu_s + running + measuring_gpu_s)
 
     def _drain(self) -> None:
         """From the first reason to end early, nothing new starts."""
@@ -242,19 +251,11 @@ class Drive:
     def _packed(self, trial: TrialPlan) -> TrialPlan:
         pool = self._pool
         memory = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
-        if pool.gpus_per_trial != "pack" or memory is None or self._is_alone(trial):
+        if pool.gpus_per_trial != "pack" or memory is None or self._losses.is_alone(trial):
             return trial
         measured = read_measurement(self._folder, measure_id(trial))
         peak = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
         return packed(trial, peak, memory, pool.memory_margin)
-
-    def _is_alone(self, trial: TrialPlan) -> bool:
-        """It ran out of memory, and gets a device to itself."""
-        return trial.trial_id in self._out_of_memory
-
-    def _wants_no_other(self, trial: TrialPlan) -> bool:
-        """On a CPU that is the whole machine."""
-        return self._is_alone(trial) and not trial.gpus_per_trial
 
     def _trials(self) -> list[TrialPlan]:
         return [running.trial for running in self._running.values()]

@@ -30,7 +30,7 @@ def measure_first(
     *,
     should_end: Callable[[], bool] = lambda: False,
     time_limit_s: float | None = None,
-    is_device: Callable[[str], bool] = lambda name: True,
+    is_device: Callable[[str], bool],
 ) -> None:
     """Measure the training step of each distinct configuration among `trials`, unless `folder` holds it already.
 
@@ -92,23 +92,27 @@ class _Phase:
 
     def run(self) -> None:
         self._tell()
-        for losses_left in reversed(range(LOSSES)):
-            if not self._loses() or not self._waiting:
+        losses = 0
+        while self._waiting and losses < LOSSES:
+            if (lost := self._take()) is None:
                 return
-            if not losses_left:
-                reason = _not_measured("the measuring worker died again")
-                self._screen.note(f"{schedules(len(self._waiting))} more: {reason}")
+            losses += not lost.machine_left  # else it is not the doing of what was measured
+        if self._waiting:
+            reason = _not_measured("the measuring worker died again")
+            self._screen.note(f"{schedules(len(self._waiting))} more: {reason}")
 
-    def _loses(self) -> bool:
-        """Take what waits in one job. Whether its worker was lost; what it was at waits no longer."""
-        lost = False
+    def _take(self) -> Lost | None:
+        """Take what waits in one job. How its worker was lost, if it was; what it died of waits no longer."""
+        lost = None
         for event in self._events(MeasureJob(trials=tuple(self._waiting.values()))):
             match event:
                 case Lost(reason=reason):
-                    lost = True
+                    lost = event
                     for name in _stored(self._folder, self._is_device) & self._waiting.keys():
                         del self._waiting[name]
-                    if died_in := next(iter(self._waiting), None):
+                    if lost.machine_left:
+                        self._screen.note(f"measuring: {reason}; it goes on elsewhere")
+                    elif died_in := next(iter(self._waiting), None):
                         del self._waiting[died_in]
                         self._screen.note(f"{died_in}: {_not_measured(reason)}")
                 case Progress(metrics=Measured(measure_id=ended, error=error)):

@@ -65,6 +65,7 @@ def run_plan(
     limit: int | None = None,
     retry_failed: bool = False,
     cache: ResultCache | None = None,
+    is_device: Callable[[str], bool] = lambda name: True,
 ) -> RunSummary:
     """Train what `folder` has no row of, and store the rows: the plan's trials, or those that its search chooses.
 
@@ -72,8 +73,9 @@ def run_plan(
     on a device, where no measurement is stored. A trial that fails is stored as failed and the others go on;
     `retry_failed` tries it again. `limit` keeps to the first trials of the plan, or ends a search after so many newly
     completed ones. Ctrl-C stops what runs and leaves its checkpoints; SIGTERM, and a limit of the plan's pool, first
-    give running epochs time to end. Parts that cannot be read are set aside, as if not stored. What has been
-    read of the folder, with `resume_columns`, may be given as `stored`: it is read again if it is no longer all.
+    give running epochs time to end. Parts that cannot be read are set aside, as if not stored. What has been read of
+    the folder, with `resume_columns`, may be given as `stored`: it is read again if it is no longer all. A measurement
+    whose device_name is none of these trials' devices, by `is_device`, is taken again.
     Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
     written.
     """
@@ -91,7 +93,7 @@ def run_plan(
             agenda = Agenda(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
         if agenda.taken:
             screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
-        interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen)
+        interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen, is_device)
         if interrupted or limit_reached:  # workers may have stored what nobody heard of any more
             rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
             agenda.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
@@ -144,7 +146,12 @@ def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _run(
-    plan: Plan, agenda: Agenda, folder: Path, executor_factory: ExecutorFactory, screen: Screen
+    plan: Plan,
+    agenda: Agenda,
+    folder: Path,
+    executor_factory: ExecutorFactory,
+    screen: Screen,
+    is_device: Callable[[str], bool],
 ) -> tuple[bool, str | None]:
     """Whether it was interrupted, and the limit that it reached."""
     if (first := agenda.next([])) is None:
@@ -161,7 +168,8 @@ def _run(
                 explained_as_user_error(folder),
             ):
                 signals.patient = True
-                ended_by = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at).run()
+                drive = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at, is_device)
+                ended_by = drive.run()
         except KeyboardInterrupt:
             return True, None
     return signals.preempted_at is not None and ended_by is not None, ended_by

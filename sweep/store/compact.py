@@ -1,4 +1,4 @@
-"""Many parts become one file of each kind, and no reader sees a row twice or misses one meanwhile.
+"""Results and curves become one file each, and no reader sees a row twice or misses one meanwhile.
 
     1. the rows of the compacted file so far and of the loose parts are written to a new file in compacted/
     2. manifest.json is replaced by one that names the new file and every part that it stands for
@@ -24,7 +24,7 @@ from sweep.store import explained_as_user_error
 from sweep.store.compacted import COMPACTED, Compacted, Manifest, described, read_compacted, write_compacted
 from sweep.store.driver_lock import lock_study
 from sweep.store.files import write_atomically
-from sweep.store.kinds import EPOCHS, KINDS, TRIALS, Kind
+from sweep.store.kinds import COMPACTED_KINDS, EPOCHS, TRIALS, Kind
 from sweep.store.manifest import read_manifest, write_manifest
 from sweep.store.parts import merged, part_names, read_loose
 from sweep.store.quarantine import damaged_compacted, quarantine
@@ -63,7 +63,7 @@ def compact(folder: Path) -> Compaction:
         set_aside = quarantine(folder, damaged_compacted(folder))
         before = read_manifest(folder)
         manifest: dict[str, Compacted] = {}
-        for kind in KINDS:
+        for kind in COMPACTED_KINDS:
             set_aside += _compact(folder, kind, before, manifest)
         if manifest != before:
             write_manifest(folder, manifest)
@@ -117,7 +117,7 @@ def _remove_what_nobody_reads(folder: Path, manifest: Manifest) -> None:
         if (now is None or entry.file != now.file) and entry.parts <= held | set(part_names(folder, kind)):
             for place in entry.places(folder):
                 place.unlink(missing_ok=True)
-    for kind in KINDS:
+    for kind in COMPACTED_KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()
         for name in part_names(folder, kind):
             if name in held:

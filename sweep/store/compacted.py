@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from sweep.checksum import NAME, UNSEALED, Damaged, sealed, verify
 from sweep.store.files import write_atomically
-from sweep.store.kinds import KINDS, Kind, conform
+from sweep.store.kinds import COMPACTED_KINDS, Kind, conform
 
 COMPACTED = "compacted"
 COPY = ".copy"  # not *.parquet, or whoever reads all of these would see each row twice
@@ -120,7 +120,7 @@ def find_compacted(folder: Path) -> Manifest:
 
 def described(folder: Path) -> Iterator[tuple[Kind, Compacted]]:
     """Each compacted file, with the parts whose rows can be read in it or in its copy."""
-    for kind in KINDS:
+    for kind in COMPACTED_KINDS:
         for file in sorted({path.with_suffix(".parquet").name for path in (folder / COMPACTED).glob(f"{kind.name}-*")}):
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                 table = read_compacted(folder, kind, Compacted(file=file, rows=0, parts=frozenset())).table

@@ -37,6 +37,7 @@ TRIALS = Kind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), or
 EPOCHS = Kind(name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), order=("trial_id", "attempt", "epoch"))
 MEASUREMENTS = Kind(name="measurements", row_type=MeasureRow, key=("measure_id",), order=("measure_id",))
 KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
+COMPACTED_KINDS = (TRIALS, EPOCHS)  # written once; a step may be measured again, on another device
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

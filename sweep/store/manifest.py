@@ -13,7 +13,7 @@ from sweep.checksum import NAME, UNSEALED, sealed, verify
 from sweep.names import is_plain
 from sweep.store.compacted import Compacted, Manifest, find_compacted
 from sweep.store.files import write_atomically
-from sweep.store.kinds import KINDS
+from sweep.store.kinds import COMPACTED_KINDS
 
 MANIFEST = "manifest.json"
 _MANIFEST: TypeAdapter[dict[str, Compacted]] = TypeAdapter(dict[str, Compacted])
@@ -66,5 +66,5 @@ def _decode(text: bytes) -> Manifest | None:
         manifest = _MANIFEST.validate_python({name: entry for name, entry in json.loads(text).items() if name != NAME})
     except (ValueError, AttributeError):
         return None
-    named = {kind.name for kind in KINDS}
+    named = {kind.name for kind in COMPACTED_KINDS}
     return manifest if named >= manifest.keys() and all(is_plain(each.file) for each in manifest.values()) else None

@@ -70,7 +70,7 @@ class ResultCache:
         for study in self._others():
             try:
                 names = all_parts(study, TRIALS)
-            except UserError:  # it is damaged: not this study's concern
+            except (UserError, OSError):  # it is damaged: not this study's concern
                 continue
             attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)
             for trial_id, _, number in sorted(attempts):
@@ -92,7 +92,7 @@ def _completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any]
     """The row and the curve of a completed attempt; None if it is another's, or not whole."""
     try:
         row, curve = read_result(study, trial_id, attempt), read_curve(study, trial_id, attempt)
-    except UserError:  # its compacted file has been damaged since it was listed
+    except (UserError, OSError):  # its compacted file has been damaged since it was listed
         return None
     if row is None or curve is None or (row["trial_id"], row["status"]) != (trial_id, "completed"):
         return None

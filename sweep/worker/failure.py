@@ -12,6 +12,10 @@ from sweep.plan import TrialPlan
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+# What else says so: torch's CPU allocator; a CUDA context, graph, kernel or library that finds no room to begin.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
 class OutOfMemory(Exception):
     """A trial did not fit beside what shares its device; its checkpoint stays."""
 
@@ -34,4 +38,6 @@ def explain(error: Exception, trial: TrialPlan, folder: Path, name: str) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return any(words in str(error) for words in _OUT_OF_MEMORY)

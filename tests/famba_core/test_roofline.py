@@ -2,7 +2,7 @@
 
 import pytest
 
-from famba_core.roofline import Limits, Work, cpu_limits, known_limits, known_memory_gib, least_times
+from famba_core.roofline import Limits, Work, cpu_limits, is_of_type, known_limits, known_memory_gib, least_times
 
 WORK = Work(matmul_flops=8e12, vector_ops=3e12, exps=1e12, bytes=6e12)
 LIMITS = Limits(
@@ -55,11 +55,27 @@ def test_an_unknown_device_has_no_data_sheet():
     [
         ("NVIDIA A100-SXM4-80GB", 80), ("NVIDIA A100-SXM4-40GB", 40), ("A100-40G", 40), ("A100-80G", 80), ("A100", 40),
         ("NVIDIA H200", 141), ("NVIDIA H100 80GB HBM3", 80), ("Tesla V100-SXM2-32GB", 16), ("NVIDIA L40S", 48),
-        ("NVIDIA L4", 24), ("Radeon", None),
+        ("NVIDIA L4", 24), ("NVIDIA GH200 480GB", 96), ("NVIDIA H20", 96), ("Radeon", None),
     ],
 )  # fmt: skip
 def test_memory_is_the_smallest_that_a_name_allows(name, gib):
     assert known_memory_gib(name) == gib
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "is_it"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100", True), ("NVIDIA A100-SXM4-80GB", "A100-80G", True),
+        ("NVIDIA A100-SXM4-80GB", "A100-40G", False), ("NVIDIA A100-SXM4-80GB", "A10", False), ("H200", "H20", False),
+        ("NVIDIA GH200 480GB", "H200", False), ("NVIDIA L40S", "L4", False), ("NVIDIA L40S", "L40", False),
+        ("NVIDIA B200", "B200", True), ("GB200", "B200", False), ("Tesla P40", "P4", False),
+        ("NVIDIA H200", "H200", True), ("NVIDIA RTX PRO 6000 Blackwell", "RTX-PRO-6000", True),
+        ("A100-80G", "A100", True),
+        ("A100", "A100-80G", False),
+    ],
+)  # fmt: skip
+def test_types_are_told_apart_by_whole_words(device, kind, is_it):
+    assert is_of_type(device, kind) is is_it
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -1,11 +1,13 @@
 """Stored results of the same device correct predicted times; all others leave them alone."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
+from sweep.price import calibration
 from sweep.price.calibration import Calibration, calibrate
 from sweep.price.pool_device import PoolDevice
 from sweep.price.training_time import device_seconds
@@ -97,10 +99,42 @@ def test_rows_that_do_not_say_how_much_was_trained_are_left_out(tmp_path):
     study(tmp_path / "one", part, whole)
     found = calibrated(tmp_path)
     assert (found.rows, found.factor) == (1, about(2.0))
+    # nor is the plan's own folder that of the rows
+    found = calibrated(tmp_path, data=DataConfig(dataset="imagefolder"))
+    assert (found.rows, found.factor) == (1, about(2.0))
     # digits are on every machine, also where the plan trains on a part of them
     study(tmp_path / "two", took(TRIALS[2], 4.0))
     found = calibrated(tmp_path, data=DataConfig(dataset="digits", train_images=64))
     assert (found.rows, found.factor) == (2, about(3.0))
+
+
+@pytest.mark.parametrize("columns", [{"backbone": "vim_large"}, {"precision": "fp8"}])
+def test_rows_of_what_only_a_newer_version_knows_are_left_out(tmp_path, columns):
+    study(tmp_path / "newer", dataclasses.replace(took(TRIALS[0], 9.0), **columns))
+    study(tmp_path / "one", took(TRIALS[1], 2.0))
+    found = calibrated(tmp_path)
+    assert (found.rows, found.factor) == (1, about(2.0))
+
+
+def test_another_users_study_does_not_stand_in_the_way(tmp_path, monkeypatch):
+    """Root may read everything, so what the system says is made up."""
+    for name in ("closed", "locked", "open"):
+        study(tmp_path / name, took(TRIALS[0], 2.0))
+    is_file, read = Path.is_file, calibration.read_rows
+
+    def closed(path):
+        if path.parent.name == "closed":
+            raise PermissionError(path)
+        return is_file(path)
+
+    def locked(folder, **options):
+        if folder.name == "locked":
+            raise PermissionError(folder)
+        return read(folder, **options)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(calibration, "read_rows", locked)
+    assert calibrated(tmp_path).rows == 1
 
 
 def test_a_damaged_study_does_not_stand_in_the_way(tmp_path):

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_training import fake_measure, fake_trial
 from synthetic_study import results, save, table_plan
 
 from sweep import store
@@ -20,7 +19,7 @@ from sweep.store.quarantine import quarantine
 PLAN = table_plan(2, tuple(range(20)))
 ROWS = results(PLAN)  # 300
 IDS = {row.trial_id for row in ROWS}
-READERS = {"trials": store.read_rows, "epochs": store.read_epochs, "measurements": store.read_measurements}
+READERS = {"trials": store.read_rows, "epochs": store.read_epochs}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,6 @@ def whole_study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "study"
     store.save_plan(folder, plan_to_json(PLAN))
     save(folder, ROWS[:-2])
-    store.write_measurement(folder, fake_measure(folder.with_name("measured.txt"))(fake_trial(0)))
     compact(folder)
     save(folder, ROWS[-2:])
     return folder

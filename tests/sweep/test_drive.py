@@ -3,72 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_training import FakeTrainer, epoch_metrics, fake_trial, plan_of, run_in_process, screen_of, with_batch
+from puppet import Puppet, complete_first
 
 from sweep.errors import UserError
-from sweep.executor import Event, Finished, Lost, Progress, Started
+from sweep.executor import Event, Progress
 from sweep.grid.pool import Pool
-from sweep.plan import Plan, TrialPlan
+from sweep.plan import Plan
 from sweep.run.runner import run_plan
-from sweep.store import read_rows, write_result
-from sweep.trial import failed_row
-from sweep.worker.measure import MeasureJob
+from sweep.store import read_rows
 
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.drive.measure_first", lambda *arguments, **options: None)
-
-
-class Puppet:
-    """An executor whose every poll asks `act` for the events; it records what runs beside what."""
-
-    gpu_memory_mib: float | None = None
-
-    def __init__(self, act: Callable[[Puppet], list[Event]], *, capacity: int = 2) -> None:
-        self.act, self.capacity = act, capacity
-        self.running: dict[str, tuple[TrialPlan, int]] = {}
-        self.submitted: list[TrialPlan] = []
-        self.beside: list[set[str]] = []
-        self.waiting: list[str] = []
-
-    def __call__(self, folder: Path, trials: object) -> Puppet:
-        self.folder = folder
-        return self
-
-    def submit(self, job: TrialPlan, attempt: int) -> None:
-        assert not isinstance(job, MeasureJob)
-        self.running[job.trial_id] = job, attempt
-        self.submitted.append(job)
-        self.waiting.append(job.trial_id)
-        self.beside.append(set(self.running))
-
-    def poll(self, timeout_s: float) -> list[Event]:
-        begun, self.waiting = self.waiting, []
-        return [*(Started(trial_id=trial_id) for trial_id in begun), *self.act(self)]
-
-    def stop(self, trial_id: str) -> None: ...
-
-    def close(self) -> None: ...
-
-    def complete(self, trial_id: str) -> Finished:
-        trial, attempt = self.running.pop(trial_id)
-        write_result(self.folder, replace(failed_row(trial, attempt, ""), status="completed", error=None), ())
-        return Finished(trial_id=trial_id, status="completed", error=None)
-
-    def lose(self, trial_id: str, **how: Any) -> Lost:
-        del self.running[trial_id]
-        return Lost(trial_id=trial_id, reason="it was lost", **how)
-
-
-def complete_first(puppet: Puppet) -> list[Event]:
-    return [puppet.complete(next(iter(puppet.running)))]
 
 
 def run(plan: Plan, folder: Path, executor: Puppet, **pool: Any) -> Any:

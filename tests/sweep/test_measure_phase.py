@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,23 +18,19 @@ from fake_training import (
     fake_trial,
     plan_of,
     run_in_process,
-    screen_of,
     starts,
     with_batch,
 )
+from measured_study import batch_trials, batches, measured_in, rows
 
 from sweep.errors import UserError
-from sweep.executor import Event, Job, Lost
+from sweep.executor import Lost
 from sweep.identity import measure_id
 from sweep.in_process import InProcessExecutor
-from sweep.plan import TrialPlan
-from sweep.run.measure_phase import measure_first
-from sweep.run.runner import run_plan
 from sweep.status import describe, study_status
-from sweep.store import read_measurements, read_rows, write_result
+from sweep.store import read_rows, write_result
 from sweep.store.driver_lock import lock_study
 from sweep.trial import failed_row
-from sweep.worker.measure import MeasureJob
 
 HERE = Path(__file__).parent
 
@@ -45,17 +40,6 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements and starts of trials go into one log, in their order."""
     monkeypatch.setattr("famba_core.train.Trainer", FakeTrainer)
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "starts.txt"))
-
-
-def batches(folder: Path) -> list[int]:
-    """The batch sizes of the stored measurements."""
-    stored, damaged = read_measurements(folder)
-    assert not damaged
-    return sorted(stored["batch_size"])
-
-
-def rows(folder: Path) -> pd.DataFrame:
-    return read_rows(folder)[0].set_index("trial_id")
 
 
 def test_each_schedule_is_measured_once_before_the_first_trial(tmp_path: Path) -> None:
@@ -143,60 +127,6 @@ def test_a_torn_measurement_is_set_aside_and_taken_again(tmp_path: Path) -> None
     assert rows(tmp_path)["measured"].tolist() == ["isolated"] * 2
 
 
-class DyingExecutor(InProcessExecutor):
-    """Its worker dies when it begins to measure one of the batch sizes, or when it has stored that measurement."""
-
-    deadly: tuple[int, ...] = ()
-    stored_first = False
-
-    def submit(self, job: Job, attempt: int) -> None:
-        self.job = job
-        super().submit(job, attempt)
-
-    def poll(self, timeout_s: float) -> list[Event]:
-        if isinstance(self.job, MeasureJob) and self._next_batch() in self.deadly:
-            if self.stored_first:
-                super().poll(timeout_s)
-            self.close()
-            return [Lost(trial_id=self.job.trial_id, reason="its worker process died")]
-        return super().poll(timeout_s)
-
-    def _next_batch(self) -> int | None:
-        assert isinstance(self.job, MeasureJob)
-        stored = set(read_measurements(self._folder)[0]["measure_id"])
-        left = [trial.train.batch_size for trial in self.job.trials if measure_id(trial) not in stored]
-        return left[0] if left else None
-
-
-@pytest.mark.parametrize(
-    ("deadly", "stored_first", "measured", "notes"),
-    [
-        ((17,), False, [16, 18, 19], ["vim_nano-13to24-12tokens"]),
-        ((17,), True, [16, 17, 19], ["vim_nano-13to24-12tokens"]),
-        ((17, 18), False, [16], ["vim_nano-13to24-12tokens", "vim_nano-13to24-12tokens", "1 schedule more"]),
-        ((19,), False, [16, 17, 18], ["vim_nano-13to24-12tokens"]),
-        ((19,), True, [16, 17, 18, 19], []),
-    ],
-)
-def test_a_worker_that_dies_costs_what_it_was_at_and_the_phase_ends_with_the_second(
-    deadly: tuple[int, ...],
-    stored_first: bool,
-    measured: list[int],
-    notes: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    monkeypatch.setattr(DyingExecutor, "deadly", deadly)
-    monkeypatch.setattr(DyingExecutor, "stored_first", stored_first)
-    plan = plan_of(*(with_batch(fake_trial(seed), 16 + seed) for seed in range(4)))
-    assert run_plan(plan, tmp_path, DyingExecutor, screen=screen_of(plan)).completed == 4
-    assert batches(tmp_path) == measured
-    assert rows(tmp_path).query("measured == 'isolated'")["batch_size"].tolist() == measured
-    found = [line for line in capsys.readouterr().out.splitlines() if "not measured" in line]
-    assert [line.startswith(note) for line, note in zip(found, notes, strict=True)] == [True] * len(notes)
-
-
 @pytest.mark.parametrize(
     "number",
     [
@@ -243,16 +173,6 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
     assert len((tmp_path / "measured.txt").read_text().splitlines()) in (4, 5)  # one was perhaps interrupted
 
 
-def batch_trials(*batches: int) -> list[TrialPlan]:
-    return [with_batch(fake_trial(seed), batch) for seed, batch in enumerate(batches)]
-
-
-def measured_in(folder: Path, trials: list[TrialPlan], executor: InProcessExecutor, **options: Any) -> None:
-    """The phase alone, in a study that is driven."""
-    with lock_study(folder):
-        measure_first(executor, trials, folder, screen_of(plan_of(*trials)), **options)
-
-
 def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_path: Path) -> None:
     trials = batch_trials(16, 17, 18)
     executor = InProcessExecutor(tmp_path, trials)
@@ -262,34 +182,6 @@ def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_p
     assert not (tmp_path / "measurements" / "progress.json").exists()
     measured_in(tmp_path, trials, executor)
     assert batches(tmp_path) == [16, 17, 18]
-
-
-class HangingExecutor(InProcessExecutor):
-    """Its worker takes forever over one batch size."""
-
-    def poll(self, timeout_s: float) -> list[Event]:
-        if not self._events and self._steps is not None:
-            assert isinstance(self.job, MeasureJob)
-            stored = set(read_measurements(self._folder)[0]["measure_id"])
-            left = [trial.train.batch_size for trial in self.job.trials if measure_id(trial) not in stored]
-            if left[:1] == [17]:
-                time.sleep(0.01)
-                return []
-        return super().poll(timeout_s)
-
-    def submit(self, job: Job, attempt: int) -> None:
-        self.job = job
-        super().submit(job, attempt)
-
-
-def test_a_measurement_that_takes_too_long_is_given_up_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    trials = batch_trials(16, 17, 18)
-    measured_in(tmp_path, trials, HangingExecutor(tmp_path, trials), time_limit_s=0.3)
-    assert batches(tmp_path) == [16, 18]
-    (note,) = (line for line in capsys.readouterr().out.splitlines() if "not measured" in line)
-    assert note.startswith(f"{measure_id(trials[1])}: not measured: took longer than ")
 
 
 def test_measurements_of_another_device_are_taken_again_where_that_is_known(tmp_path: Path) -> None:

@@ -234,6 +234,15 @@ def test_a_missing_data_set_is_a_problem_of_the_chosen_profile_alone(plan, tmp_p
     assert plan(data_dir=str(tmp_path / "nowhere")).trials  # digits come with scikit-learn
 
 
+def test_the_whole_data_set_is_one_trial_whichever_way_it_is_said(plan):
+    whole, named, part = (
+        plan(GRID.replace("epochs: 12", f"epochs: 12{images}")).trials[0]
+        for images in ("", ", train_images: 1437", ", train_images: 1436")
+    )
+    assert whole.trial_id == named.trial_id != part.trial_id
+    assert named.data.train_images is None
+
+
 def test_more_training_images_than_there_are(plan):
     with pytest.raises(UserError, match=r"profiles.laptop.train_images: 5000 images are asked for"):
         plan(GRID.replace("epochs: 12", "epochs: 12, train_images: 5000"))

@@ -111,6 +111,15 @@ def test_a_damaged_compacted_source_is_passed_over(folder):
     assert cache(folder).take(TRIAL, 2)["top1_pct"] == 5.0
 
 
+@pytest.mark.parametrize("asked", ["all_parts", "read_result"])
+def test_another_users_study_is_passed_over(folder, monkeypatch, asked):
+    def denied(*arguments):
+        raise PermissionError("another user's")
+
+    monkeypatch.setattr(f"sweep.store.result_cache.{asked}", denied)
+    assert cache(folder).take(TRIAL, 1) is None
+
+
 def test_a_part_under_another_trials_name_is_not_taken(folder):
     parts = folder / "other" / "trials"
     (parts / f"{TRIAL.trial_id}.1.parquet").rename(parts / f"{PLAN.trials[0].trial_id}.1.parquet")
