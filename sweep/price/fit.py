@@ -24,14 +24,19 @@ def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Pla
     if device.memory_gib is None:
         return plan
     needed = {trial.trial_id: (predicted_peak_mib(trial) + CONTEXT_MIB) / 1024 for trial in plan.trials}
+    gpus = plan.trials[0].gpus_per_trial
+    sharing = int(1 / gpus + 1e-6) if gpus else 1
+    room_gib = device.memory_gib / sharing
     to_run = [trial for trial in plan.trials if trial.trial_id not in stored]
-    large = [trial for trial in to_run if needed[trial.trial_id] > device.memory_gib]
+    large = [trial for trial in to_run if needed[trial.trial_id] > room_gib]
     kept = {trial.trial_id for trial in plan.trials} - {trial.trial_id for trial in large}
     listed = {trial.trial_id for trial in baselines(plan)}
     can_leave_out = plan.search is not None and kept > kept & listed
     labels = {case.trial_id: case.label for case in reversed(plan.cases)}
     problems = [
-        Problem(trial.trial_id, "", _too_large(trial, labels[trial.trial_id], needed[trial.trial_id], device))
+        Problem(
+            trial.trial_id, "", _too_large(trial, labels[trial.trial_id], needed[trial.trial_id], room_gib, sharing)
+        )
         for trial in large
         if trial.trial_id in listed or not can_leave_out
     ]
@@ -44,7 +49,7 @@ def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Pla
     )
 
 
-def _too_large(trial: TrialPlan, label: str, needed_gib: float, device: PoolDevice) -> str:
+def _too_large(trial: TrialPlan, label: str, needed_gib: float, room_gib: float, sharing: int) -> str:
     train = trial.train
     assert trial.fusion.schedule is not None
     layer = step_cost(
@@ -56,7 +61,8 @@ def _too_large(trial: TrialPlan, label: str, needed_gib: float, device: PoolDevi
         recompute=train.recompute,
     ).fullest_layer
     where = f"in the backward pass of layer {layer}" if layer else "in the optimizer's step"
+    of_each = f" for each of {sharing} trials on a GPU (gpus_per_trial)" if sharing > 1 else ""
     return (
-        f"{label} needs about {needed_gib:.1f} GiB, {where}, and there are {device.memory_gib:.1f} GiB "
-        f"of {'GPU ' if device.gpu else ''}memory; choose a smaller batch_size or recompute: true"
+        f"{label} needs about {needed_gib:.1f} GiB, {where}, and there are {room_gib:.1f} GiB "
+        f"of {'GPU ' if trial.gpus_per_trial else ''}memory{of_each}; choose a smaller batch_size or recompute: true"
     )

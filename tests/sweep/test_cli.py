@@ -144,6 +144,21 @@ def test_a_narrow_terminal_shows_every_cell(
     assert lines[1].split() == [heading for heading, _ in headings]
 
 
+def test_a_command_that_is_asked_to_end_says_so() -> None:
+    program = """if True:
+        import time, sweep.cli, sweep.commands
+        sweep.commands.doctor = lambda options: print("here", flush=True) or time.sleep(60)
+        raise SystemExit(sweep.cli.main(["doctor"]))"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "here\n"
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "\nfamba-sweep: stopped\n")
+
+
 def test_names_are_whole_where_no_terminal_is_too_narrow(capsys: pytest.CaptureFixture) -> None:
     names = [f"{letter * 60}-0123456789" for letter in "ab"]
     _print_table([("trial", False), ("words", False)], [(name, "some words " * 20) for name in names])

@@ -64,6 +64,13 @@ def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_la
         assert int(said[3]) == step.fullest_layer
 
 
+def test_trials_that_share_a_gpu_have_a_part_of_its_memory_each(plan):
+    made = plan(gpus_per_trial=0.25)
+    assert fitting(made, with_gib(80.0)) == made
+    with pytest.raises(UserError, match=r"there are 3\.5 GiB of GPU memory for each of 4 trials on a GPU"):
+        fitting(made, with_gib(14.0))
+
+
 def test_a_plan_that_fits_stays_as_it_is(plan):
     made = plan()
     assert fitting(made, with_gib(80.0)) == made
