@@ -11,7 +11,7 @@ import yaml
 
 from sweep.errors import Problem, UserError
 
-MOST_BYTES = 2**18  # parsing that many takes seconds
+MOST_BYTES = 2**20  # some ten thousand cases; parsing as many takes half a minute
 MOST_VALUES = 100_000  # with aliases written out: a few lines of them can stand for more than fits in memory
 MOST_DIGITS = 100  # of a whole number
 

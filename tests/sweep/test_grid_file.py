@@ -32,7 +32,7 @@ from sweep.spec import load_spec
         (b'study: "\\Uffffffff"', "it is not YAML"),
         (b"cases: &a [*a]", "line 1, column 8 holds itself, by an alias"),
         (b"cases: [&a {<<: &b {<<: *a}}]", "line 1, column 9 holds itself, by an alias"),
-        (b"# " + b"x" * 2**18, "it has more than 262144 bytes"),
+        (b"# " + b"x" * 2**20, "it has more than 1048576 bytes"),
         (b"[" * 5000, "its mappings and lists are nested too deeply"),
         (b"study: \x00\x01", "it is not YAML: unacceptable character"),
         (b"\x89PNG\r\n\x1a\n\xff", "it is not text in UTF-8"),
