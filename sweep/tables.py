@@ -39,8 +39,8 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     """The table of a study: one line per configuration, the unfused one first.
 
     Lines stand in the paper's order where the grid names a table of it, else in the grid's. A configuration that is
-    not measured yet has a line without numbers; of those that a search chooses from, only tried ones have a line, and
-    none that was only stopped early.
+    not measured yet has a line without numbers; of those that a search chooses from, only tried ones have a line, one
+    for each schedule, and none that was only stopped early.
 
     Args:
         rows: of the plan's trials, as `store.read_rows` gives them; only completed ones count.
@@ -128,11 +128,13 @@ def _with_constraints(table: pd.DataFrame, constraints: Sequence[Constraint], va
 
 
 def _shown(plan: Plan, rows: pd.DataFrame) -> Sequence[Case]:
-    """The cases that have a line: all of a grid's; of a search's, baselines and those that completed or failed."""
+    """The cases that have a line: all of a grid's; of a search's, which looks for schedules, the first case of each
+    baseline and of each trial that completed or failed."""
     if plan.search is None:
         return plan.cases
     tried = outcomes(rows).query("status != 'pruned'").index
-    return [case for case in plan.cases if case.baseline or case.trial_id in tried]
+    first = {case.trial_id: case for case in reversed(plan.cases)}
+    return [case for case in plan.cases if case is first[case.trial_id] and (case.baseline or case.trial_id in tried)]
 
 
 def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:

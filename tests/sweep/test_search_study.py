@@ -80,3 +80,10 @@ def test_a_search_tries_no_more_than_there_is(tmp_path):
     fewest = replace(plan, trials=plan.trials[:2], cases=plan.cases[:2])
     paths = write_report(study(tmp_path / "fewest", fewest, []))
     assert "0 of 1 row measured. The search has tried 0 of 1 schedule." in paths.caption
+
+
+def test_equal_cases_of_a_search_are_one_line(tmp_path):
+    alike = replace(PLAN.cases[3], strategy="lower", start_layer=None, stop_layer=24)
+    rows = [ROWS[0], ROWS[3]]
+    assert len(table_of(tmp_path, replace(PLAN, cases=(*PLAN.cases, alike)), rows)) == 2
+    assert len(table_of(tmp_path / "grid", replace(GRID, cases=(*GRID.cases, alike)), rows)) == len(GRID.cases) + 1
