@@ -72,12 +72,12 @@ def _read(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError([("checkpoint", f"{path} is not there")]) from None
-    except pickle.UnpicklingError:
-        # torch's own sentence advises to read the file unsafely
-        reason = "it is damaged, or holds code"
-        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
+    except (pickle.UnpicklingError, LookupError, TypeError, AttributeError):
+        # torch's own sentence advises to read the file unsafely; the others are what random bytes make of its reader
+        reason = "it is damaged, or holds code"
         raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
 
 

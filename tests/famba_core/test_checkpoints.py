@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,7 +148,13 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(write, tmp_pa
     assert trap.exists(), "the trap itself must work"
 
 
-@pytest.mark.parametrize("content", [b"", b"plain text", b"PK\x03\x04 half an archive", os.urandom(200)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"plain text", b"PK\x03\x04 half an archive", b"\x80\x02\x86.", b"\x80\x02.", b"\x80\x02h\x07.",
+        *(random.Random(seed).randbytes(200) for seed in range(5)),
+    ],
+)  # fmt: skip
 def test_files_that_are_no_checkpoints(content, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(content)
