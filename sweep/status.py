@@ -15,7 +15,9 @@ from sweep.grid.search_spec import Search, candidates
 from sweep.plan_outline import PlanOutline, plan_outline_from_json
 from sweep.run.measure_phase import measuring_folder
 from sweep.store import outcomes, read_measurements, read_plan_json, read_rows
+from sweep.store.compacted import COMPACTED
 from sweep.store.driver_lock import driver_of
+from sweep.store.manifest import MANIFEST
 from sweep.store.quarantine import damaged_compacted
 from sweep.wording import counted
 from sweep.worker.progress import TrialProgress, checkpoint_folder
@@ -152,13 +154,19 @@ def describe(status: StudyStatus) -> str:
             state = "running" if trial.state == "running" else "interrupted"
             lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
     lines += map(str, status.unreadable)
-    lines += [f"{part}: cannot be read; the next run sets it aside" for part in status.damaged]
+    lines += map(_damage, status.damaged)
     if status.set_aside:
         files = counted(len(status.set_aside), "damaged file")
-        words = "has been set aside, and counts" if len(status.set_aside) == 1 else "have been set aside, and count"
-        lines.append(f"{files} {words} as not stored:")
+        words = "has been set aside; what it" if len(status.set_aside) == 1 else "have been set aside; what they"
+        lines.append(f"{files} {words} alone held counts as not stored:")
         lines += [f"  {part}" for part in status.set_aside]
     return "\n".join(lines)
+
+
+def _damage(file: Path) -> str:
+    if file.parent.name == COMPACTED or file.name == MANIFEST:
+        return f"{file}: is damaged; what is whole of it or its copy counts, and `famba-sweep compact` writes it anew"
+    return f"{file}: cannot be read; the next run sets it aside"
 
 
 def _describe_search(search: Search, tries: int, trials: Collection[TrialStatus]) -> str:

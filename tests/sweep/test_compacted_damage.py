@@ -9,7 +9,7 @@ from synthetic_study import results, save, table_plan
 from sweep import store
 from sweep.plan import plan_to_json
 from sweep.report import write_report
-from sweep.status import study_status
+from sweep.status import describe, study_status
 from sweep.store import compacted
 from sweep.store.compact import compact
 from sweep.store.kinds import EPOCHS, TRIALS
@@ -47,6 +47,10 @@ def flip(file, place):
     data = bytearray(file.read_bytes())
     data[int(place * len(data))] ^= 1
     file.write_bytes(data)
+
+
+def printed(study):
+    return describe(study_status(study))
 
 
 def ids(study):
@@ -114,6 +118,7 @@ def test_damage_to_a_compacted_file_or_its_copy_costs_nothing(study, damage, whi
         assert again.equals(frame)
         assert damaged == ([] if which else [file])  # a copy is not read while the file is whole
         assert study_status(study).damaged == (file,)
+        assert "what is whole of it or its copy counts, and `famba-sweep compact` writes it anew" in printed(study)
         compact(study)
         assert [path.name for path in study_status(study).set_aside][-1:] == was_there
         assert read(study)[0].equals(frame)

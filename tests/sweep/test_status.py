@@ -122,10 +122,13 @@ def test_what_was_set_aside_is_named(study: Path) -> None:
     (moved,) = quarantine(study, [torn])
     status = study_status(study)
     assert (status.damaged, status.set_aside) == ((), (moved,))
-    assert printed(study)[-2:] == ["1 damaged file has been set aside, and counts as not stored:", f"  {moved}"]
+    assert printed(study)[-2:] == [
+        "1 damaged file has been set aside; what it alone held counts as not stored:",
+        f"  {moved}",
+    ]
     (study / "epochs" / "fake-seed3.1.parquet").write_text("torn as well")
     quarantine(study, [study / "epochs" / "fake-seed3.1.parquet"])
-    assert "2 damaged files have been set aside, and count as not stored:" in printed(study)
+    assert "2 damaged files have been set aside; what they alone held counts as not stored:" in printed(study)
 
 
 @pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
