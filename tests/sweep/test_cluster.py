@@ -27,13 +27,15 @@ from sweep.store import read_epochs, read_rows
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A machine of two A100s and one of two H100s."""
+    """A machine of two A100s, one of two H100s, and two of two L40S each."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (ENVIRONMENT | {"FAULT_EPOCH_S": "0.5"}).items():
             patch.setenv(name, value)
         with LocalCluster(tmp_path_factory.mktemp("cluster")) as ray:
             a100 = ray.add(gpus=2, cpus=4, accelerator_type="A100")
             h100 = ray.add(gpus=2, cpus=4, accelerator_type="H100")
+            for _ in range(2):
+                ray.add(gpus=2, cpus=4, accelerator_type="L40S")
             yield SimpleNamespace(ray=ray, a100=a100, h100=h100)
 
 
@@ -83,7 +85,7 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
 ) -> None:
     jobs = [FakeJob(trial_id=kind, until="go", gpus_per_trial=1, accelerator_type=kind) for kind in ("A100", "H100")]
     with closing(executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1))) as executor:
-        assert executor.capacity == 4
+        assert executor.capacity == 8
         assert executor.gpu_memory_mib is None  # nobody knows it of GPUs that are made up
         for job in jobs:
             executor.submit(job, 1)
@@ -95,7 +97,7 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
         assert all(address.startswith("127.") for address in addresses)
 
         cluster.ray.remove(cluster.a100)
-        events += until(executor, lambda _: executor.capacity == 2)
+        events += until(executor, lambda _: executor.capacity == 6)
         events += until(executor, lambda new: bool(losses(events + new)))
         (lost,) = (event for event in events if isinstance(event, Lost))
         assert lost.trial_id == "A100"
@@ -107,8 +109,8 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
             if can_hide:
                 blind = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100", hidden=tmp_path)
             cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
-            events += until(executor, lambda _: bool(told) and executor.capacity != 2)
-        assert executor.capacity == 4
+            events += until(executor, lambda _: bool(told) and executor.capacity != 6)
+        assert executor.capacity == 8
         (tmp_path / "go").touch()
         with warnings.catch_warnings(action="error"):  # of the unfit one, once more
             events += until(executor, ended_well(jobs))
@@ -186,17 +188,17 @@ def test_a_packed_study_while_machines_leave_and_join(
 
     changes: list[tuple[type, Callable[[], None]]] = [(Finished, leaves), (Lost, joins)]
     monkeypatch.setattr(ChangingCluster, "changes", changes, raising=False)
-    plan = study(range(10), gpus=1, gpus_per_trial="pack", gpu_memory_gib=3, max_concurrent=6)
+    plan = study(range(20), gpus=1, gpus_per_trial="pack", gpu_memory_gib=3, max_concurrent=14)
     executor = partial(ChangingCluster, address=cluster.ray.address, run=faulty_job)
-    assert run(tmp_path, plan, executor).completed == 10
+    assert run(tmp_path, plan, executor).completed == 20
     assert not changes
     shown = capsys.readouterr().out
-    assert "room for 2 at a time now (it was 4)" in shown
-    assert "room for 4 at a time now (it was 2)" in shown
+    assert "room for 6 at a time now (it was 8)" in shown
+    assert "room for 8 at a time now (it was 6)" in shown
     rows = read_rows(tmp_path)[0]
     assert sorted(rows["trial_id"]) == sorted(trial.trial_id for trial in plan.trials), "each once"
-    assert rows["status"].tolist() == ["completed"] * 10
-    assert rows["gpus_per_trial"].tolist() == [0.5] * 10
+    assert rows["status"].tolist() == ["completed"] * 20
+    assert rows["gpus_per_trial"].tolist() == [0.5] * 20
     assert (read_epochs(tmp_path)[0].groupby("trial_id").size() == EPOCHS).all()
     begun = Counter(line.split()[0] for line in starts(tmp_path))
     lost = {trial for trial in begun if f"{trial}: its " in shown}
