@@ -7,7 +7,7 @@ point is 1.1 times the unfused time and memory, and a top-1 of 0 %, as in the re
 below all of the published rows. A run ends at 99 % of both, or when it has cost MOST of the whole grid.
 
 Writes results/published/search-simulated/hours_to_hypervolume.csv, draws the held-out seeds in
-docs/images/search_comparison.png, and prints the tables of docs/search.md. It takes about half an hour on two cores.
+docs/images/search_comparison.png, and prints the tables of docs/search.md. It takes tens of minutes on two cores.
 """
 
 from __future__ import annotations
