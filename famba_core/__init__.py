@@ -8,8 +8,8 @@ from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConf
 from famba_core.fusion.schedule import token_schedule
 
 if TYPE_CHECKING:
-    from famba_core.models.checkpoints import load_checkpoint
-    from famba_core.models.vim import build_model
+    from famba_core.models.vim.model import build_model
+    from famba_core.models.vim.weights import load_checkpoint
 
 __all__ = [
     "AugmentConfig",
@@ -27,11 +27,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and a plan does not need it
     if name == "build_model":
-        from famba_core.models.vim import build_model
+        from famba_core.models.vim.model import build_model
 
         return build_model
     if name == "load_checkpoint":
-        from famba_core.models.checkpoints import load_checkpoint
+        from famba_core.models.vim.weights import load_checkpoint
 
         return load_checkpoint
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

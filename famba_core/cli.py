@@ -136,7 +136,7 @@ def _train(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from famba_core.data.datasets import describe_dataset
-    from famba_core.train import NonFiniteLoss, Trainer
+    from famba_core.training.trainer import NonFiniteLoss, Trainer
 
     given = vars(options)
     configs = _configs(DATASET_DEFAULTS.get(given.get("dataset", DataConfig.dataset), {}) | given)

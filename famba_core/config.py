@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from famba_core.checks import ConfigError as ConfigError
-from famba_core.checks import check_types, reject
+from famba_core.errors import ConfigError as ConfigError
+from famba_core.errors import check_types, reject
 
 ClsPosition = Literal["head", "middle"]
 Order = Literal["concat", "raster"]

@@ -15,9 +15,9 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     Columns are those of `sweep.schema.ResultRow`; only rows whose status is "completed" enter the tables.
     Warns about parts that cannot be read. Raises UserError if the folder holds no study.
     """
-    from sweep import store  # here, so that `import sweep` stays light
+    from sweep.store import study  # here, so that `import sweep` stays light
 
-    return store.load_results(folder)
+    return study.load_results(folder)
 
 
 def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
@@ -25,6 +25,6 @@ def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
     Warns and raises as `load_results` does.
     """
-    from sweep import store
+    from sweep.store import study
 
-    return store.load_epochs(folder)
+    return study.load_epochs(folder)

@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     table, tallies = session.config.getoption("--fault-table"), session.config.stash[TALLIES]
-    if hasattr(session.config, "workeroutput"):  # one of several processes, which hands on what it has counted
+    if hasattr(session.config, "workeroutput"):  # one of several processes, which hands on what it has plural
         session.config.workeroutput["tallies"] = {fault: astuple(tally) for fault, tally in tallies.items()}
     elif table and tallies:
         lines = (f"| {fault} | {t.tries} | {t.lost} | {t.repeated} |\n" for fault, t in tallies.items())

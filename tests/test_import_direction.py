@@ -24,9 +24,12 @@ def modules() -> dict[str, Path]:
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
-def imports_of(source: str, node: ast.AST, inside_function: bool = False) -> Iterator[Import]:
+def imports_of(
+    source: str, node: ast.AST, inside_function: bool = False, *, type_checking: bool = False
+) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+        is_type_checking = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if is_type_checking and not type_checking:
             continue  # never runs
         if isinstance(child, ast.Import):
             yield from (Import(source, name.name, inside_function) for name in child.names)
@@ -34,14 +37,16 @@ def imports_of(source: str, node: ast.AST, inside_function: bool = False) -> Ite
             assert child.level == 0, f"{source} imports relatively; the rest of the project does not"
             yield from (Import(source, f"{child.module}.{name.name}", inside_function) for name in child.names)
         is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from imports_of(source, child, inside_function or is_function)
+        yield from imports_of(source, child, inside_function or is_function, type_checking=type_checking)
 
 
-IMPORTS = [found for name, file in modules().items() for found in imports_of(name, ast.parse(file.read_text()))]
+TREES = {name: ast.parse(file.read_text()) for name, file in modules().items()}
+IMPORTS = [found for name, tree in TREES.items() for found in imports_of(name, tree)]
+ALL_IMPORTS = [found for name, tree in TREES.items() for found in imports_of(name, tree, type_checking=True)]
 
 
 def test_the_sources_were_found():
-    assert Import("famba_core.train", "famba_core.models.vim.build_model", False) in IMPORTS
+    assert Import("famba_core.training.trainer", "famba_core.models.vim.model.build_model", False) in IMPORTS
     assert Import("famba_core.data.digits", "sklearn.datasets.load_digits", True) in IMPORTS
     assert any(found.source.startswith("sweep.") and found.target.startswith("famba_core.") for found in IMPORTS)
 
@@ -61,21 +66,63 @@ def test_decoders_are_imported_inside_functions_of_data_and_the_bench_alone():
 
 
 def test_the_kernels_and_the_fusion_know_no_model():
-    below = ("famba_core.scan", "famba_core.fusion")
+    below = ("famba_core.ops", "famba_core.fusion")
     known = {i.target for i in IMPORTS if i.source.startswith(below) and i.target.startswith("famba_core")}
     assert {name for name in known if not name.startswith((*below, "famba_core.config"))} == set()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_modules_form_no_circle(package):
+# Bottom to top. A module beside the folders is named like a folder of its own.
+ORDER = {
+    "famba_core": (
+        "errors", "files", "semantics", "config", "device", "paper", "fusion", "ops", "models", "data", "cost",
+        "training", "bench", "cli",
+    ),
+    "sweep": (
+        "errors", "text", "schema", "files", "grid", "store", "plan", "executors", "price", "report", "search",
+        "worker", "run", "simulated", "cli",
+    ),
+}  # fmt: skip
+
+
+def folder_of(module: str) -> tuple[str, str]:
+    """("sweep", "store") for sweep.store.study; the second is "" for the package itself."""
+    package, _, rest = module.partition(".")
+    return package, rest.partition(".")[0]
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """(importing module, imported module) within a package, TYPE_CHECKING imports included."""
     known = modules()
+    found = set()
+    for each in ALL_IMPORTS:
+        target = next((name for name in (each.target, each.target.rpartition(".")[0]) if name in known), None)
+        if target and each.source.startswith(package) and target.startswith(package):
+            found.add((each.source, target))
+    return found
 
-    def module_of(target: str) -> str | None:
-        return next((name for name in (target, target.rpartition(".")[0]) if name in known), None)
 
-    arrows: dict[str, set[str]] = {}
-    for found in IMPORTS:
-        target = module_of(found.target)
-        if found.source.startswith(package) and target is not None and target.startswith(package):
-            arrows.setdefault(found.source, set()).add(target)
-    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_import_only_from_folders_below(package):
+    order = ORDER[package]
+    upward = [
+        f"{source} -> {target}"
+        for source, target in sorted(arrows(package))
+        if folder_of(source)[1]  # the package's own names may come from anywhere
+        and order.index(folder_of(source)[1]) < order.index(folder_of(target)[1])
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_form_no_cycle(package):
+    graph: dict[str, set[str]] = {}
+    for source, target in arrows(package):
+        graph.setdefault(source, set()).add(target)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_folder_has_a_place_in_the_order(package):
+    assert {folder_of(module)[1] for module in modules() if module != package and module.startswith(package)} == set(
+        ORDER[package]
+    )

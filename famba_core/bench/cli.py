@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, PRECISIONS, SECTIONS, Settings
-from famba_core.checks import ConfigError
 from famba_core.config import BACKBONES
+from famba_core.errors import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

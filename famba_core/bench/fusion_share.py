@@ -9,13 +9,13 @@ from torch import Tensor
 
 from famba_core.bench.timing import Contender, Rounds, interleave
 from famba_core.bench.workloads import Workload
-from famba_core.capture import captured
 from famba_core.config import FusionConfig
 from famba_core.fusion.matching import shares
 from famba_core.fusion.schedule import token_schedule, tokens_per_layer
-from famba_core.models.vim import NORM_EPS
-from famba_core.scan import choose
-from famba_core.scan.kernels import Kernels
+from famba_core.models.vim.model import NORM_EPS
+from famba_core.ops.kernels import Kernels
+from famba_core.ops.registry import choose
+from famba_core.training.cuda_graph import captured
 
 ROUNDS = Rounds(warmup=5, least=5, most=20, budget_s=3.0)  # warm-up enough for a graph's capture
 

@@ -12,8 +12,8 @@ from famba_core.bench.session import Entry, Session
 from famba_core.bench.timing import Call
 from famba_core.bench.workloads import Workload, layer_call, model_call, scan_call
 from famba_core.config import ModelConfig, Precision
-from famba_core.cost import image_work, layer_work
-from famba_core.roofline import Work
+from famba_core.cost.roofline import Work
+from famba_core.cost.work import image_work, layer_work
 
 
 def run_scan(session: Session) -> None:

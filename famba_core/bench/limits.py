@@ -7,8 +7,9 @@ import time
 import torch
 
 from famba_core.config import Precision
+from famba_core.cost.data_sheets import known_limits
+from famba_core.cost.roofline import Limits
 from famba_core.device import device_name, synchronize
-from famba_core.roofline import Limits, known_limits
 
 MATMUL_SIZES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}

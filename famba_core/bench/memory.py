@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from famba_core.bench.timing import Call
-from famba_core.measure import mib, peak_tensor_bytes
+from famba_core.cost.measure import mib, peak_tensor_bytes
 
 
 def peak_mib(call: Call, device: torch.device, resident: Iterable[Tensor] = ()) -> float:

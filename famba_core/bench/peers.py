@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from famba_core import scan
-from famba_core.bench import mambapy_scan
 from famba_core.config import Backbone, ConfigError
+from famba_core.ops import registry
+from famba_core.ops.external import mambapy_ops
 
 FLOAT_BYTES = 4
 NEVER_TIMED = "reference"  # float64, one step at a time: there to compare numbers with
@@ -43,23 +42,23 @@ PEERS = {"mambapy": "mambapy", "mamba_ssm": "mamba_ssm"}  # backend -> package t
 
 def implementations(device: torch.device, sizes: Backbone) -> list[Implementation]:
     """Every backend and every peer, those that cannot run here too, with the reason."""
-    names = [name for name in scan.BACKENDS if name not in (NEVER_TIMED, *PEERS)]
+    names = [name for name in registry.BACKENDS if name not in (NEVER_TIMED, *PEERS)]
     return [
-        Implementation(backend=name, peer=name in PEERS, missing=_why_not(name, device, sizes))
+        Implementation(backend=name, peer=name in PEERS, missing=_unsupported_reason(name, device, sizes))
         for name in (*names, *PEERS)
     ]
 
 
 def chosen(device: torch.device, sizes: Backbone) -> str:
     """The backend that "auto" takes."""
-    return scan.choose("auto", _probe(device), state_size=sizes.state_size)[0]
+    return registry.choose("auto", _probe(device), state_size=sizes.state_size)[0]
 
 
-def _why_not(backend: str, device: torch.device, sizes: Backbone) -> str | None:
+def _unsupported_reason(backend: str, device: torch.device, sizes: Backbone) -> str | None:
     if backend in PEERS and importlib.util.find_spec(PEERS[backend]) is None:
         return f"{PEERS[backend]} is not installed"
     try:
-        scan.choose(backend, _probe(device), state_size=sizes.state_size)
+        registry.choose(backend, _probe(device), state_size=sizes.state_size)
     except ConfigError as error:
         return error.problems[0][1]
     return None
@@ -72,14 +71,11 @@ def _probe(device: torch.device) -> torch.Tensor:
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
     """mambapy among the scan backends, as long as a benchmark runs."""
-    before = scan.BACKENDS
-    sys.modules["famba_core.scan.mambapy"] = mambapy_scan  # where a backend of that name is looked for
-    vars(scan)["BACKENDS"] = (*before, "mambapy")
+    registry.register("mambapy", mambapy_ops.__name__)
     try:
         yield
     finally:
-        vars(scan)["BACKENDS"] = before
-        del sys.modules["famba_core.scan.mambapy"]
+        registry.unregister("mambapy")
 
 
 def versions() -> str:

@@ -16,7 +16,7 @@ from famba_core.bench.session import Session
 from famba_core.bench.settings import Settings
 from famba_core.bench.table import section_text
 from famba_core.bench.training import run_step
-from famba_core.checks import ConfigError
+from famba_core.errors import ConfigError
 
 RUNNERS: dict[str, Callable[[Session], None]] = {
     "scan": run_scan,

@@ -18,8 +18,8 @@ from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BA
 from famba_core.bench.timing import Call, Contender, Rounds, interleave, release
 from famba_core.bench.workloads import Workload
 from famba_core.config import ModelConfig, Precision
+from famba_core.cost.roofline import Limits, Work, least_times
 from famba_core.device import choose_device, device_name, prepare
-from famba_core.roofline import Limits, Work, least_times
 
 GREEDY_SHARE = 0.25  # of the device's memory, that a peer may fill with what only it keeps
 

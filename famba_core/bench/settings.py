@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from famba_core.checks import reject
 from famba_core.config import BACKBONES, Precision
+from famba_core.errors import reject
 
 SECTIONS = {
     "scan": "the selective scan alone, forward and backward, on every backend and peer",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from famba_core.config import ConfigError
+from famba_core.cost.measure import StepTime
 from famba_core.device import synchronize
-from famba_core.measure import StepTime
 
 Call = Callable[[], object]
 

@@ -13,9 +13,9 @@ from famba_core.bench.session import Entry, Session
 from famba_core.bench.timing import Call
 from famba_core.bench.workloads import saved_bytes, step_with_peak
 from famba_core.config import Precision
-from famba_core.cost import predicted_ratios, step_cost
+from famba_core.cost.measure import mib
+from famba_core.cost.work import predicted_ratios, step_cost
 from famba_core.fusion.schedule import token_schedule
-from famba_core.measure import mib
 
 RECOMPUTED = ("none", "upper")  # strategies that are measured with recompute too
 

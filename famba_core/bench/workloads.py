@@ -11,14 +11,14 @@ from torch import Tensor
 from famba_core.bench.cases import NUM_CLASSES, backbone_of_depth
 from famba_core.bench.memory import peak_mib, saved_bytes_per_image
 from famba_core.bench.timing import Call
-from famba_core.capture import WARMUP_CALLS
 from famba_core.config import AugmentConfig, FusionConfig, ModelConfig, Precision, TrainConfig
+from famba_core.cost.measure import mib, tensors_of
 from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, ImageDataset, Split
 from famba_core.device import autocast
-from famba_core.measure import mib, tensors_of
-from famba_core.models.vim import Vim, build_model
-from famba_core.scan import selective_scan
-from famba_core.step import TrainStep
+from famba_core.models.vim.model import Vim, build_model
+from famba_core.ops.interface import selective_scan
+from famba_core.training.cuda_graph import WARMUP_CALLS
+from famba_core.training.step import TrainStep
 
 CIFAR_SIDE = 32  # pixels; the step's augmentation makes the model's image size of them
 REVERSE = (False, True)

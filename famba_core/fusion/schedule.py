@@ -14,7 +14,7 @@ def strategy(function: Callable[..., Iterable[int]]) -> Callable[..., Iterable[i
     """Register a strategy under its function's name.
 
     It takes the number of layers and, by keyword, those of `start_layer` and `stop_layer` that it needs, and
-    returns the layers that fuse, counted from 1. Grids, help texts and error messages follow from the signature.
+    returns the layers that fuse, plural from 1. Grids, help texts and error messages follow from the signature.
     """
     STRATEGIES[function.__name__.rstrip("_")] = function
     return function
@@ -52,7 +52,7 @@ def layer_keys(name: str) -> tuple[str, ...]:
 
 
 def fusing_layers(fusion: FusionConfig, num_layers: int = 24) -> tuple[int, ...]:
-    """The layers, counted from 1, in which `fusion.strategy` fuses, in ascending order.
+    """The layers, plural from 1, in which `fusion.strategy` fuses, in ascending order.
 
     Raises ConfigError for an unknown strategy and for a start or stop layer that is missing, not the
     strategy's, or outside 1..num_layers.

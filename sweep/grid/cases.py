@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import STRATEGIES, layer_keys
-from sweep.budget import PAPER_PATCHES, Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
-from sweep.grid.findings import Findings, field_types
+from sweep.grid.budget import PAPER_PATCHES, Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
+from sweep.grid.validator import Validator, field_types
 
 CASE_KEYS = field_types(FusionConfig, without={"schedule"})
 _AXES = {key: list[type_] for key, type_ in CASE_KEYS.items()}  # type: ignore[valid-type]
@@ -38,7 +38,7 @@ class GridCases(NamedTuple):
     budget: Budget | None
 
 
-def read_cases(grid: Mapping[str, Any], findings: Findings, *, leave_out: bool) -> GridCases:
+def read_cases(grid: Mapping[str, Any], findings: Validator, *, leave_out: bool) -> GridCases:
     """Baselines and cases; what is wrong goes to `findings`.
 
     Args:
@@ -80,7 +80,7 @@ def read_cases(grid: Mapping[str, Any], findings: Findings, *, leave_out: bool) 
     )
 
 
-def _budget(values: Mapping[str, Any], findings: Findings) -> Budget | None:
+def _budget(values: Mapping[str, Any], findings: Validator) -> Budget | None:
     good = findings.mapping(values, "budget", _BUDGET_KEYS)
     if len(good) < len(values) and not {"reduced_tokens", "train_cost_ratio"} & set(good):
         return None
@@ -88,7 +88,7 @@ def _budget(values: Mapping[str, Any], findings: Findings) -> Budget | None:
     return budget if len(good) == len(values) else None
 
 
-def _listed(grid: Mapping[str, Any], section: str, findings: Findings) -> list[GridCase]:
+def _listed(grid: Mapping[str, Any], section: str, findings: Validator) -> list[GridCase]:
     cases = []
     for i, values in enumerate(grid.get(section, ())):
         key = f"{section}[{i}]"
@@ -104,7 +104,7 @@ def _listed(grid: Mapping[str, Any], section: str, findings: Findings) -> list[G
     return cases
 
 
-def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]:
+def _crossed(space: Mapping[str, Any], findings: Validator) -> list[FusionConfig]:
     """Every combination of the space's values, the first key varying slowest."""
     if not space:
         findings.add("space", f"is empty; it needs a strategy and takes {', '.join(CASE_KEYS)}")
@@ -138,7 +138,7 @@ def _crossed(space: Mapping[str, Any], findings: Findings) -> list[FusionConfig]
     return [case for case in cases if case]
 
 
-def _axis(entry: Any, key: str, findings: Findings) -> Any:
+def _axis(entry: Any, key: str, findings: Validator) -> Any:
     """The values along one key of a space: a list, one value, or a mapping {from, to, step} with both ends included."""
     values = entry if isinstance(entry, list) else [entry]
     if isinstance(entry, dict):
@@ -165,7 +165,7 @@ def _keys_taken(strategy: str) -> set[str]:
 
 
 def _with_schedules(
-    cases: Sequence[GridCase], budget: Budget | None, findings: Findings, *, leave_out: bool
+    cases: Sequence[GridCase], budget: Budget | None, findings: Validator, *, leave_out: bool
 ) -> list[GridCase]:
     resolved = []
     for key, labels in cases:

@@ -6,28 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from famba_core.config import AugmentConfig, ConfigError, DataConfig, ModelConfig, TrainConfig
-from sweep.grid.findings import Findings, field_types
-from sweep.grid.pool import MOST, wrong_share
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one trial occupies."""
-
-    cpus_per_trial: int = 1  # threads
-    gpus_per_trial: float = 0.0  # 0 trains on the CPU; below 1, trials share a GPU
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not 1 <= self.cpus_per_trial <= MOST["cpus_per_trial"]:
-            problems.append(
-                ("cpus_per_trial", f"must be from 1 to {MOST['cpus_per_trial']}, not {self.cpus_per_trial}")
-            )
-        if sentence := wrong_share(self.gpus_per_trial):
-            problems.append(("gpus_per_trial", sentence))
-        if problems:
-            raise ConfigError(problems)
+from famba_core.config import AugmentConfig, DataConfig, ModelConfig, TrainConfig
+from sweep.grid.resources import Resources
+from sweep.grid.validator import Validator, field_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +32,13 @@ _PARTS = {
 PROFILE_KEYS = {**_MODEL_KEYS, **{key: type_ for _, keys in _PARTS.values() for key, type_ in keys.items()}}
 
 
-def read_profiles(section: Mapping[str, Any], findings: Findings) -> dict[str, Profile]:
+def read_profiles(section: Mapping[str, Any], findings: Validator) -> dict[str, Profile]:
     """Every profile by its name; what is wrong goes to `findings`."""
     profiles = {str(name): _profile(values, f"profiles.{name}", findings) for name, values in section.items()}
     return {name: profile for name, profile in profiles.items() if profile}
 
 
-def _profile(values: Any, key: str, findings: Findings) -> Profile | None:
+def _profile(values: Any, key: str, findings: Validator) -> Profile | None:
     if isinstance(values, dict) and not isinstance(values.get("backbone", []), list):
         values = {**values, "backbone": [values["backbone"]]}
     good = findings.mapping(values, key, PROFILE_KEYS)

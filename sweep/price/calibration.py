@@ -12,9 +12,9 @@ import pandas as pd
 
 from famba_core.config import ConfigError, DataConfig, ModelConfig
 from sweep.errors import UserError
-from sweep.price.pool_device import PoolDevice
+from sweep.price.device import PoolDevice
 from sweep.price.training_time import device_seconds
-from sweep.store import read_rows
+from sweep.store.study import read_rows
 
 FEW_ROWS = 3  # with fewer the band is a guess
 MOST_ROWS = 500  # the newest, of each study and of all: a median needs no more

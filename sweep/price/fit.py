@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from famba_core.cost import step_cost
-from sweep.cluster.packing import CONTEXT_MIB, predicted_peak_mib
+from famba_core.cost.work import step_cost
 from sweep.errors import Problem, UserError
-from sweep.plan import Plan, TrialPlan, baselines
-from sweep.price.pool_device import PoolDevice
+from sweep.plan.model import Plan, Trial, baselines
+from sweep.price.device import PoolDevice
+from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
 
 
 def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Plan:
@@ -49,7 +49,7 @@ def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Pla
     )
 
 
-def _too_large(trial: TrialPlan, label: str, needed_gib: float, room_gib: float, sharing: int) -> str:
+def _too_large(trial: Trial, label: str, needed_gib: float, room_gib: float, sharing: int) -> str:
     train = trial.train
     assert trial.fusion.schedule is not None
     layer = step_cost(

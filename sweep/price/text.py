@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sweep.plan import Plan, TrialPlan
-from sweep.price import Price, asked, candidates, device_hours, wall_hours
-from sweep.run.live import clock
+from sweep.plan.model import Plan, Trial
+from sweep.price.estimate import Price, asked, candidates, device_hours, wall_hours
+from sweep.text import clock
 
 LISTED_CANDIDATES = 20  # of a search, where no limit asks for more
 
 
-def listed(plan: Plan, limit: int | None) -> list[TrialPlan]:
+def listed(plan: Plan, limit: int | None) -> list[Trial]:
     """The trials that `famba-sweep plan` shows one by one."""
     certain, _ = asked(plan, limit)
     return [*certain, *candidates(plan)[: max(limit or 0, LISTED_CANDIDATES)]]
@@ -42,7 +42,7 @@ def price_lines(plan: Plan, priced: Price, limit: int | None) -> Iterator[str]:
     at_a_time = min(device.slots or pool.max_concurrent or 1, pool.max_concurrent or device.slots or 1)
     wall = wall_hours(plan, priced, limit, at_a_time=at_a_time)
     place = "on this machine" if device.slots else "where there is room for them"
-    early = "; early stopping, which is not counted, saves some of it" if _stops_early(plan) else ""
+    early = "; early stopping, which is not plural, saves some of it" if _stops_early(plan) else ""
     yield f"wall time: about {_spoken(wall)} {place}, {at_a_time} at a time, evaluation included{early}"
     again = "; what is left then, the same command goes on with"
     if pool.time_limit_h is not None and pool.time_limit_h < wall:

@@ -6,9 +6,10 @@ import functools
 from collections.abc import Sequence
 
 from famba_core.config import ModelConfig, Precision
-from famba_core.cost import step_cost
-from famba_core.roofline import Limits, cpu_limits, known_limits
-from sweep.price.pool_device import PoolDevice
+from famba_core.cost.data_sheets import cpu_limits, known_limits
+from famba_core.cost.roofline import Limits
+from famba_core.cost.work import step_cost
+from sweep.price.device import PoolDevice
 
 # Vim-Ti without token fusion on an A100: 300 epochs of 50,000 images in batches of 128 took 4:33:02 (Famba-V section 4,
 # Table 1).

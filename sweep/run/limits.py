@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sweep.grid.pool import Pool
-from sweep.run.live import clock
+from sweep.grid.resources import Pool
+from sweep.text import clock
 
 HOUR_S = 3600
 

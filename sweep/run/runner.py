@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +12,25 @@ from typing import Any
 
 import pandas as pd
 
-from sweep.executor import Executor
-from sweep.plan import Plan, TrialPlan, plan_to_json
-from sweep.run.agenda import Agenda
-from sweep.run.drive import Drive
-from sweep.run.live import Screen
-from sweep.store import Stored, explained_as_user_error, is_current, outcomes, read_rows, save_plan
-from sweep.store.driver_lock import lock_study
-from sweep.store.quarantine import quarantine
-from sweep.store.result_cache import ResultCache
-from sweep.worker.progress import TrialProgress
+from sweep.executors.base import Executor
+from sweep.plan.model import Plan, Trial
+from sweep.plan.plan_file import plan_to_json
+from sweep.run.listeners.screen import Screen
+from sweep.run.loop import TrialLoop
+from sweep.run.queue import TrialQueue
+from sweep.run.result_cache import ResultCache
+from sweep.run.signals import Signals
+from sweep.store.layout import as_user_error
+from sweep.store.lock import lock_study
+from sweep.store.outcomes import outcomes
+from sweep.store.progress import TrialProgress
+from sweep.store.recovery import quarantine
+from sweep.store.study import Stored, is_current, read_rows, save_plan
 
 # What resuming a grid reads of each row; a search is told all of it.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
 
-ExecutorFactory = Callable[[Path, Sequence[TrialPlan]], Executor]
+ExecutorFactory = Callable[[Path, Sequence[Trial]], Executor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,15 @@ def run_plan(
     with lock_study(folder):
         if stored is None or not is_current(folder, stored):  # another driver may have ended since
             stored = read_rows(folder, resume_columns(plan))
-        with explained_as_user_error(folder):
+        with as_user_error(folder):
             set_aside = quarantine(folder, stored.damaged)
         for part in set_aside:
             screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
         save_plan(folder, plan_to_json(plan))
         found = by_trial(stored.rows)
         _remove_checkpoints_of(found, folder)
-        with explained_as_user_error(folder):
-            agenda = Agenda(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
+        with as_user_error(folder):
+            agenda = TrialQueue(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
         if agenda.taken:
             screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
         interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen, is_device)
@@ -121,12 +122,12 @@ def resume_columns(plan: Plan) -> Collection[str] | None:
 
 def untrained(
     plan: Plan, folder: Path, stored: Stored, *, limit: int | None = None, retry_failed: bool = False
-) -> list[TrialPlan]:
+) -> list[Trial]:
     """The trials that `run_plan` would train with these rows stored, unless other studies have them.
 
     For those that a search would choose stand as many others that it may, spread over the plan.
     """
-    return Agenda(plan, folder, by_trial(stored.rows), limit=limit, retry_failed=retry_failed).expected
+    return TrialQueue(plan, folder, by_trial(stored.rows), limit=limit, retry_failed=retry_failed).expected
 
 
 def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
@@ -147,7 +148,7 @@ def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def _run(
     plan: Plan,
-    agenda: Agenda,
+    agenda: TrialQueue,
     folder: Path,
     executor_factory: ExecutorFactory,
     screen: Screen,
@@ -158,47 +159,18 @@ def _run(
         return False, None
     agenda.again(*first)
     trials = plan.trials if plan.search else agenda.waiting
-    with _Signals() as signals:
+    with Signals() as signals:
         try:
             with (
                 contextlib.closing(executor_factory(folder, trials)) as executor,
                 screen.showing(
                     [trial.trial_id for trial in agenda.expected], planned=agenda.planned, capacity=executor.capacity
                 ),
-                explained_as_user_error(folder),
+                as_user_error(folder),
             ):
                 signals.patient = True
-                drive = Drive(plan, agenda, executor, folder, screen, lambda: signals.preempted_at, is_device)
+                drive = TrialLoop(plan, agenda, executor, folder, screen, lambda: signals.preempted_at, is_device)
                 ended_by = drive.run()
         except KeyboardInterrupt:
             return True, None
     return signals.preempted_at is not None and ended_by is not None, ended_by
-
-
-class _Signals:
-    """While the block runs SIGTERM ends it as Ctrl-C does, unless the block is `patient`: then the first one only
-    leaves the time at which it came. What follows a first Ctrl-C cannot disturb the closing."""
-
-    def __init__(self) -> None:
-        self.patient = False
-        self.preempted_at: float | None = None  # time.monotonic()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-            for number in self._before:
-                signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _: object) -> None:
-        if number == signal.SIGTERM and self.patient and self.preempted_at is None:
-            self.preempted_at = time.monotonic()
-            return
-        for each in self._before:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from sweep.plan import Case
+from sweep.plan.model import Case
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
-from sweep.budget import with_schedule
-from sweep.figures.style import render
+from sweep.grid.budget import with_schedule
 from sweep.grid.cases import CASE_KEYS
-from sweep.grid.search_spec import Search
-from sweep.pareto import REFERENCE_MARGIN
-from sweep.plan import Case, Plan, TrialPlan
+from sweep.grid.search import Search
+from sweep.plan.model import Case, Plan, Trial
+from sweep.report.figures.style import render
+from sweep.report.pareto import REFERENCE_MARGIN
 from sweep.simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
 from sweep.simulated.surface import Simulated, simulate
 
@@ -41,7 +41,7 @@ def grid_plan(method: Method, seed: int) -> Plan:
     """All feasible cases of the space, in the order in which a grid would list them."""
     strategies: list[tuple[str, list[dict[str, int]]]] = [("all", [{}]), ("interleaved", [{}])]
     strategies += [(name, [{key: n} for n in range(1, 25)]) for name, key in _LAYER_KEYS.items()]
-    trials: dict[str, TrialPlan] = {}
+    trials: dict[str, Trial] = {}
     cases = []
     for (strategy, layers), r in itertools.product(strategies, range(1, 16)):
         for layer in layers:
@@ -64,8 +64,8 @@ def grid_plan(method: Method, seed: int) -> Plan:
     )
 
 
-def _trial(fusion: FusionConfig) -> TrialPlan:
-    return TrialPlan(
+def _trial(fusion: FusionConfig) -> Trial:
+    return Trial(
         trial_id="-".join(map(str, fusion.schedule or ())),
         study="comparison",
         profile="simulated",
@@ -103,7 +103,7 @@ def suggested(plan: Plan) -> Iterator[Simulated]:
     if plan.search is None:
         yield from (_simulate(trial) for trial in plan.trials)
         return
-    from sweep.search import OptunaSearch  # imports Optuna
+    from sweep.search.optuna_search import OptunaSearch  # imports Optuna
 
     search = OptunaSearch(plan)
     while trial := search.suggest(()):
@@ -122,7 +122,7 @@ def suggested(plan: Plan) -> Iterator[Simulated]:
         )
 
 
-def _simulate(trial: TrialPlan) -> Simulated:
+def _simulate(trial: Trial) -> Simulated:
     assert trial.fusion.schedule is not None
     return simulate(BACKBONE, trial.fusion.schedule)
 

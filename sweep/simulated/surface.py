@@ -20,18 +20,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from famba_core.config import BACKBONES, FusionConfig
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
-from sweep.budget import PAPER_PATCHES
-from sweep.paper import paper_table
-
-if TYPE_CHECKING:
-    pass  # imports torch, which the surface does not need
+from sweep.grid.budget import PAPER_PATCHES
+from sweep.report.paper.published import paper_table
 
 PAPER_EPOCHS = 300
 STEPS_PER_EPOCH = 390  # of 128 images, CIFAR-100

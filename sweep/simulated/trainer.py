@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from famba_core.config import FusionConfig, ModelConfig, TrainConfig
-from famba_core.cost import cost
-from sweep.executor import Finished, Job, Lost
-from sweep.plan import TrialPlan
+from famba_core.cost.work import cost
+from sweep.executors.base import Finished, Job, Lost, Measured
+from sweep.plan.model import Trial
 from sweep.simulated.surface import PAPER_EPOCHS, STEPS_PER_EPOCH, simulate
 from sweep.worker import job as real
-from sweep.worker.measure import Measured
 
 if TYPE_CHECKING:
-    from famba_core.train import EpochMetrics, TrainResult  # imports torch, which planning a simulation does not need
+    from famba_core.training.trainer import (  # imports torch, which planning a simulation does not need
+        EpochMetrics,
+        TrainResult,
+    )
 
 CHECKPOINT = "last.pt"  # the trainer's, so that what looks for one finds it
 
 
 class SimulatedTrainer:
-    """In place of `famba_core.train.Trainer`: epochs whose top-1 rises to the surface's, from a checkpoint if there is
+    """Stands in for the real Trainer: epochs whose top-1 rises to the surface's, from a checkpoint if there is
     one. Times and memory are the surface's, the time in proportion to the epochs.
 
     Args:
@@ -66,14 +68,14 @@ class SimulatedTrainer:
             yield self.history[-1]
 
     def result(self) -> TrainResult:
-        from famba_core.train import TrainResult
+        from famba_core.training.trainer import TrainResult
 
-        counted = cost(self.model, self.schedule)
+        plural = cost(self.model, self.schedule)
         seconds = self.end.train_time_s * self.train.epochs / PAPER_EPOCHS
         step_s = self.end.train_time_s / (PAPER_EPOCHS * STEPS_PER_EPOCH)
         return TrainResult(
-            parameters=counted.parameters,
-            flops_per_image=counted.flops_per_image,
+            parameters=plural.parameters,
+            flops_per_image=plural.flops_per_image,
             train_time_s=seconds,
             step_time_ms=1e3 * step_s,
             throughput_img_per_s=self.train.batch_size / step_s,
@@ -83,7 +85,7 @@ class SimulatedTrainer:
         )
 
     def _metrics(self, epoch: int) -> EpochMetrics:
-        from famba_core.train import EpochMetrics
+        from famba_core.training.trainer import EpochMetrics
 
         # From nothing to all of it, most in the first third; the same course for everyone, so that ranks hold.
         risen = (1 - np.exp(-3 * epoch / self.train.epochs)) / (1 - np.exp(-3))
@@ -101,8 +103,8 @@ class SimulatedTrainer:
         )
 
 
-def new_trainer(trial: TrialPlan, checkpoint: Path | None) -> Any:
-    """As `sweep.trial.new_trainer`."""
+def new_trainer(trial: Trial, checkpoint: Path | None) -> Any:
+    """As `sweep.worker.trial.new_trainer`."""
     return SimulatedTrainer(model=trial.model, fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
 
 

@@ -24,12 +24,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.checksum import Damaged, verify
 from sweep.errors import Problem, UserError
-from sweep.names import is_plain
-from sweep.store.compacted import Compacted, CompactedRows, read_compacted
-from sweep.store.kinds import Kind, conform
-from sweep.store.manifest import MANIFEST, is_lost, read_manifest
+from sweep.files.checksum import CorruptFile, verify
+from sweep.files.names import is_plain
+from sweep.store.compaction.compacted import Compacted, CompactedRows, read_compacted
+from sweep.store.compaction.manifest import MANIFEST, is_lost, read_manifest
+from sweep.store.row_kinds import Kind, conform
 
 MERGED_AT = 500
 WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
@@ -90,7 +90,7 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
                 return _plain(read_loose(folder / kind.name / name, kind, kind.schema))
             table, whole, _ = read_compacted(folder, kind, entry, key)
             return _plain(table) if whole or table.num_rows else None
-        except Damaged:
+        except CorruptFile:
             return None
         except FileNotFoundError:
             if read_manifest(folder) == manifest:
@@ -100,13 +100,13 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
 def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
     """The rows of a loose part: those that its name says, and no others, which may be somewhere else as well.
 
-    Raises Damaged, FileNotFoundError, and OSErrors of the file system.
+    Raises CorruptFile, FileNotFoundError, and OSErrors of the file system.
     """
     if not stat.S_ISREG(part.lstat().st_mode):  # a pipe would be waited for
-        raise Damaged(part)
+        raise CorruptFile(part)
     data = part.read_bytes()
     if verify(data) is False:
-        raise Damaged(part)
+        raise CorruptFile(part)
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)  # older ones have no other
         table = parquet.read(columns=schema.names, use_threads=False)
@@ -115,9 +115,9 @@ def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, MemoryError):
             raise
-        raise Damaged(part) from error
+        raise CorruptFile(part) from error
     if not all(map(is_plain, identifiers)) or not (names == {part.name} or (not names and kind.may_be_empty)):
-        raise Damaged(part)
+        raise CorruptFile(part)
     return table
 
 
@@ -193,7 +193,7 @@ def _read_share(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[p
                 yield read_loose(part, kind, schema)
             except FileNotFoundError:
                 raise
-            except (Damaged, OSError):
+            except (CorruptFile, OSError):
                 unread.append(part)
 
     return merged(schema, read()), unread

@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.names import is_plain
-from sweep.store.files import sync_folder, write_atomically
+from famba_core.files import sync_folder, write_atomically
+from sweep.files.names import is_plain
 
 GO_ON, STOP = "goes_on", "stops"
 FOLDED = "folded"

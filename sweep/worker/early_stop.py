@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from sweep.grid.search_spec import EarlyStop
+from sweep.grid.search import EarlyStop
 from sweep.store.rungs import Arrival, arrive, read_rung, rung_folder
 
 

@@ -6,20 +6,20 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweep.executor import Finished, Job, Lost
-from sweep.identity import measure_id
-from sweep.plan import TrialPlan
-from sweep.store import read_measurement
-from sweep.trial import run_trial
-from sweep.worker.failure import FOLDER_ERRORS, OutOfMemory
-from sweep.worker.measure import Measured, MeasureJob, measure_all
+from sweep.executors.base import Finished, Job, Lost, Measured, MeasureJob
+from sweep.plan.identity import measure_id
+from sweep.plan.model import Trial
+from sweep.store.study import read_measurement
+from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory
+from sweep.worker.measure import measure_all
+from sweep.worker.trial import run_trial
 
 if TYPE_CHECKING:
-    from famba_core.train import EpochMetrics
+    from famba_core.training.trainer import EpochMetrics
 
 
 def run_job(
-    job: Job, attempt: int, folder: Path, trainer_of: Callable[[TrialPlan, Path], Any] | None = None
+    job: Job, attempt: int, folder: Path, trainer_of: Callable[[Trial, Path], Any] | None = None
 ) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
     """Train a trial, or measure; everything is stored in the study `folder` by the end. Yields the steps on the way.
 
@@ -54,7 +54,7 @@ def _to_measure(job: Job, folder: Path) -> MeasureJob:
     return MeasureJob(trials=(job,) if measures else ())
 
 
-def _is_measured(trial: TrialPlan, folder: Path) -> bool:
+def _is_measured(trial: Trial, folder: Path) -> bool:
     """Whether the trial's step has been measured on a GPU as this process has: a study may move to other machines."""
     stored = read_measurement(folder, measure_id(trial))
     if stored is None:

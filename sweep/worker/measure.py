@@ -5,50 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import gc
 from collections.abc import Generator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.identity import measure_id
-from sweep.plan import TrialPlan
+from sweep.executors.base import Measured, MeasureJob
+from sweep.plan.identity import measure_id
+from sweep.plan.model import Trial
 from sweep.schema import MeasureRow
-from sweep.store import write_measurement
-from sweep.trial import git_commit, new_trainer, planned_columns
-from sweep.worker.failure import explain
+from sweep.store.study import write_measurement
+from sweep.worker.errors import explain
+from sweep.worker.rows import git_commit, planned_columns
+from sweep.worker.trial import new_trainer
 
 if TYPE_CHECKING:
     import torch
 
 BUDGET_S = 0.6  # of timed steps, for each measurement; at least five steps are timed
 WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first makes the optimizer's state, compiles kernels, captures graphs
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasureJob:
-    """Measurements to take one after another in one process. To an executor it is a job as a trial is."""
-
-    trials: tuple[TrialPlan, ...]  # one for each measurement
-    trial_id: str = "measuring"
-
-    @property
-    def cpus_per_trial(self) -> int:
-        return max(trial.cpus_per_trial for trial in self.trials)
-
-    @property
-    def accelerator_type(self) -> str | None:
-        return self.trials[0].accelerator_type
-
-    @property
-    def gpus_per_trial(self) -> float:
-        return 1.0 if any(trial.gpus_per_trial for trial in self.trials) else 0.0  # a whole one, for trials that share
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A measurement has been taken and stored, or has failed."""
-
-    measure_id: str
-    error: str | None
 
 
 def measure_all(job: MeasureJob, folder: Path) -> Generator[Measured, None, None]:
@@ -65,12 +39,12 @@ def measure_all(job: MeasureJob, folder: Path) -> Generator[Measured, None, None
         yield Measured(measure_id=name, error=error)
 
 
-def measure(trial: TrialPlan) -> MeasureRow:
+def measure(trial: Trial) -> MeasureRow:
     """Time the trial's training step and measure its memory, here and now."""
     import torch
 
+    from famba_core.cost.measure import measure_step, mib, peak_tensor_bytes, tensors_of
     from famba_core.device import device_name
-    from famba_core.measure import measure_step, mib, peak_tensor_bytes, tensors_of
 
     trainer = new_trainer(trial, checkpoint=None)
     device, training = trainer.device, trainer.step

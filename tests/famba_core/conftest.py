@@ -7,7 +7,7 @@ import torch
 from trainers import made_dataset, new_trainer
 
 from famba_core.config import BACKBONES, Backbone
-from famba_core.train import Trainer
+from famba_core.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -29,5 +29,5 @@ def small_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
 def trainer(small_backbone: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainer]:
     """`trainers.new_trainer` on a made data set."""
     data = made_dataset()
-    monkeypatch.setattr("famba_core.train.load_dataset", lambda config, image_size, seed: data)
+    monkeypatch.setattr("famba_core.training.trainer.load_dataset", lambda config, image_size, seed: data)
     return new_trainer

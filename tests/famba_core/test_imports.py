@@ -10,7 +10,7 @@ import famba_core
 TRAIN_ONE_STEP = """
 from famba_core import *
 from famba_core.config import BACKBONES, Backbone
-from famba_core.train import Trainer
+from famba_core.training.trainer import Trainer
 
 BACKBONES["small"] = Backbone(width=16, depth=4, state_size=4, patch_size=2)
 trainer = Trainer(
@@ -37,7 +37,7 @@ def test_a_step_is_trained_without_the_libraries_of_sweeps():
 
 
 @pytest.mark.parametrize("module", [
-    "famba_core", "famba_core.config", "famba_core.fusion.schedule", "famba_core.cost", "famba_core.cli",
+    "famba_core", "famba_core.config", "famba_core.fusion.schedule", "famba_core.cost.work", "famba_core.cli",
 ])  # fmt: skip
 def test_plans_need_neither_torch_nor_numpy(module):
     run(f"import {module}", {"torch", "numpy"})
@@ -45,7 +45,7 @@ def test_plans_need_neither_torch_nor_numpy(module):
 
 def test_a_blocked_module_is_blocked():
     with pytest.raises(AssertionError, match="import of torch halted"):
-        run("import famba_core.train", {"torch"})
+        run("import famba_core.training.trainer", {"torch"})
 
 
 def test_the_package_gives_its_public_names_and_no_other():

@@ -50,7 +50,7 @@ def test_values_reach_the_configuration(monkeypatch, small_backbone):
         seen.update(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("famba_core.train.Trainer", stop)
+    monkeypatch.setattr("famba_core.training.trainer.Trainer", stop)
     main([*TINY, "--schedule", "0,2,0,1", "--no-ema", "--flip", "--lr", "0.25", "--cls-position", "middle"])
     assert seen["fusion"].schedule == (0, 2, 0, 1)
     assert seen["train"].ema is False
@@ -112,7 +112,7 @@ def test_ctrl_c_without_a_checkpoint(small_backbone, monkeypatch, capsys):
     def interrupt(trainer: object, epoch: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("famba_core.train.Trainer._epoch", interrupt)
+    monkeypatch.setattr("famba_core.training.trainer.Trainer._epoch", interrupt)
     assert main(TINY) == 130
     assert capsys.readouterr().err.endswith("\nfamba-train: stopped; --checkpoint DIR would keep the state\n")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sweep import driver
+from sweep.executors.ray_tune import executor as ray_executor
 
 
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """The names of the processes left in the sessions of the test's executors; gives them some seconds to end."""
     sessions: list[int] = []
-    start = driver._start_process
+    start = ray_executor._start_process
 
     def started(pipe_fd: int) -> subprocess.Popen[bytes]:
         process = start(pipe_fd)
@@ -41,5 +41,5 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
             time.sleep(0.1)
         return alive()
 
-    monkeypatch.setattr(driver, "_start_process", started)
+    monkeypatch.setattr(ray_executor, "_start_process", started)
     return left

@@ -1,0 +1,155 @@
+"""Vision Mamba (Vim) with token fusion across its layers (Famba-V section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from famba_core.config import FusionConfig, ModelConfig, Order
+from famba_core.fusion.matching import Match, Merge, match, merge_tokens, shares
+from famba_core.fusion.schedule import token_schedule
+from famba_core.models.vim.fused_block import BlockWeights, fused_block
+from famba_core.models.vim.mixer import BiMambaMixer, bias_of
+from famba_core.ops.kernels import Kernels
+from famba_core.ops.registry import check_backend, choose
+
+NORM_EPS = 1e-5
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, patches, D], row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """One layer: norm and mixer, and the merge of its tokens before the mixer."""
+
+    def __init__(self, width: int, state_size: int, num_layers: int, backend: str):
+        super().__init__()
+        self.backend = backend
+        self.mixer = BiMambaMixer(width, state_size, num_layers)
+        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+
+    def forward(self, residual: Tensor, merge: Merge | None, recompute: bool) -> Tensor:
+        """residual [B, L, D] float32 -> [B, L - r, D] float32. As one function where the backend has its kernels."""
+        backend, kernels = self._choose(residual)
+        if kernels is not None:
+            return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
+        if recompute and torch.is_grad_enabled():
+            # nothing in it is random, and a CUDA graph may not ask for the generator's state
+            return checkpoint(self._composed, residual, merge, backend, use_reentrant=False, preserve_rng_state=False)
+        return self._composed(residual, merge, backend)
+
+    @torch.no_grad()
+    def match(self, residual: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
+        """Which of the layer's normalised tokens fuse; see `famba_core.fusion.matching.match`."""
+        _, kernels = self._choose(residual)
+        if kernels is None:
+            return match(self.norm(residual), r, class_index, order)
+        hidden = kernels.rms_norm(residual.contiguous(), self.norm.weight, NORM_EPS, None, torch.float32)
+        return kernels.match(hidden, r, class_index, order)
+
+    def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
+        taps = self.mixer.conv1d.weight.shape[2]
+        backend, kernels = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        # the fused block's kernels read the residual and the parameters as float32, whatever autocast does in between
+        is_float32 = residual.dtype == self.norm.weight.dtype == torch.float32
+        return backend, kernels if is_float32 else None
+
+    def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
+        hidden = self.norm(residual)
+        if merge is not None:
+            # before the mixer, so that both directions scan the shorter sequence
+            hidden, residual = merge_tokens(hidden, merge), merge_tokens(residual, merge)
+        return residual + self.mixer(hidden, backend)
+
+    def weights(self) -> BlockWeights:
+        m = self.mixer
+        return BlockWeights(
+            self.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d_b.weight, bias_of(m.conv1d),
+            bias_of(m.conv1d_b), m.x_proj.weight, m.x_proj_b.weight, m.dt_proj.weight, m.dt_proj_b.weight,
+            m.dt_proj.bias, m.dt_proj_b.bias, m.A_log, m.A_b_log, m.D, m.D_b, m.out_proj.weight,
+        )  # fmt: skip
+
+
+class Vim(nn.Module):
+    """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameters have the official names."""
+
+    def __init__(self, config: ModelConfig, fusion: FusionConfig, backend: str = "auto"):
+        super().__init__()
+        sizes = config.sizes
+        self.config, self.fusion = config, fusion
+        self.recompute = False  # keep only each layer's residual for backward, and compute the rest again
+        self.schedule = token_schedule(fusion, sizes.depth, config.num_tokens)
+        self.class_position = config.num_patches // 2 if config.cls_position == "middle" else 0
+        self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, sizes.width))
+        self.patch_embed = PatchEmbed(config.patch, sizes.width)
+        self.layers = nn.ModuleList(
+            Block(sizes.width, sizes.state_size, sizes.depth, backend) for _ in range(sizes.depth)
+        )
+        self.norm_f = nn.RMSNorm(sizes.width, eps=NORM_EPS)
+        self.head = nn.Linear(sizes.width, config.num_classes)
+        self.reset_parameters()
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Vim's initialisation outside the mixers, which have their own."""
+        for parameter in (self.cls_token, self.pos_embed, self.head.weight):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        patches = self.patch_embed.proj
+        fan_in = patches.weight[0].numel()
+        # lecun_normal: a normal cut at two deviations, widened so that its variance is still 1 / fan_in
+        nn.init.trunc_normal_(patches.weight, std=1.0)
+        patches.weight /= 0.87962566103423978 * math.sqrt(fan_in)
+        assert patches.bias is not None
+        nn.init.zeros_(patches.bias)
+        for block in self.blocks:
+            nn.init.kaiming_uniform_(block.mixer.in_proj.weight, a=math.sqrt(5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] -> logits [B, num_classes]."""
+        tokens = self.patch_embed(images)
+        batch = tokens.shape[0]
+        at = self.class_position
+        tokens = torch.cat((tokens[:, :at], self.cls_token.expand(batch, -1, -1), tokens[:, at:]), dim=1)
+        residual = (tokens + self.pos_embed).float()
+        class_index = torch.full((batch,), at, device=images.device)
+        sizes = torch.ones(residual.shape[:2], device=images.device)
+
+        for block, r in zip(self.blocks, self.schedule, strict=True):
+            merge = None
+            if r > 0:
+                matched = block.match(residual, r, class_index, self.fusion.order)
+                merge, sizes = shares(matched, sizes, self.fusion.weighting)
+                class_index = matched.class_index
+            residual = block(residual, merge, self.recompute)
+
+        rows = torch.arange(batch, device=images.device)
+        # the norm works on each token alone, so only the class token's is computed
+        return self.head(self.norm_f(residual[rows, class_index]))
+
+
+def build_model(config: ModelConfig, fusion: FusionConfig | None = None, backend: str = "auto") -> Vim:
+    """A freshly initialised model from torch's global generator, on the CPU, in float32.
+
+    backend: one of famba_core.ops.registry.BACKENDS; "auto" takes the fastest one where the model runs.
+
+    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
+    """
+    check_backend(backend)
+    return Vim(config, fusion or FusionConfig(), backend)

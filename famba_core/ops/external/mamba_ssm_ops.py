@@ -1,0 +1,103 @@
+"""The published CUDA kernels of mamba-ssm and causal-conv1d (the extra `cuda`), for comparison.
+
+Their tensors are [B, channels, L] with time contiguous. Directions become further channels, each with its own B and
+C, so that one call does them all; a direction that runs backwards is flipped before and after.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_STATES = 256
+TAPS = (2, 3, 4)
+
+
+class Functions(NamedTuple):
+    selective_scan_fn: Callable[..., Tensor]
+    causal_conv1d_fn: Callable[..., Tensor]
+
+
+@functools.cache
+def functions() -> Functions | str:
+    """The packages' functions, or why there are none."""
+    found = []
+    for package, module, name in (
+        ("mamba-ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
+        ("causal-conv1d", "causal_conv1d", "causal_conv1d_fn"),
+    ):
+        try:
+            found.append(getattr(importlib.import_module(module), name))
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:  # its compiled part may be missing too
+            reason = str(error).partition("\n")[0]
+            return f"{package} cannot be imported ({reason})"
+    return Functions(*found)
+
+
+def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS[-1]) -> str | None:
+    """Why the kernels cannot take these tensors, or None."""
+    if any(t.device.type != "cuda" for t in tensors):
+        return "the tensors are not on a CUDA device"
+    if any(t.dtype not in (torch.float32, torch.bfloat16, torch.float16) for t in tensors):
+        return "the tensors are neither float32, bfloat16 nor float16"
+    if state_size > MAX_STATES:
+        return f"{state_size} states; at most {MAX_STATES} fit"
+    if taps not in TAPS:
+        return f"a convolution of width {taps}; there are {', '.join(map(str, TAPS))}"
+    available = functions()
+    return available if isinstance(available, str) else None
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
+) -> Tensor:
+    """See `famba_core.ops.interface.selective_scan`. States are float32."""
+    available = functions()
+    assert not isinstance(available, str), available
+    dtype = u.dtype
+    y = available.selective_scan_fn(
+        _channels_first(u, reverse).flatten(1, 2),
+        _channels_first(delta.to(dtype), reverse).flatten(1, 2),
+        A.float().flatten(0, 1).contiguous(),
+        _channels_first(B.to(dtype), reverse),
+        _channels_first(C.to(dtype), reverse),
+        D=D.float().flatten(),
+        delta_bias=delta_bias.float().flatten(),
+        delta_softplus=True,
+    )
+    return _channels_last(y, reverse)
+
+
+def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
+    """See `famba_core.ops.interface.causal_conv_silu`. Accumulates in float32."""
+    available = functions()
+    assert not isinstance(available, str), available
+    directions = x.unsqueeze(2).expand(-1, -1, len(reverse), -1)
+    u = available.causal_conv1d_fn(
+        _channels_first(directions, reverse).flatten(1, 2),
+        weight.float().flatten(0, 1).contiguous(),
+        bias=bias.float().flatten(),
+        activation="silu",
+    )
+    return _channels_last(u, reverse)
+
+
+def _channels_first(x: Tensor, reverse: Sequence[bool]) -> Tensor:
+    """[B, L, G, X] -> [B, G, X, L], contiguous, time running forwards in every direction."""
+    return torch.stack([_in_time(x[:, :, g], backwards).transpose(1, 2) for g, backwards in enumerate(reverse)], dim=1)
+
+
+def _channels_last(x: Tensor, reverse: Sequence[bool]) -> Tensor:
+    """[B, G * X, L] -> [B, L, G, X], undoing the flips."""
+    directions = x.unflatten(1, (len(reverse), -1)).transpose(2, 3)
+    return torch.stack([_in_time(directions[:, g], backwards) for g, backwards in enumerate(reverse)], dim=2)
+
+
+def _in_time(x: Tensor, backwards: bool) -> Tensor:
+    """[B, L, X], flipped in time where the direction runs backwards."""
+    return x.flip(1) if backwards else x

@@ -1,0 +1,132 @@
+"""The scan in plain PyTorch: one small operation per time step and pass, gradients by hand, no compiler needed.
+
+Only the inputs are kept for backward. The states are computed again, for a few images of one direction at a time and
+in the same buffers, so that they stay in the cache, never exist for the whole batch, and cost no fresh memory pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Elements of one [b, L, N, E] buffer. On the CPU large enough to hide the call overhead and small enough for the
+# caches; on a GPU a launch costs more than anything else, so the whole batch goes into one.
+BLOCK_ELEMENTS = {"cpu": 1 << 19}
+MOST_ELEMENTS = 1 << 28
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
+) -> Tensor:
+    """See `famba_core.ops.interface.selective_scan`."""
+    with torch.autocast(u.device.type, enabled=False):  # the states need A's precision
+        out: Tensor = _Scan.apply(u, delta, A, B, C, D, delta_bias, tuple(reverse))
+    return out
+
+
+def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
+    """See `famba_core.ops.interface.causal_conv_silu`."""
+    channels_first, past = x.transpose(1, 2), weight.shape[2] - 1
+    directions = []
+    for g, backwards in enumerate(reverse):
+        # a causal convolution over the reversed sequence is one with the reversed kernel that looks ahead
+        padding, kernel = ((0, past), weight[g].flip(-1)) if backwards else ((past, 0), weight[g])
+        padded = F.pad(channels_first, padding)
+        directions.append(F.conv1d(padded, kernel.unsqueeze(1), bias[g], groups=x.shape[2]).transpose(1, 2))
+    return F.silu(torch.stack(directions, dim=2))
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        delta_bias: Tensor,
+        reverse: tuple[bool, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
+        ctx.reverse = reverse
+        y = torch.empty_like(u)
+        for part, g, rate, (h, decay) in _blocks(u, A, buffers=2):
+            x, dt, b, c = (v[part].to(A.dtype) for v in (u, delta, B, C))
+            dt = F.softplus(dt + delta_bias[g])
+            _fill_states(dt * x, dt, rate, b, reverse[g], h, decay)
+            y[part] = h.mul_(c.unsqueeze(-1)).sum(-2).addcmul_(x, D[g])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
+        grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(v) for v in (u, delta, B, C))
+        grad_A, grad_D, grad_bias = (torch.zeros_like(v) for v in (A, D, delta_bias))
+        for part, g, rate, (h, decay, gh, product) in _blocks(u, A, buffers=4):
+            x, raw, b, c, gy = (v[part].to(A.dtype) for v in (u, delta, B, C, grad_y))
+            raw = raw + delta_bias[g]
+            dt = F.softplus(raw)
+            dtx = dt * x
+            _fill_states(dtx, dt, rate, b, ctx.reverse[g], h, decay)
+            # gradient of each state: from its own output, and through the decay from the state after it
+            torch.mul(c.unsqueeze(-1), gy.unsqueeze(-2), out=gh)
+            gh_t, decay_t = _steps(gh, ctx.reverse[g]), _steps(decay, ctx.reverse[g])
+            for t in range(len(gh_t) - 2, -1, -1):
+                gh_t[t].addcmul_(decay_t[t + 1], gh_t[t + 1])
+            grad_C[part] = torch.mul(h, gy.unsqueeze(-2), out=product).sum(-1)
+            grad_B[part] = torch.mul(gh, dtx.unsqueeze(-2), out=product).sum(-1)
+            gdtx = torch.mul(gh, b.unsqueeze(-1), out=product).sum(-2)
+            # gradient of the decay's exponent dt A; the first step has no state before it, so none either
+            later, earlier = (slice(0, -1), slice(1, None)) if ctx.reverse[g] else (slice(1, None), slice(0, -1))
+            gexp = gh[:, later].mul_(decay[:, later]).mul_(h[:, earlier])
+            gdt = gdtx * x
+            gdt[:, later] += torch.mul(gexp, rate, out=product[:, later]).sum(-2)
+            grad_A[g] += gexp.mul_(dt[:, later].unsqueeze(-2)).sum((0, 1)).T
+            grad_D[g] += (gy * x).sum((0, 1))
+            grad_u[part] = gdtx.mul_(dt).addcmul_(gy, D[g])
+            graw = gdt.mul_(torch.sigmoid(raw))
+            grad_bias[g] += graw.sum((0, 1))
+            grad_delta[part] = graw
+        return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, None
+
+
+def _fill_states(dtx: Tensor, dt: Tensor, rate: Tensor, b: Tensor, backwards: bool, h: Tensor, decay: Tensor) -> None:
+    """Write all states into h and exp(dt A) into decay, both [b, L, N, E]; h_t = decay_t h_{t-1} + dt_t B_t x_t."""
+    torch.mul(dt.unsqueeze(-2), rate, out=decay).exp_()
+    torch.mul(b.unsqueeze(-1), dtx.unsqueeze(-2), out=h)
+    h_t, decay_t = _steps(h, backwards), _steps(decay, backwards)
+    for t in range(1, len(h_t)):
+        h_t[t].addcmul_(decay_t[t], h_t[t - 1])
+
+
+def _steps(x: Tensor, backwards: bool) -> tuple[Tensor, ...]:
+    """Views of x [b, L, ...] at each time, in the direction's order."""
+    return x.unbind(1)[::-1] if backwards else x.unbind(1)
+
+
+def _blocks(u: Tensor, A: Tensor, buffers: int) -> Iterator[tuple[tuple[Any, ...], int, Tensor, list[Tensor]]]:
+    """Cut the work into a few images of one direction each.
+
+    Yields the index of the part in [B, L, G, ...], the direction, its A as [N, E] (channels last, where vector units
+    want them) and `buffers` tensors [b, L, N, E] whose memory every part uses again.
+    """
+    batch, length, groups, width = u.shape
+    state_size = A.shape[2]
+    per_image = length * state_size * width
+    images = min(batch, max(1, BLOCK_ELEMENTS.get(u.device.type, MOST_ELEMENTS) // max(1, per_image)))
+    memory = [A.new_empty(images * per_image) for _ in range(buffers)]
+    for g in range(groups):
+        rate = A[g].T.contiguous()
+        for start in range(0, batch, images):
+            part = slice(start, start + images)
+            b = min(images, batch - start)
+            views = [flat[: b * per_image].view(b, length, state_size, width) for flat in memory]
+            yield (part, slice(None), g), g, rate, views

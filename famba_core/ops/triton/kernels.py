@@ -1,0 +1,18 @@
+"""The Triton kernels by the names that `famba_core.ops.kernels` lists. Importing this imports triton."""
+
+from famba_core.ops.triton.conv import conv_backward, conv_forward
+from famba_core.ops.triton.match import match
+from famba_core.ops.triton.norm import merge, rms_norm, rms_norm_backward
+from famba_core.ops.triton.scan import scan_forward
+from famba_core.ops.triton.scan_backward import scan_backward
+
+__all__ = [
+    "conv_backward",
+    "conv_forward",
+    "match",
+    "merge",
+    "rms_norm",
+    "rms_norm_backward",
+    "scan_backward",
+    "scan_forward",
+]

@@ -1,0 +1,1 @@
+"""The published tables of Famba-V as CSV."""

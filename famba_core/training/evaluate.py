@@ -1,0 +1,74 @@
+"""Accuracy on a whole split."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from famba_core.config import AugmentConfig, ModelConfig, Precision
+from famba_core.data.augment import evaluation_view
+from famba_core.data.datasets import ImageDataset, Split
+from famba_core.device import autocast
+from famba_core.training.cuda_graph import captured
+
+BATCH_SIZE = 256
+
+
+class Accuracy(NamedTuple):
+    top1_pct: float
+    top5_pct: float
+
+
+class Evaluator:
+    """Measures how well a model does on a split. Its weights may change between calls, in place."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        dataset: ImageDataset,
+        *,
+        config: ModelConfig,
+        augmentation: AugmentConfig,
+        precision: Precision = "float32",
+    ):
+        """model: on the device of the split's images."""
+        self.model = model
+        self.split = split
+        count = partial(_hits, model, dataset, config, augmentation, precision)
+        self._count = captured(count, split.images.device, name="the evaluation")
+
+    @torch.inference_mode()
+    def __call__(self) -> Accuracy:
+        """Top-1 and top-5 accuracy in percent."""
+        training = self.model.training
+        self.model.eval()
+        images, labels = self.split.images, self.split.labels
+        hits = torch.zeros(2, device=images.device)
+        for batch in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+            hits += self._count(*batch)
+        self.model.train(training)
+        top1, top5 = (100 * hits / len(labels)).tolist()
+        return Accuracy(top1, top5)
+
+
+def _hits(
+    model: nn.Module,
+    dataset: ImageDataset,
+    config: ModelConfig,
+    augmentation: AugmentConfig,
+    precision: Precision,
+    images: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """How many labels are the first, and among the first five, of the model's classes: [2]."""
+    inputs = evaluation_view(
+        images, config=augmentation, image_size=config.image_size, mean=dataset.mean, std=dataset.std
+    )
+    with autocast(inputs.device, precision):
+        logits = model(inputs)
+    ranked = logits.float().topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+    return torch.stack((ranked[:, 0].sum(), ranked.sum()))

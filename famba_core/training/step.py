@@ -1,0 +1,141 @@
+"""One training step: augmentation, forward, backward, optimizer, moving average. Nothing in it waits for the device."""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from famba_core.config import AugmentConfig, TrainConfig
+from famba_core.data.augment import augment
+from famba_core.data.datasets import ImageDataset
+from famba_core.device import autocast
+from famba_core.models.vim.model import Vim
+from famba_core.training.cuda_graph import Captured, captured
+
+BETAS = (0.9, 0.999)
+# The paper's decay of 0.99996 a step spans this share of its run of 300 epochs of 390 steps.
+EMA_SPAN = 1 / (1 - 0.99996) / (300 * 390)
+
+
+class TrainStep:
+    """A model with everything that one step changes: weights, optimizer, moving average.
+
+    On a CUDA device the steps after the first few replay a graph of one; the numbers are those of steps done singly.
+    """
+
+    def __init__(self, model: Vim, dataset: ImageDataset, augmentation: AugmentConfig, config: TrainConfig, steps: int):
+        """steps: length of the whole run, to which the moving average is scaled."""
+        self.model = model
+        self.dataset = dataset
+        self.augmentation = augmentation
+        self.config = config
+        self.device = model.head.weight.device
+        self.lr = torch.full((), config.warmup_lr, device=self.device)  # a graph reads it where it is
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.weight_decay),
+            lr=config.warmup_lr,
+            betas=BETAS,
+            fused=True,
+            capturable=on_gpu,
+        )
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # the first few are
+        self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema else None
+        decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
+        self.average = get_ema_multi_avg_fn(decay)
+        self._generator: torch.Generator | None = None
+        self._run: Captured | None = None
+        self._share_lr()
+
+    def __call__(self, images: Tensor, labels: Tensor, lr: float, generator: torch.Generator) -> Tensor:
+        """Train on one batch.
+
+        Args:
+            images: uint8 [B, 3, H, W], the same shape in every step.
+            labels: int64 [B].
+            generator: on the images' device; seed it rather than pass another, which would need another graph.
+
+        Returns the loss, a scalar still on the device.
+        """
+        if self._run is None or generator is not self._generator:
+            self._generator = generator
+            # a reference of its own would make a cycle, and weights and graph wait for the garbage collector
+            train = partial(TrainStep._train, cast(TrainStep, weakref.proxy(self)))
+            self._run = captured(train, self.device, name="the training step", generator=generator)
+        self.lr.fill_(lr)
+        return self._run(images, labels)
+
+    def _train(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The step itself, over tensors alone."""
+        assert self._generator is not None
+        model = self.model
+        # Without gradients the backward pass hands over its own, so a graph writes them anew with every replay.
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs, targets = augment(
+            images,
+            labels,
+            config=self.augmentation,
+            image_size=model.config.image_size,
+            num_classes=model.config.num_classes,
+            label_smoothing=self.config.label_smoothing,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            generator=self._generator,
+        )
+        with autocast(self.device, self.config.precision):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), targets)
+        loss.backward()
+        self.optimizer.step()
+        if self.ema is not None:
+            # not AveragedModel, whose counter of steps would be sent to the device, and waited for, in each of them
+            self.average(list(self.ema.parameters()), list(model.parameters()), None)
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer and moving average, as a checkpoint holds them."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self._run = None  # the optimizer's tensors are others now
+        self._share_lr()
+
+    def _share_lr(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Biases, 1-D tensors, pos_embed and cls_token without weight decay; the rest, A_log too, with it."""
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (plain if parameter.ndim <= 1 or name in ("pos_embed", "cls_token") else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine from lr to min_lr that ends with the last step. `step` counts from 0."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return config.warmup_lr + (config.lr - config.warmup_lr) * step / warmup
+    progress = (step - warmup) / max(1, config.epochs * steps_per_epoch - 1 - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2

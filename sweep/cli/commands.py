@@ -1,0 +1,248 @@
+"""What each command of `famba-sweep` does. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sweep.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from sweep.executors.base import Executor
+    from sweep.grid.spec import SweepSpec
+    from sweep.plan.model import Plan, Trial
+    from sweep.price.estimate import Price
+    from sweep.store.study import Stored
+
+ASK_ABOVE_DEVICE_HOURS = 1.0
+REPORT_ONLY = {  # columns that a terminal is too narrow for
+    "Top-1 (%) EMA",
+    "Top-5 (%) last",
+    "Top-5 (%) paper",
+    "Training time paper",
+    "Peak memory (MiB) paper",
+}
+FILE_WIDTH = 160  # characters of a table that is not printed on a terminal
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.address and options.executor == "in-process":
+        raise UserError("--address is for --executor ray; in-process stays in this process")
+    from sweep.run.listeners.screen import Screen
+    from sweep.run.result_cache import ResultCache
+    from sweep.run.runner import run_plan, untrained
+
+    _, plan, folder, stored, priced = _prepared(options)
+    missing = untrained(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
+    if missing and not options.yes:
+        _refuse_long(priced, [trial.trial_id for trial in missing])
+    if missing and not plan.trials[0].gpus_per_trial:
+        from famba_core.ops.cpu.build import library
+
+        library()  # built once here, with its notice, rather than by every worker at the same time
+    weights = {trial_id: trial.device_hours for trial_id, trial in priced.trials.items()}
+    summary = run_plan(
+        plan,
+        folder,
+        partial(_executor, options),
+        screen=Screen(weights),
+        stored=stored,
+        limit=options.limit,
+        retry_failed=options.retry_failed,
+        cache=None if options.no_cache else ResultCache(folder.parent, folder),
+        is_device=priced.device.could_be,
+    )
+    if summary.interrupted:
+        return summary.exit_code
+    from sweep.report.write import write_report
+
+    written = write_report(folder)
+    shown = [column for column in written.columns if column.full_heading not in REPORT_ONLY]
+    print()
+    _print_table(
+        [(column.full_heading, column.numeric) for column in shown],
+        zip(*(column.cells for column in shown), strict=True),
+    )
+    print(f"{written.caption}\n\n{summary.sentence}\nreport: {_relative(written.index)}")
+    print(f"        {len(written.files) - 1} figures and tables beside it: SVG, PNG, Markdown, LaTeX, CSV")
+    return summary.exit_code
+
+
+def plan(options: argparse.Namespace) -> int:
+    from sweep.price.estimate import plan_table
+    from sweep.price.text import headline, listed, price_lines
+    from sweep.text import clock
+
+    spec, plan, _, _, priced = _prepared(options)
+    shown = {trial.trial_id for trial in listed(plan, options.limit)}
+    rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
+    left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
+    print(headline(plan, options.limit, left_out=left_out))
+    words = [(heading, False) for heading in ("trial", "cases", "tokens removed by layer")]
+    _print_table(
+        [*words, *((heading, True) for heading in ("removed", "tokens", "FLOPs", "memory", "time"))],
+        (
+            (row["trial"], row["cases"], row["schedule"], str(row["reduced_tokens"]), str(row["tokens_per_image"]),
+             format(row["flops_ratio"], ".3f"), format(row["memory_ratio"], ".3f"), clock(3600 * row["device_hours"]))
+            for row in rows
+        ),
+    )  # fmt: skip
+    print("tokens: seen by the mixers of all layers, per image. FLOPs, memory: relative to no fusion, estimated.")
+    for line in price_lines(plan, priced, options.limit):
+        print(line)
+    shared = sum(len(row["cases"].split("; ")) > 1 for row in rows)
+    if shared:
+        print(f"{shared} trials stand for several cases of the same schedule, which run once")
+    return 0
+
+
+def compact(options: argparse.Namespace) -> int:
+    from sweep.store.compaction.compact import compact
+
+    print(compact(options.study).sentence)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from sweep.report.write import write_report
+
+    for file in write_report(options.study).files:
+        print(_relative(file))
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from sweep.report.status import describe, study_status
+
+    print(describe(study_status(options.study)))
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from sweep.cli.doctor import findings
+
+    for topic, finding in findings(options.data_dir):
+        print(f"{topic:<14} {finding}")
+    return 0
+
+
+def data(options: argparse.Namespace) -> int:
+    from famba_core.config import ConfigError
+    from famba_core.data.download import download_cifar100
+
+    folder = options.data_dir or Path(os.environ.get("FAMBA_DATA") or "data")
+    try:
+        print(f"{options.dataset} is in {download_cifar100(folder)}")
+    except ConfigError as error:
+        raise UserError(Problem(str(folder), key, sentence) for key, sentence in error.problems) from None
+    return 0
+
+
+class _Prepared(NamedTuple):
+    """What a grid comes to, before anything runs."""
+
+    spec: SweepSpec
+    plan: Plan
+    folder: Path  # the study's
+    stored: Stored  # there, when it was looked at
+    priced: Price
+
+
+def _prepared(options: argparse.Namespace) -> _Prepared:
+    """The plan of a grid, what is stored of it, and its price; says which profile was taken where none was asked for.
+
+    What is stored is read once here, and handed on: of thousands of trials that takes seconds.
+    """
+    from famba_core.data.datasets import describe_dataset
+    from sweep.grid.resources import FLAGS
+    from sweep.grid.spec import load_spec
+    from sweep.plan.build import make_plan
+    from sweep.plan.study_folder import study_folder
+    from sweep.price.calibration import calibrate
+    from sweep.price.device import pool_device
+    from sweep.price.estimate import price
+    from sweep.price.fit import fitting
+    from sweep.run.runner import resume_columns
+    from sweep.store.study import read_rows
+
+    in_process = options.executor == "in-process"
+    flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
+    if in_process and "trial_time_limit_h" in flags:
+        raise UserError("--trial-time-limit is for --executor ray; a trial that hangs in this process cannot be ended")
+    spec = load_spec(options.grid)
+    profile = options.profile or _chosen_profile(spec, options.data_dir)
+    plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
+    if in_process and plan.pool.gpus_per_trial == "pack":
+        raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
+    folder = study_folder(options.out, plan)
+    stored = read_rows(folder, resume_columns(plan))
+    device = pool_device(plan, address=options.address)
+    plan = fitting(plan, device, stored=set(stored.rows["trial_id"]))
+    data = plan.trials[0].data  # the whole plan's
+    calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
+    return _Prepared(spec, plan, folder, stored, price(plan, device, calibration))
+
+
+def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
+    from sweep.cli.doctor import has_cifar100, has_gpu
+    from sweep.grid.spec import default_profile
+
+    name, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(data_dir))
+    print(reason, flush=True)
+    return name
+
+
+def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
+    """Raise UserError, with the estimate, for a run that is long enough to be meant."""
+    hours = sum(priced.trials[trial_id].device_hours for trial_id in missing)
+    if hours > ASK_ABOVE_DEVICE_HOURS:
+        raise UserError(
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.words}: say --yes to start "
+            "them, --limit N for fewer, or choose another --profile"
+        )
+
+
+def _executor(options: argparse.Namespace, folder: Path, trials: Sequence[Trial]) -> Executor:
+    # imported where there is work: each takes seconds
+    from sweep.worker.job import run_job
+
+    if options.executor == "in-process":
+        from sweep.executors.local import LocalExecutor
+
+        return LocalExecutor(folder, trials, run=run_job)
+    from sweep.executors.ray_tune.executor import RayExecutor
+
+    return RayExecutor(folder, trials, run=run_job, address=options.address)
+
+
+def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under (heading, is a number), as wide as the terminal or, if that is too narrow, as they need.
+
+    Elsewhere than on a terminal the first column, which names the rows, is never broken: it is searched for and copied.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows = list(rows)
+    for i, (heading, numeric) in enumerate(headings):
+        whole = numeric or (i == 0 and not sys.stdout.isatty())
+        unbroken = [*heading.split(), *(row[i] for row in rows if whole)]
+        longest = max(map(len, unbroken))
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+    with console.capture() as text:  # the console itself would end the program where the reader has gone
+        console.print(table, crop=False)
+    print(text.get(), end="")
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

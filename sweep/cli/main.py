@@ -1,0 +1,194 @@
+"""`famba-sweep`: run a grid, show its plan, redraw its report, ask how it stands."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sweep.cli import commands
+from sweep.errors import UserError
+from sweep.grid.resources import FLAGS
+
+COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
+MOST_DIGITS = 19  # of a number that fits in 64 bits
+HELP = """\
+Sweeps of Vision Mamba models with token fusion: every configuration of a grid is trained, stored as Parquet, and
+drawn as the paper's tables and the accuracy-efficiency frontier.
+
+  famba-sweep GRID                  train what is missing of a grid, then write its report
+  famba-sweep plan GRID             show every trial, its schedule and price; train nothing
+  famba-sweep report STUDY          write the report of a study's folder again
+  famba-sweep status STUDY          what is done, running, failed
+  famba-sweep compact STUDY         make a study's many files few
+  famba-sweep doctor                what this machine has
+  famba-sweep data cifar100         fetch a data set
+
+Each command has its own --help, `famba-sweep run --help` for the first."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `famba-sweep`; returns the exit code: 0, 1 if trials failed, 2 for wrong input or a folder that cannot be
+    written, 3 if a limit ended the run before all was done, 130 for Ctrl-C and SIGTERM, 141 if nobody reads on."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if given else 2
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run has its own way to end; all else ends at once
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a dash that the terminal lacks must not end a run
+    try:
+        if given[0] not in COMMANDS:
+            _check_grid(given[0])
+            given = ["run", *given]
+        options = parser().parse_args(given)
+        code: int = options.function(options)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        for problem in error.problems:
+            print(f"famba-sweep: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfamba-sweep: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _check_grid(word: str) -> None:
+    """Raise UserError for a first word that is rather a misspelt command; options and grids are left to `run`."""
+    if not word.startswith("-") and Path(word).suffix not in (".yaml", ".yml") and not Path(word).exists():
+        raise UserError(f"{word!r} is neither a command ({', '.join(COMMANDS)}) nor a grid file")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    result = argparse.ArgumentParser(prog="famba-sweep")
+    choices = result.add_subparsers(required=True)
+
+    run = choices.add_parser("run", help="train what is missing of a grid, then write its report")
+    _add_grid(run)
+    run.add_argument(
+        "--executor",
+        choices=("ray", "in-process"),
+        default="ray",
+        help="in-process trains one trial after another in this process, without Ray (default: ray)",
+    )
+    run.add_argument("--retry-failed", action="store_true", help="train trials again that are stored as failed")
+    run.add_argument(
+        "--no-cache", action="store_true", help="train also what other studies in DIR have the same result of"
+    )
+    run.add_argument(
+        "--yes",
+        action="store_true",
+        help=f"start even a run of more than {commands.ASK_ABOVE_DEVICE_HOURS:g} device-hour",
+    )
+    run.set_defaults(function=commands.run)
+
+    plan = choices.add_parser("plan", help="show every trial, its schedule and price; train nothing")
+    _add_grid(plan)
+    plan.set_defaults(function=commands.plan, executor="ray")
+
+    report = choices.add_parser("report", help="write the report of a study's folder again")
+    report.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
+    report.set_defaults(function=commands.report)
+
+    status = choices.add_parser("status", help="what is done, running, failed")
+    status.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
+    status.set_defaults(function=commands.status)
+
+    compact = choices.add_parser("compact", help="make a study's many files few, while no run drives it")
+    compact.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
+    compact.set_defaults(function=commands.compact)
+
+    doctor = choices.add_parser("doctor", help="what this machine has: devices, scan backends, data sets, versions")
+    doctor.add_argument("--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/")
+    doctor.set_defaults(function=commands.doctor)
+
+    data = choices.add_parser("data", help="fetch a data set")
+    data.add_argument("dataset", choices=("cifar100",))
+    data.add_argument("--data-dir", type=_folder, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
+    data.set_defaults(function=commands.data)
+    return result
+
+
+def _add_grid(command: argparse.ArgumentParser) -> None:
+    command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml")
+    command.add_argument(
+        "--profile", type=_given, help="one of the grid's (default: paper with a GPU and CIFAR-100, else laptop)"
+    )
+    command.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only the first N trials; of a search, N newly completed ones beside baselines and stored results",
+    )
+    command.add_argument(
+        "--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/, or the image folder"
+    )
+    command.add_argument(
+        "--out",
+        type=_folder,
+        default=Path("results"),
+        metavar="DIR",
+        help="holds a folder for each study and profile (default: results)",
+    )
+    pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
+    pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
+    flags: tuple[tuple[str, Callable[[str], object], str, str], ...] = (
+        ("--gpus-per-trial", _number_or_pack, "G", "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many as fit"),
+        ("--cpus-per-trial", _positive, "N", "threads of a trial"),
+        ("--accelerator-type", str, "TYPE", "the GPU to run on by Ray's name, such as A100, H100, H200"),
+        ("--max-concurrent", _positive, "N", "trials at the same time"),
+        ("--trial-time-limit", _number, "HOURS", "a trial that runs longer is ended and stored as failed"),
+        ("--time-limit", _number, "HOURS", "then the run stops as if preempted"),
+        ("--gpu-hours", _number, "HOURS", "that this run may spend; then it stops as if preempted"),
+        ("--gpu-memory", _number, "GIB", "of one GPU (default: asked of it, or its type's data sheet)"),
+        ("--grace", _number, "SECONDS", "from SIGTERM, in which running epochs may end"),
+    )
+    for flag, type_, metavar, text in flags:
+        pool.add_argument(flag, type=type_, metavar=metavar, dest=FLAGS[flag], help=text)
+
+
+def _given(text: str) -> str:
+    if not text:  # what a script's unset variable leaves, and would otherwise mean the default
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _folder(text: str) -> Path:
+    return Path(_given(text))
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
+def _number_or_pack(text: str) -> float | str:
+    return text if text == "pack" else _number(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

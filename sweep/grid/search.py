@@ -1,0 +1,121 @@
+"""How a grid's trials are chosen and which of them end early: its search, early stop and constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from famba_core.config import ConfigError
+from sweep.grid.objectives import Constraint, read_constraints
+from sweep.grid.validator import Validator, field_types
+
+Sampler = Literal["tpe", "nsga2", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """An Optuna search over the schedules that a grid's space and budget allow; each is tried at most once."""
+
+    sampler: Sampler = "tpe"
+    trials: int = 40  # schedules to try, baselines apart
+    seed: int = 0  # of the sampler; with one trial at a time the search repeats itself exactly
+
+    def __post_init__(self) -> None:
+        problems = [
+            (name, f"must be at least {least}, not {getattr(self, name)}")
+            for name, least in (("trials", 1), ("seed", 0))
+            if getattr(self, name) < least
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def tries(self, candidates: int) -> int:
+        """How many of so many schedules it tries: all, where it may try more than there are."""
+        return min(self.trials, candidates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """ASHA, asynchronous successive halving: at each rung the best 1 / reduction_factor so far go on.
+
+    Rungs are at min_epochs, min_epochs * reduction_factor, ... epochs. Baselines always train to their end.
+    """
+
+    min_epochs: int = 1  # the first rung
+    reduction_factor: int = 3
+
+    def __post_init__(self) -> None:
+        problems = [
+            (name, f"must be at least {least}, not {getattr(self, name)}")
+            for name, least in (("min_epochs", 1), ("reduction_factor", 2))
+            if getattr(self, name) < least
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+Kind = Literal["grid", "optuna", "asha"]
+
+_SEARCH_KEYS, _STOP_KEYS = field_types(Search), field_types(EarlyStop)
+_KEYS_OF_KIND: dict[str, dict[str, Any]] = {
+    "grid": {"early_stop": Any},
+    "optuna": {**_SEARCH_KEYS, "early_stop": Any},
+    "asha": _STOP_KEYS,  # a grid that stops early
+}
+_EVERY_KEY = {"kind": Kind, **{key: type_ for keys in _KEYS_OF_KIND.values() for key, type_ in keys.items()}}
+
+
+class SearchSection(NamedTuple):
+    """How the trials of a grid are chosen; without a search all of them run."""
+
+    search: Search | None
+    early_stop: EarlyStop | None
+    stop_key: str  # where in the file the early stop stands
+    constraints: tuple[Constraint, ...]
+
+
+def read_search(grid: Mapping[str, Any], findings: Validator) -> SearchSection:
+    """The entries search, early_stop and constraints; what is wrong goes to `findings`."""
+    search, stop = _search(grid["search"], findings) if "search" in grid else (None, None)
+    stop_key = "search.early_stop" if "early_stop" in grid.get("search", ()) else "search" if stop else "early_stop"
+    if "early_stop" in grid:
+        if stop:
+            findings.add("early_stop", "stands beside that of search; a grid has one of the two")
+        stop = _early_stop(grid["early_stop"], "early_stop", findings)
+    constraints = read_constraints(grid["constraints"], findings) if "constraints" in grid else ()
+    if "constraints" in grid and not is_optuna(grid):
+        findings.add("constraints", "steer an optuna search, and this grid has none; say search: {kind: optuna}")
+    return SearchSection(search, stop, stop_key, constraints)
+
+
+def is_optuna(grid: Mapping[str, Any]) -> bool:
+    """Whether the grid asks for a search by Optuna, whatever else is wrong with it."""
+    search = grid.get("search")
+    return isinstance(search, dict) and search.get("kind") == "optuna"
+
+
+def _search(values: Mapping[str, Any], findings: Validator) -> tuple[Search | None, EarlyStop | None]:
+    good = findings.mapping(values, "search", _EVERY_KEY, required=("kind",))
+    if "kind" not in good:
+        return None, None
+    kind = good["kind"]
+    keys = _KEYS_OF_KIND[kind]
+    for name in good:
+        if name != "kind" and name not in keys:
+            kinds = " or ".join(other for other, taken in _KEYS_OF_KIND.items() if name in taken)
+            findings.add(f"search.{name}", f"is for kind {kinds}, and the kind is {kind}")
+    stop = _early_stop(good["early_stop"], "search.early_stop", findings) if "early_stop" in good else None
+    if kind == "asha":
+        stop = findings.config(EarlyStop, {key: good[key] for key in keys if key in good}, "search")
+    if kind != "optuna":
+        return None, stop
+    return findings.config(Search, {key: good[key] for key in _SEARCH_KEYS if key in good}, "search"), stop
+
+
+def _early_stop(entry: Any, key: str, findings: Validator) -> EarlyStop | None:
+    """asha, or {kind: asha, min_epochs, reduction_factor}."""
+    values = {"kind": entry} if isinstance(entry, str) else entry
+    good = findings.mapping(values, key, {"kind": Literal["asha"], **_STOP_KEYS}, required=("kind",))
+    stop = findings.config(EarlyStop, {name: good[name] for name in _STOP_KEYS if name in good}, key)
+    return stop if "kind" in good else None

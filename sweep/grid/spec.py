@@ -1,0 +1,220 @@
+"""YAML -> SweepSpec: one grid, checked whole, with every problem reported together."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from famba_core.config import ConfigError, FusionConfig
+from sweep.grid.budget import Budget, at_patches, scaled_to, share_at
+from sweep.grid.cases import GridCase, GridCases, read_cases
+from sweep.grid.objectives import Constraint, Direction, check_measured, check_objectives
+from sweep.grid.profiles import Profile, read_profiles
+from sweep.grid.resources import Pool, read_pool
+from sweep.grid.search import EarlyStop, Search, SearchSection, is_optuna, read_search
+from sweep.grid.validator import Validator
+from sweep.grid.yaml_file import read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """What a grid file asks for. Each case holds its schedule for 196 patches beside its labels."""
+
+    file: Path
+    study: str
+    baselines: tuple[FusionConfig, ...]
+    cases: tuple[FusionConfig, ...]
+    profiles: Mapping[str, Profile]
+    paper_table: int | None = None  # 1, 2 or 3
+    seeds: tuple[int, ...] = (0,)
+    objectives: Mapping[str, Direction] = dataclasses.field(
+        default_factory=lambda: {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
+    )
+    search: Search | None = None  # chooses among the cases; without one, all of them run
+    early_stop: EarlyStop | None = None
+    constraints: tuple[Constraint, ...] = ()
+    pool: Pool = dataclasses.field(default_factory=Pool)
+    left_out: int = 0  # combinations of a searched space that 197 tokens or the budget do not allow
+
+
+GRID_KEYS = {
+    "study": str,
+    "paper_table": int | None,
+    "baselines": list,
+    "cases": list,
+    "space": dict,
+    "budget": dict,
+    "seeds": list[int],
+    "objectives": dict,
+    "search": dict,
+    "early_stop": Any,  # a word or a mapping
+    "constraints": Any,  # one or a list of them
+    "pool": dict,
+    "profiles": dict,
+}
+MOST_TRIALS = 50_000  # of a profile; each has an entry in plan.json
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+
+
+def load_spec(path: Path) -> SweepSpec:
+    """Read a grid file and check all of it, every profile included.
+
+    Raises UserError with every problem: file, key, rule, value found, valid choices.
+    """
+    document, problems = read_yaml(path)
+    findings = Validator(path, problems)
+    grid = findings.mapping(document, "", GRID_KEYS, required=("study", "profiles"))
+    if not isinstance(document, dict):
+        findings.raise_if_any()
+    _check_head(grid, findings)
+    searching = read_search(grid, findings)
+    found = read_cases(grid, findings, leave_out=is_optuna(grid))
+    profiles = read_profiles(grid.get("profiles", {}), findings)
+    pool = read_pool(grid["pool"], findings) if "pool" in grid else None
+    _check_cases_fit([*found.baselines, *found.cases], profiles, findings, leave_out=is_optuna(grid))
+    if found.budget:
+        _check_shares(found.budget, profiles, findings)
+    if is_optuna(grid):
+        _check_searched(grid, profiles, findings)
+    check_measured(grid, searching.constraints, profiles, findings)
+    _check_sizes(searching, found, len(grid.get("seeds", [0])), profiles, findings)
+    findings.raise_if_any()
+    optional: dict[str, Any] = {key: grid[key] for key in ("paper_table", "objectives") if key in grid}
+    if "seeds" in grid:
+        optional["seeds"] = tuple(grid["seeds"])
+    if pool:
+        optional["pool"] = pool
+    return SweepSpec(
+        file=path,
+        study=grid["study"],
+        baselines=tuple(case.fusion for case in found.baselines),
+        cases=tuple(case.fusion for case in found.cases),
+        profiles=profiles,
+        search=searching.search,
+        early_stop=searching.early_stop,
+        constraints=searching.constraints,
+        left_out=found.left_out,
+        **optional,
+    )
+
+
+def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tuple[str, str]:
+    """The profile that suits this machine, and a sentence that says why."""
+    found = f"this machine has {'a' if has_gpu else 'no'} GPU and {'' if has_cifar100 else 'no '}CIFAR-100"
+    if has_gpu and has_cifar100 and "paper" in spec.profiles:
+        return "paper", f"profile paper: {found}"
+    if "laptop" in spec.profiles:
+        return "laptop", f"profile laptop: {found}"
+    first = next(iter(spec.profiles))
+    return first, f"profile {first}: the first in {spec.file}"
+
+
+def _check_head(grid: Mapping[str, Any], findings: Validator) -> None:
+    """The entries that only name things."""
+    names = [("study", grid["study"])] if "study" in grid else []
+    names += [("profiles", name) for name in grid.get("profiles", ())]
+    for key, name in names:
+        if name is None or not _PLAIN_NAME.fullmatch(str(name)):
+            findings.add(
+                key,
+                f"{'null' if name is None else reprlib.repr(name)} is not a plain name: at most 100 letters, digits, "
+                "_ and -, not starting with - (it becomes part of a folder's name)",
+            )
+    if grid.get("paper_table") not in (None, 1, 2, 3):
+        findings.add("paper_table", f"must be 1, 2 or 3, not {grid['paper_table']}")
+    seeds = grid.get("seeds", [0])
+    if not seeds:
+        findings.add("seeds", "lists no seed; leave it out for seed 0")
+    for seed, times in Counter(seeds).items():
+        if seed < 0:
+            findings.add("seeds", f"must be at least 0, not {seed}")
+        if times > 1:
+            findings.add("seeds", f"{seed} is listed {times} times; each seed runs once")
+    if "objectives" in grid:
+        check_objectives(grid["objectives"], findings)
+    if grid.get("profiles") == {}:
+        findings.add("profiles", "a grid needs at least one")
+
+
+def _check_cases_fit(
+    cases: list[GridCase], profiles: Mapping[str, Profile], findings: Validator, *, leave_out: bool
+) -> None:
+    """A case that fits the paper's 197 tokens may still ask too much of a layer on smaller images.
+
+    With `leave_out`, a profile does without such combinations of a space, as long as there are others.
+    """
+    space = [case for case in cases if leave_out and case.key == "space"]
+    strict = [case for case in cases if not (leave_out and case.key == "space")]
+    for name, profile in profiles.items():
+        for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
+            where = f"in profile {name} ({num_patches + 1} tokens)"
+            for case in strict:
+                try:
+                    at_patches(case.fusion, num_patches)
+                except ConfigError as error:
+                    for _, sentence in error.problems:
+                        findings.add(case.key, f"{where}, {sentence}")
+            if space and not any(scaled_to(case.fusion, num_patches) for case in space):
+                findings.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
+
+
+def _check_shares(budget: Budget, profiles: Mapping[str, Profile], findings: Validator) -> None:
+    """An exact total is one of whole tokens: on small images that may be far from the budget's share."""
+    if budget.reduced_tokens is None or budget.rule != "exact":
+        return
+    for name, profile in profiles.items():
+        for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
+            share, removed = share_at(budget, num_patches)
+            if abs(removed - share) > budget.tolerance * share:
+                findings.add(
+                    "budget.tolerance",
+                    f"in profile {name} ({num_patches + 1} tokens) the budget's share is {share:.2f} tokens, and "
+                    f"{removed} would go: {abs(removed - share) / share:.1%} off, and the tolerance is "
+                    f"{budget.tolerance:.1%}",
+                )
+
+
+def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], findings: Validator) -> None:
+    """A search compares cases with each other, so they must differ in nothing else."""
+    seeds = grid.get("seeds", [0])
+    if len(seeds) > 1:
+        findings.add("seeds", f"a search trains with one seed, not {len(seeds)}: {seeds}")
+    for name, profile in profiles.items():
+        backbones = [model.backbone for model in profile.models]
+        if len(backbones) > 1:
+            findings.add(
+                f"profiles.{name}.backbone",
+                f"a search trains one backbone, not {len(backbones)}: {', '.join(backbones)}",
+            )
+
+
+def _check_sizes(
+    searching: SearchSection, found: GridCases, seeds: int, profiles: Mapping[str, Profile], findings: Validator
+) -> None:
+    """More trials than a plan can hold, and an early stop that could never end one of them."""
+    stop, key = searching.early_stop, searching.stop_key
+    compared = len(found.cases) * seeds  # with each other, at a rung
+    if searching.search:
+        compared = min(compared, searching.search.trials)
+    for name, profile in profiles.items():
+        count = (len(found.baselines) + len(found.cases)) * seeds * len(profile.models)
+        if count > MOST_TRIALS:
+            sentence = f"has {count} trials with {seeds} seeds, and {MOST_TRIALS} are the most"
+            findings.add(f"profiles.{name}", sentence)
+        if stop and stop.min_epochs >= profile.train.epochs:
+            findings.add(
+                f"{key}.min_epochs",
+                f"{stop.min_epochs} ends no trial of profile {name} early: it must be below its {profile.train.epochs} "
+                "epochs",
+            )
+    if stop and 0 < compared < stop.reduction_factor:
+        findings.add(
+            f"{key}.reduction_factor",
+            f"{stop.reduction_factor} ends no trial early: it must be at most the {compared} that are compared",
+        )

@@ -1,0 +1,144 @@
+"""A grid file -> plain Python values. What they mean is for `spec` to say."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sweep.errors import Problem, UserError
+
+MOST_BYTES = 2**20  # some ten thousand cases; parsing as many takes half a minute
+MOST_VALUES = 100_000  # with aliases written out: a few lines of them can stand for more than fits in memory
+MOST_DIGITS = 100  # of a whole number
+
+
+def read_yaml(path: Path) -> tuple[object, list[Problem]]:
+    """The values of a YAML file, and a problem for each key that is given twice.
+
+    Raises UserError, with one sentence, for a file that cannot be read or does not parse.
+    """
+    try:
+        loader = _Loader(_read(path).decode("utf-8-sig"))
+        document = loader.get_single_data()
+    except FileNotFoundError:
+        raise _unreadable(path, "there is no such file; a grid is one such as grids/starting_layer.yaml") from None
+    except OSError as error:
+        raise _unreadable(path, f"it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"it is not text in UTF-8 (byte {error.start + 1} is no part of it)") from error
+    except yaml.MarkedYAMLError as error:
+        raise _unreadable(path, _explain(error)) from error
+    except RecursionError as error:
+        raise _unreadable(path, "its mappings and lists are nested too deeply") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())}") from error
+    return document, [Problem(str(path), f"line {line}", sentence) for line, sentence in loader.repeated_keys]
+
+
+def _read(path: Path) -> bytes:
+    """What a file holds. A pipe or a device may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise _unreadable(path, "it is not a file")
+    with open(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise _unreadable(path, f"it has more than {MOST_BYTES} bytes, and no grid needs as many")
+    return content
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """What YAML allows and a grid does not."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and not too many. YAML lets a later key replace an earlier one in silence; here every repeat
+    is kept."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.repeated_keys: list[tuple[int, str]] = []
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node and _count(node, {}) > MOST_VALUES:
+            sentence = f"comes to more than {MOST_VALUES} values with its aliases, and no grid needs as many"
+            raise _Refused(problem=sentence, problem_mark=node.start_mark)
+        return node
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if tag := getattr(event, "tag", None):
+            kind = tag.removeprefix("tag:yaml.org,2002:")
+            sentence = f"has a tag ({kind}), and a grid holds only plain text, numbers, lists and mappings"
+            raise _Refused(problem=sentence, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if "\0" in node.value or not _is_encodable(node.value):
+            raise _Refused(problem="holds a character that is not text", problem_mark=node.start_mark)
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MOST_DIGITS:
+            sentence = f"is a number of {len(node.value)} digits, and {MOST_DIGITS} are the most"
+            raise _Refused(problem=sentence, problem_mark=node.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Seen here, before `<<` merges: a key beside a merge that names it too is meant to replace it.
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[object, int] = {}
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node)
+            if key in first_lines:
+                self.repeated_keys.append((line, f"{key!r} was given in line {first_lines[key]} already; keep one"))
+            first_lines.setdefault(key, line)
+        return node
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node comes to, plural no further than needed. Raises _Refused for one that holds itself."""
+    if id(node) not in counts:
+        counts[id(node)] = 0  # until all that it holds is plural
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            inner = [each for pair in node.value for each in pair]
+        counts[id(node)] = min(1 + sum(_count(each, counts) for each in inner), MOST_VALUES + 1)
+    elif counts[id(node)] == 0:
+        raise _Refused(problem="holds itself, by an alias", problem_mark=node.start_mark)
+    return counts[id(node)]
+
+
+def _is_encodable(text: str) -> bool:
+    """Half of a surrogate pair, which an escape can write, is in no file's name and on no terminal."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# YAML 1.1 reads 1e-3 as text and only 1.0e-3 as a number; everyone who writes `lr: 1e-3` means the number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+# A grid holds no dates and no times: 2026-11-21 is a name, and so is 1:30, which YAML 1.1 reads as 90. Nor does it hold
+# octal numbers: 010, which YAML 1.1 reads as 8. And = is text.
+_AS_TEXT = "tag:yaml.org,2002:str", re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?$|[-+]?0[\d_]+$")
+_NOT_IN_A_GRID = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+_Loader.yaml_implicit_resolvers = {
+    first: [_AS_TEXT, *((tag, pattern) for tag, pattern in resolvers if tag not in _NOT_IN_A_GRID)]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def _explain(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "it"
+    if isinstance(error, _Refused):
+        return f"{place} {error.problem}"
+    return f"{place} does not parse as YAML: {', '.join(part for part in (error.context, error.problem) if part)}"
+
+
+def _unreadable(path: Path, sentence: str) -> UserError:
+    return UserError([Problem(str(path), "", sentence)])

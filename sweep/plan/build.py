@@ -1,0 +1,105 @@
+"""SweepSpec -> Plan: every trial with its identity and schedule, before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from famba_core.config import ConfigError, DataConfig, FusionConfig, ModelConfig
+from sweep.errors import Problem, UserError
+from sweep.grid.budget import at_patches, scaled_to
+from sweep.grid.cases import CASE_KEYS
+from sweep.grid.resources import placed
+from sweep.grid.spec import SweepSpec
+from sweep.grid.validator import unknown
+from sweep.plan.identity import trial_id
+from sweep.plan.model import Case, Plan, Trial
+
+if TYPE_CHECKING:
+    from famba_core.data.datasets import DatasetInfo
+
+
+def make_plan(
+    spec: SweepSpec, profile_name: str, *, data_dir: str | None = None, flags: Mapping[str, Any] | None = None
+) -> Plan:
+    """The trials and cases of one profile; of a searched space, those that the profile's images have the tokens for.
+
+    Args:
+        data_dir: the folder that holds the data set, instead of the profile's.
+        flags: entries of the pool that the command line sets.
+
+    Raises UserError for a profile that the grid has not, a data set that is not there, and flags that cannot be.
+    """
+    if profile_name not in spec.profiles:
+        raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
+    profile = spec.profiles[profile_name]
+    resources, pool = placed(profile.resources, spec.pool, flags or {}, profile_name)
+    images = data_dir or profile.data.data_dir
+    data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
+    described = _described(data, spec.file, f"profiles.{profile_name}")
+    whole = replace(data, train_images=None)
+    if data.train_images == _described(whole, spec.file, f"profiles.{profile_name}").train_images:
+        data = whole  # whichever way it is said
+    models = [replace(model, num_classes=described.num_classes) for model in profile.models]
+    # made before they are combined: each checks itself, which for thousands of trials takes seconds
+    trains = [replace(profile.train, seed=seed) for seed in spec.seeds]
+    runs = [(model, *case) for model in models for case in _cases_on(model, spec)]
+    trials: dict[str, Trial] = {}
+    cases = []
+    # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
+    # that can be compared with each other, rather than one row many times.
+    for train, (model, baseline, case, fusion) in itertools.product(trains, runs):
+        trial = Trial(
+            trial_id="",
+            study=spec.study,
+            profile=profile_name,
+            model=model,
+            fusion=fusion,
+            data=data,
+            data_fingerprint=described.fingerprint,
+            augment=profile.augment,
+            train=train,
+            cpus_per_trial=resources.cpus_per_trial,
+            gpus_per_trial=resources.gpus_per_trial,
+            accelerator_type=pool.accelerator_type,
+            early_stop=None if baseline else spec.early_stop,
+        )
+        trial = replace(trial, trial_id=trial_id(trial))
+        trials.setdefault(trial.trial_id, trial)
+        labels = {name: getattr(case, name) for name in CASE_KEYS}
+        cases.append(
+            Case(backbone=model.backbone, seed=train.seed, baseline=baseline, trial_id=trial.trial_id, **labels)
+        )
+    return Plan(
+        study=spec.study,
+        profile=profile_name,
+        paper_table=spec.paper_table,
+        objectives=dict(spec.objectives),
+        trials=tuple(trials.values()),
+        cases=tuple(cases),
+        search=spec.search,
+        constraints=spec.constraints,
+        pool=pool,
+    )
+
+
+def _cases_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionConfig]]:
+    """Each case that the model has the tokens for: whether it is a baseline, its labels, and what runs."""
+    for case in spec.baselines:
+        yield True, case, at_patches(case, model.num_patches)
+    for case in spec.cases:
+        if not spec.search or scaled_to(case, model.num_patches):
+            yield False, case, at_patches(case, model.num_patches)
+
+
+def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
+    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+
+    try:
+        return describe_dataset(data)
+    except ConfigError as error:
+        raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error

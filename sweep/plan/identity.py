@@ -1,0 +1,94 @@
+"""What makes two trials the same, two measurements, and two trials comparable at a rung."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from famba_core import semantics
+from famba_core.config import TrainConfig
+
+if TYPE_CHECKING:
+    from sweep.plan.model import Trial
+
+# Of TrainConfig, what changes the numbers in a training step and neither its time nor its memory.
+_NOT_IN_STEP_COST = frozenset(
+    ("epochs", "lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "label_smoothing", "ema_decay", "seed")
+)
+# Fields of later versions, left out of an id at these values: what was stored without them is still found.
+_ADDED = {"recompute": False}
+
+
+def trial_id(trial: Trial) -> str:
+    """Made of what defines the trial's result, and of nothing else.
+
+    The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
+    to ask for this trial, and what is stored must still be found.
+    """
+    digest = _digest(_workload(trial) | {"train": _train(trial)} | _content(trial) | _meaning())
+    return f"{_readable(trial)}-seed{trial.train.seed}-{digest}"
+
+
+def measure_id(trial: Trial) -> str:
+    """Names what decides the time and the memory of the trial's training step, the device's model aside.
+
+    Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
+    """
+    train = {name: value for name, value in _train(trial).items() if name not in _NOT_IN_STEP_COST}
+    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train} | _content(trial) | _meaning())}"
+
+
+def rung_group(trial: Trial) -> str:
+    """Names the trials whose accuracies after as many epochs compare: those that differ in fusion and seed alone.
+
+    The device does not matter there.
+    """
+    workload = {name: value for name, value in _workload(trial).items() if name not in ("schedule", "fusion", "device")}
+    train = {name: value for name, value in _train(trial).items() if name != "seed"}
+    digest = _digest(workload | {"train": train} | _content(trial) | _meaning())
+    return f"{trial.model.backbone}-{digest}"
+
+
+def _workload(trial: Trial) -> dict[str, Any]:
+    """What runs and on what, training settings apart."""
+    data = {name: value for name, value in vars(trial.data).items() if name != "data_dir"}
+    return {
+        "model": vars(trial.model) | {"patch_size": trial.model.patch},
+        "schedule": trial.fusion.schedule,
+        "fusion": [trial.fusion.order, trial.fusion.weighting] if _fusing_layers(trial) else None,
+        "data": data,
+        "augment": vars(trial.augment),
+        "device": "cuda" if trial.gpus_per_trial else f"cpu with {trial.cpus_per_trial} threads",
+    }
+
+
+def _train(trial: Trial) -> dict[str, Any]:
+    """The training settings that enter an id; those without effect as they are by default."""
+    settings = vars(trial.train) | ({} if trial.train.ema else {"ema_decay": TrainConfig.ema_decay})
+    return {name: value for name, value in settings.items() if value != _ADDED.get(name, ...)}
+
+
+def _content(trial: Trial) -> dict[str, Any]:
+    """The images, of a data set that does not come with a library."""
+    return {"fingerprint": trial.data_fingerprint} if trial.data_fingerprint else {}
+
+
+def _meaning() -> dict[str, Any]:
+    return {"semantics": semantics.VERSION} if semantics.VERSION > 1 else {}
+
+
+def _readable(trial: Trial) -> str:
+    schedule, fusing = trial.fusion.schedule, _fusing_layers(trial)
+    assert schedule is not None
+    fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
+    return f"{trial.model.backbone}-{fused}"
+
+
+def _fusing_layers(trial: Trial) -> list[int]:
+    assert trial.fusion.schedule is not None
+    return [layer for layer, r in enumerate(trial.fusion.schedule, start=1) if r]
+
+
+def _digest(defining: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,49 @@
+"""The folder of a grid's study, as long as no other study is in the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sweep.errors import Problem, UserError
+from sweep.plan.model import Plan
+from sweep.plan.plan_file import plan_outline_from_json
+from sweep.store.study import read_plan_json
+
+
+def study_folder(out: Path, plan: Plan) -> Path:
+    """The absolute folder of a plan's study in the results folder `out`; nothing is made.
+
+    Raises UserError where `out` lies in a study itself, and where the folder is another study's, renamed or copied.
+    """
+    results = Path(os.path.realpath(out))
+    folder = results / f"{plan.study}-{plan.profile}"
+    try:
+        around = next((each for each in (results, *results.parents) if _is_study(each)), None)
+        stored = _plan_of(folder)
+    except OSError as error:
+        raise UserError([Problem("--out", "", f"{out} cannot be used: {error.strerror}")]) from error
+    if around:
+        sentence = f"{out} is in a study's folder, {around}; name one beside it, such as {around.parent}"
+        raise UserError([Problem("--out", "", sentence)])
+    if stored and stored != (plan.study, plan.profile):
+        study, profile = stored
+        sentence = (
+            f"holds study {study!r} with profile {profile!r}, not {plan.study!r} with {plan.profile!r}; rename that "
+            "folder, or choose another one with --out"
+        )
+        raise UserError([Problem(str(folder), "", sentence)])
+    return folder
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / "plan.json").is_file() and (folder / "trials").is_dir()
+
+
+def _plan_of(folder: Path) -> tuple[str, str] | None:
+    """Study and profile of the plan there. A damaged one is none: the next run writes it again."""
+    try:
+        outline = plan_outline_from_json(read_plan_json(folder), folder)
+    except UserError:
+        return None
+    return outline.study, outline.profile

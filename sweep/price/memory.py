@@ -1,0 +1,40 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import functools
+
+from famba_core.config import DataConfig
+from famba_core.cost.work import step_cost
+from sweep.plan.model import Trial
+
+# A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
+# GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled. An estimate.
+CONTEXT_MIB = 1024
+
+
+def predicted_peak_mib(trial: Trial) -> float:
+    """What the tensors of a training step take at their peak, where it has not been measured."""
+    model, train = trial.model, trial.train
+    assert trial.fusion.schedule is not None, "a planned trial knows its schedule"
+    step = step_cost(
+        model,
+        trial.fusion.schedule,
+        batch=train.batch_size,
+        precision=train.precision,
+        ema=train.ema,
+        recompute=train.recompute,
+    )
+    return (step.peak_bytes + _image_bytes(trial.data, model.image_size)) / 2**20
+
+
+@functools.cache
+def _image_bytes(data: DataConfig, image_size: int) -> float:
+    """Both splits, which live on the device: a byte for each colour of a pixel."""
+    from famba_core.data import cifar100, imagefolder  # imports torch, which takes seconds
+    from famba_core.data.datasets import describe_dataset
+
+    of_folder = data.dataset == "imagefolder"
+    side = round(image_size * imagefolder.MARGIN) if of_folder else cifar100.IMAGE_SIZE  # digits are smaller still
+    info = describe_dataset(data)
+    return (info.train_images + info.test_images) * 3 * side**2

@@ -1,0 +1,104 @@
+"""Results of equal trials in the other studies of a results folder, copied instead of trained again."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import UserError
+from sweep.plan.model import Trial
+from sweep.schema import EpochRow, ResultRow
+from sweep.store.layout import as_user_error
+from sweep.store.parts import all_parts
+from sweep.store.row_kinds import TRIALS
+from sweep.store.study import read_curve, read_result, write_result
+
+# Of the planned columns, what the source's numbers were measured with.
+_RESOURCES = ("cpus_per_trial", "gpus_per_trial")
+
+
+class ResultCache:
+    """What the studies beside one hold; they are listed once, when the first trial asks.
+
+    Args:
+        results: the folder that holds the studies.
+        study: the one that asks, in it or elsewhere.
+    """
+
+    def __init__(self, results: Path, study: Path) -> None:
+        self._results, self._study = results, study
+        self._stored: dict[str, list[tuple[Path, int]]] | None = None  # (study, attempt) of each trial_id, in order
+
+    def take(self, trial: Trial, attempt: int) -> dict[str, Any] | None:
+        """Store another study's result of this trial as this study's attempt, and return that row, as plain values.
+
+        One with an isolated measurement is preferred, then the first study by name. What was planned is this trial's,
+        labels included, for another grid may name the same schedule otherwise; what was measured, when, on what and
+        with how much of it, is the source's. Raises UserError where the row cannot be stored.
+        """
+        if self._stored is None:
+            self._stored = self._list()
+        found = [
+            (study, *result)
+            for study, number in self._stored.get(trial.trial_id, ())
+            if (result := _completed(study, trial.trial_id, number)) is not None
+        ]
+        if not found:
+            return None
+        study, row, curve = min(found, key=lambda one: one[1]["measured"] != "isolated")  # the first of several
+        return self._copy(trial, attempt, study, row, curve)
+
+    def _copy(
+        self, trial: Trial, attempt: int, study: Path, row: dict[str, Any], curve: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        from sweep.worker.rows import planned_columns
+
+        source = row["source"] or f"{study.name}/{trial.trial_id}.{row['attempt']}"
+        own = {name: value for name, value in planned_columns(trial).items() if name not in _RESOURCES}
+        copied = ResultRow(**row | own | {"attempt": attempt, "source": source})
+        here = {"study": trial.study, "trial_id": trial.trial_id, "attempt": attempt}
+        with as_user_error(self._study):
+            write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
+        return asdict(copied)
+
+    def _list(self) -> dict[str, list[tuple[Path, int]]]:
+        """The stored attempts of the other studies: by name of the study, then by attempt."""
+        stored = defaultdict(list)
+        for study in self._others():
+            try:
+                names = all_parts(study, TRIALS)
+            except (UserError, OSError):  # it is damaged: not this study's concern
+                continue
+            attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)
+            for trial_id, _, number in sorted(attempts):
+                if number.isdecimal():
+                    stored[trial_id].append((study, int(number)))
+        return {trial_id: sorted(places) for trial_id, places in stored.items()}
+
+    def _others(self) -> Iterator[Path]:
+        try:
+            entries = sorted(os.scandir(self._results), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith(".") and not _is_same(entry, self._study):
+                yield Path(entry.path)
+
+
+def _completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """The row and the curve of a completed attempt; None if it is another's, or not whole."""
+    try:
+        row, curve = read_result(study, trial_id, attempt), read_curve(study, trial_id, attempt)
+    except (UserError, OSError):  # its compacted file has been damaged since it was listed
+        return None
+    if row is None or curve is None or (row["trial_id"], row["status"]) != (trial_id, "completed"):
+        return None
+    return row, curve
+
+
+def _is_same(entry: os.DirEntry[str], study: Path) -> bool:
+    return study.exists() and os.path.samefile(entry.path, study)

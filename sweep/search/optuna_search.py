@@ -1,0 +1,121 @@
+"""Which of a plan's trials an Optuna search tries next, worked out anew each time from the rows that are stored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweep.plan.model import Plan, Trial, baselines
+from sweep.search.dashboard_log import Direction, SearchStorage
+from sweep.search.samplers import new_sampler
+from sweep.search.space import SearchSpace
+
+RETRIES = 20  # times that a sampler is asked again before a trial is drawn at random
+EXPLORE_EVERY = 3
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class OptunaSearch:
+    """Chooses among the trials of a plan that are no baseline.
+
+    A suggestion is a function of the told rows, of what runs, and of the seed: each is asked of a study that is built
+    for it and dropped. So there is no state to restore or to lose, and a search that was interrupted goes on as if it
+    had not been.
+
+    Args:
+        storage: file for a copy that optuna-dashboard opens; see `SearchStorage`.
+    """
+
+    def __init__(self, plan: Plan, storage: Path | None = None):
+        assert plan.search, "a plan without a search runs all of its trials"
+        reference = {trial.trial_id for trial in baselines(plan)}
+        self._plan, self._search = plan, plan.search
+        self._candidates = {trial.trial_id: trial for trial in plan.trials if trial.trial_id not in reference}
+        self._space = SearchSpace([case for case in plan.cases if case.trial_id in self._candidates])
+        self._told: dict[str, tuple[int, FrozenTrial]] = {}  # by trial_id, with the number of the suggestion
+        self._directions: list[Direction] = [
+            "maximize" if way == "max" else "minimize" for way in plan.objectives.values()
+        ]
+        self._storage = storage and SearchStorage(storage, plan.study, self._directions, list(plan.objectives))
+
+    def tell(self, row: Mapping[str, Any]) -> None:
+        """A trial has ended: its ResultRow as a mapping. Rows of trials that are no candidates are ignored."""
+        trial_id, number = row["trial_id"], row["suggestion"]
+        if trial_id not in self._candidates:
+            return
+        self._told[trial_id] = (0 if pd.isna(number) else int(number), self._ended(row, self._space.point(trial_id)))
+        if self._storage:
+            self._storage.add(self._ended(row, self._space.params(trial_id)))
+
+    def suggest(self, running: Collection[Trial]) -> Trial | None:
+        """The next trial to run beside `running`, numbered; None if as many as asked for are tried, or none is left.
+
+        It is never one that was told or runs: what the sampler wants a second time has its result already, and the
+        sampler, which knows it, is asked again.
+        """
+        now = {t.trial_id: t for t in running if t.trial_id in self._candidates and t.trial_id not in self._told}
+        untried = self._candidates.keys() - self._told.keys() - now.keys()
+        if not untried or len(self._told) + len(now) >= self._search.trials:
+            return None
+        used = [number for number, _ in self._told.values()] + [trial.suggestion or 0 for trial in now.values()]
+        number = 1 + max(used, default=0)
+        return replace(self._candidates[self._choose(untried, now, number)], suggestion=number)
+
+    def _choose(self, untried: Collection[str], running: Collection[str], number: int) -> str:
+        rng = random.Random(f"{self._search.seed} {number}")
+        explores = self._search.sampler == "tpe" and number % EXPLORE_EVERY == 0
+        study = self._study(running, new_sampler(self._search, seed=rng.getrandbits(32)))
+        for _ in range(0 if explores else RETRIES):
+            trial = study.ask()
+            trial_id = self._space.ask(trial)
+            if trial_id is not None and trial_id in untried:
+                return trial_id
+            study.tell(trial, state=TrialState.FAIL)  # says nothing to a sampler, whose next draw is another
+        return rng.choice(sorted(untried))
+
+    def _study(self, running: Collection[str], sampler: BaseSampler) -> optuna.Study:
+        """All that is known, in the order of suggestion, whatever the order in which trials ended."""
+        study = optuna.create_study(directions=self._directions, sampler=sampler)
+        told = [self._told[i][1] for i in sorted(self._told, key=lambda i: (self._told[i][0], i))]
+        study.add_trials(told)
+        study.add_trials(self._trial(i, self._space.point(i), TrialState.RUNNING) for i in sorted(running))
+        return study
+
+    def _ended(self, row: Mapping[str, Any], params: Mapping[str, Any]) -> FrozenTrial:
+        """A row as Optuna's trial: finished, ended early, or failed, which a missing number is too."""
+        values = [_value(row, column) for column in self._plan.objectives]
+        bounds = [(bound, _value(row, bound.column)) for bound in self._plan.constraints]
+        if row["status"] == "pruned":
+            # Optuna compares intermediate values where there is one objective, and refuses to where there are more.
+            known = len(values) == 1 and values[0] is not None and not pd.isna(row["last_epoch"])
+            last = {int(row["last_epoch"]): values[0]} if known else {}
+            return self._trial(row["trial_id"], params, TrialState.PRUNED, intermediate_values=last)
+        if row["status"] != "completed" or None in values or any(value is None for _, value in bounds):
+            return self._trial(row["trial_id"], params, TrialState.FAIL)
+        violations = {str(bound): bound.violation(value) for bound, value in bounds if value is not None}
+        return self._trial(row["trial_id"], params, TrialState.COMPLETE, values=values, constraints=violations)
+
+    def _trial(self, trial_id: str, params: Mapping[str, Any], state: TrialState, **known: Any) -> FrozenTrial:
+        return create_trial(
+            state=state,
+            params=dict(params),
+            distributions={name: self._space.distributions[name] for name in params},
+            user_attrs={"trial_id": trial_id},
+            **known,
+        )
+
+
+def _value(row: Mapping[str, Any], column: str) -> float | None:
+    if column == "train_time_s" and row["measured"] == "isolated":
+        column = "isolated_train_time_s"
+    value = row[column]
+    return None if pd.isna(value) else float(value)

@@ -1,0 +1,72 @@
+"""manifest.json: which parts a compacted file stands for."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from famba_core.files import write_atomically
+from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, verify, with_checksum
+from sweep.files.names import is_plain
+from sweep.store.compaction.compacted import Compacted, Manifest, find_compacted
+from sweep.store.row_kinds import COMPACTED_KINDS
+
+MANIFEST = "manifest.json"
+_MANIFEST: TypeAdapter[dict[str, Compacted]] = TypeAdapter(dict[str, Compacted])
+# The last one decoded of each study (None: damaged), with the inode, time and size of its file: decoding thousands of
+# names for each part that is looked for would take most of the time.
+_decoded: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What has been compacted. Where the manifest is lost, what the compacted files say themselves."""
+    manifest = _stored(folder)
+    return find_compacted(folder) if manifest is None else manifest
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether the manifest is damaged, or not there though there is what only it names."""
+    if _stored(folder) is not None:
+        return False
+    if (folder / MANIFEST).exists():
+        return True
+    # Until the manifest of a first compaction is there, all that it will name still is.
+    found = find_compacted(folder)
+    return any(not (folder / kind / part).exists() for kind, entry in found.items() for part in entry.parts)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace it atomically. Raises OSErrors as they come."""
+    plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
+    write_atomically(
+        folder / MANIFEST, with_checksum(json.dumps(plain | {NAME: CHECKSUM_PLACEHOLDER}, indent=0).encode())
+    )
+
+
+def _stored(folder: Path) -> Manifest | None:
+    """What the file says; None if there is none, or it is damaged."""
+    try:
+        with open(folder / MANIFEST, "rb") as file:  # a network's file system looks for a new one when it is opened
+            found = os.fstat(file.fileno())
+            version = (found.st_ino, found.st_mtime_ns, found.st_size)
+            known = _decoded.get(folder)
+            if known is None or known[0] != version:
+                known = _decoded[folder] = version, _decode(file.read())
+            return known[1]
+    except OSError:  # where it cannot be read now, the compacted files say the same
+        return None
+
+
+def _decode(text: bytes) -> Manifest | None:
+    if not verify(text):
+        return None
+    try:
+        manifest = _MANIFEST.validate_python({name: entry for name, entry in json.loads(text).items() if name != NAME})
+    except (ValueError, AttributeError):
+        return None
+    named = {kind.name for kind in COMPACTED_KINDS}
+    return manifest if named >= manifest.keys() and all(is_plain(each.file) for each in manifest.values()) else None

@@ -1,0 +1,119 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from famba_core.fusion.schedule import tokens_per_layer
+from sweep.plan.model import Trial
+from sweep.schema import EpochRow, ResultRow
+
+if TYPE_CHECKING:
+    from famba_core.training.trainer import EpochMetrics, TrainResult
+
+
+# What a row takes from the isolated measurement of its training step.
+_ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
+
+
+def failed_row(trial: Trial, attempt: int, error: str) -> ResultRow:
+    """The row of an attempt whose worker could not write one."""
+    return ResultRow(
+        **planned_columns(trial),
+        attempt=attempt,
+        status="failed",
+        error=error,
+        git_commit=git_commit(),
+        finished_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def planned_columns(trial: Trial) -> dict[str, Any]:
+    """The columns that are known before a trial runs."""
+    model, fusion, train = trial.model, trial.fusion, trial.train
+    assert fusion.schedule is not None, "a planned trial knows its schedule"
+    return {
+        "study": trial.study,
+        "profile": trial.profile,
+        "trial_id": trial.trial_id,
+        "backbone": model.backbone,
+        "image_size": model.image_size,
+        "patch_size": model.patch,
+        "cls_position": model.cls_position,
+        "strategy": fusion.strategy,
+        "start_layer": fusion.start_layer,
+        "stop_layer": fusion.stop_layer,
+        "r": fusion.r,
+        "order": fusion.order,
+        "weighting": fusion.weighting,
+        "schedule": fusion.schedule,
+        "reduced_tokens": sum(fusion.schedule),
+        "tokens_per_image": sum(tokens_per_layer(fusion.schedule, model.num_tokens)),
+        "dataset": trial.data.dataset,
+        "train_images": trial.data.train_images,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "precision": train.precision,
+        "seed": train.seed,
+        "cpus_per_trial": trial.cpus_per_trial,
+        "gpus_per_trial": trial.gpus_per_trial,
+        "suggestion": trial.suggestion,
+    }
+
+
+def columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
+    if not history:
+        return {}
+    last, best = history[-1], max(history, key=lambda metrics: metrics.top1_pct)
+    return {
+        "top1_pct": last.top1_pct,
+        "top5_pct": last.top5_pct,
+        "top1_ema_pct": last.top1_ema_pct,
+        "top5_ema_pct": last.top5_ema_pct,
+        "final_loss": last.loss,
+        "top1_best_pct": best.top1_pct,
+        "best_epoch": best.epoch,
+        "last_epoch": last.epoch,
+    }
+
+
+def columns_of_result(result: TrainResult, epochs: int, isolated: Mapping[Any, Any] | None) -> dict[str, Any]:
+    columns = asdict(result) | {"measured": "in_training"}
+    if isolated is None or isolated["device_name"] != result.device_name:
+        return columns
+    steps = epochs * isolated["steps_per_epoch"]
+    return columns | {
+        "measured": "isolated",
+        "isolated_train_time_s": steps * isolated["step_time_ms"] / 1e3,
+        **{name: isolated[name] for name in _ISOLATED},
+    }
+
+
+def epoch_row(trial: Trial, attempt: int, metrics: EpochMetrics) -> EpochRow:
+    columns = asdict(metrics)
+    columns.pop("epochs")
+    return EpochRow(study=trial.study, trial_id=trial.trial_id, attempt=attempt, **columns)
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the source that runs, if it runs from a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code
+        return None
+    try:
+        git = subprocess.run(
+            ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return git.stdout.strip()

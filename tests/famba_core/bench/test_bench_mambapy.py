@@ -1,0 +1,58 @@
+"""mambapy as a scan backend: the same numbers as the float64 twin, and no trace left behind."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from backends import outputs_and_gradients
+
+from famba_core import ConfigError, ModelConfig, build_model
+from famba_core.bench.peers import registered
+from famba_core.ops import interface, reference
+from famba_core.ops.external import mambapy_ops
+
+needs_mambapy = pytest.mark.skipif(importlib.util.find_spec("mambapy") is None, reason="mambapy is not installed")
+REVERSE = (False, True)
+
+
+@needs_mambapy
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 33])
+def test_outputs_and_gradients_are_the_twins(length):
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    inputs = [
+        normal(2, length, 2, 6), normal(2, length, 2, 6), -normal(2, 6, 4).exp(), normal(2, length, 2, 4),
+        normal(2, length, 2, 4), normal(2, 6), normal(2, 6),
+    ]  # fmt: skip
+    found = outputs_and_gradients(mambapy_ops.selective_scan, inputs, reverse=REVERSE)
+    expected = outputs_and_gradients(reference.selective_scan, inputs, reverse=REVERSE)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@needs_mambapy
+def test_the_whole_model_runs_on_it_and_gives_the_same_logits(small_backbone):
+    config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5)
+    images = torch.randn(2, 3, 8, 8)
+    with registered():
+        torch.manual_seed(0)
+        peer = build_model(config, backend="mambapy")
+        torch.manual_seed(0)
+        own = build_model(config, backend="torch")
+        with torch.no_grad():
+            torch.testing.assert_close(peer(images), own(images), rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_a_backend_only_as_long_as_a_benchmark_runs():
+    before = interface.BACKENDS
+    with registered():
+        assert (*before, "mambapy") == interface.BACKENDS
+        interface.check_backend("mambapy")
+    assert before == interface.BACKENDS
+    assert "famba_core.ops.interface.mambapy" not in sys.modules
+    with pytest.raises(ConfigError, match="not a scan backend"):
+        interface.check_backend("mambapy")

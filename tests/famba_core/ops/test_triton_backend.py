@@ -1,0 +1,70 @@
+"""What the Triton backend says of tensors that it cannot take; no GPU and no triton needed."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from famba_core.config import ConfigError
+from famba_core.ops.interface import causal_conv_silu, selective_scan
+from famba_core.ops.kernels import Kernels
+from famba_core.ops.triton import backend
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+
+def test_a_missing_triton_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backend.unsupported_reason(torch.zeros(1)) == "triton is not installed"
+    with pytest.raises(ConfigError, match="the triton backend does not fit: triton is not installed; choose"):
+        causal_conv_silu(
+            torch.zeros(1, 2, 3), torch.zeros(1, 3, 4), torch.zeros(1, 3), reverse=[True], backend="triton"
+        )
+
+
+def test_tensors_on_the_cpu_are_for_the_interpreter_alone(installed, monkeypatch):
+    assert backend.unsupported_reason(torch.zeros(1)) == "the tensors are not on a CUDA device"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend.unsupported_reason(torch.zeros(1)) is None
+
+
+def test_what_the_kernels_are_not_made_for(installed, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend.unsupported_reason(torch.zeros(1).double()) == "the tensors are neither float32 nor bfloat16"
+    assert backend.unsupported_reason(state_size=3) == "3 states; the kernels are for 1, 2, 4, 8, 16, 32"
+    assert backend.unsupported_reason(taps=3) == "a convolution of width 3; the kernels are for 4"
+    inputs = [torch.zeros(1, 2, 1, 3) for _ in range(2)] + [torch.zeros(1, 3, 3)]
+    inputs += [torch.zeros(1, 2, 1, 3) for _ in range(2)] + [torch.zeros(1, 3) for _ in range(2)]
+    with pytest.raises(ConfigError, match="does not fit: 3 states"):
+        selective_scan(*inputs, reverse=[False], backend="triton")
+
+
+def test_an_old_device_is_refused(installed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    backend._capability.cache_clear()
+    on_gpu = torch.empty(1, device="meta")
+    monkeypatch.setattr(torch.Tensor, "device", property(lambda self: torch.device("cuda:7")))
+    assert backend.unsupported_reason(on_gpu) == "the device is older than compute capability 8.0"
+    backend._capability.cache_clear()
+
+
+def test_every_kernel_of_a_fused_block_is_there():
+    named = {name for name in vars(Kernels) if not name.startswith("_")}
+    assert named <= set(backend.KERNELS)
+    with pytest.raises(AttributeError, match="no_such_kernel"):
+        _ = backend.no_such_kernel
+
+
+def test_importing_the_backend_does_not_import_triton():
+    code = "import sys, famba_core.ops.triton.backend; sys.exit('triton' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,116 @@
+"""Every kernel through Triton's real compiler down to machine code, which needs no GPU.
+
+The interpreter takes Python that the compiler refuses. The launches are the real ones, with tensors on the CPU; only
+what a driver would say of the device is made up, and nothing runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from famba_core.ops.kernels import Merge
+from famba_core.ops.triton import backend
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(backend.interpreting(), reason="the interpreter compiles nothing"),
+]
+BOTH = (False, True)
+B, L, E, N, D, RANK = 2, 33, 48, 16, 24, 12
+
+
+@pytest.fixture(params=[80, 90])
+def assembly(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[], list[str]]:
+    """Turns launches into compilations for an A100 or an H200, and gives those since it was last asked as assembly."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver, jit
+
+    class Device:
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", request.param, 32)
+
+        def get_current_device(self) -> int:
+            return request.param  # kernels are remembered for each device
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    compiled: list[str] = []
+    launch = jit.JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        assert kernel.asm["cubin"].startswith(b"\x7fELF")
+        compiled.append(kernel.asm["ptx"])
+        return kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", os.fspath(tmp_path))
+    monkeypatch.setattr(driver, "_active", Device())
+    monkeypatch.setattr(jit.JITFunction, "run", compile_only)
+
+    def since_last_asked() -> list[str]:
+        found = list(compiled)
+        compiled.clear()
+        return found
+
+    return since_last_asked
+
+
+def scan_inputs(dtype: torch.dtype, states: int) -> tuple[Tensor, ...]:
+    z = torch.zeros(B, L, 2 * E, dtype=dtype)[..., E:]
+    u, delta = torch.zeros(2, 2, B, L, E, dtype=dtype).permute(0, 2, 3, 1, 4).unbind()
+    low = torch.zeros(2, B, L, RANK + 2 * states, dtype=dtype).permute(1, 2, 0, 3)
+    b, c = low[..., RANK:].split(states, dim=-1)
+    return u, delta, torch.zeros(2, E, states), b, c, torch.zeros(2, E), torch.zeros(2, E), z
+
+
+@pytest.mark.parametrize(("dtype", "states"), [(torch.bfloat16, N), (torch.float32, 1)])
+def test_the_scan_compiles(assembly, dtype, states):
+    *inputs, z = scan_inputs(dtype, states)
+    u, _, _, b, c, *_ = inputs
+    backend.scan_forward(*inputs, z, BOTH)
+    (forward,) = assembly()  # both directions and the gate
+    if states == N:
+        assert "shfl" not in forward, "lanes exchange values"
+    backend.scan_backward(*inputs, z, BOTH, torch.zeros(B, L, E, dtype=dtype), b, c, z)
+    assert len(assembly()) == 3
+    backend.scan_forward(*inputs, None, BOTH)
+    backend.scan_backward(*inputs, None, BOTH, u, b, c, None)
+    assert len(assembly()) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_convolution_compiles(assembly, dtype):
+    x = torch.zeros(B, L, 2 * E, dtype=dtype)[..., :E]
+    u = backend.conv_forward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH)
+    backend.conv_backward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH, u, x)
+    assert len(assembly()) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_norm_compiles(assembly, dtype):
+    residual, weight = torch.zeros(B, L, D), torch.zeros(D)
+    for merge in (None, Merge(torch.zeros(B, L, dtype=torch.long), torch.zeros(B, L), L - 4)):
+        hidden = backend.rms_norm(residual, weight, 1e-5, merge, dtype)
+        backend.rms_norm_backward(residual, weight, 1e-5, merge, hidden, hidden.float())
+        assert len(assembly()) == 2
+    assert merge is not None
+    backend.merge(residual, merge)
+    assert len(assembly()) == 1
+
+
+@pytest.mark.parametrize("order", ["concat", "raster"])
+def test_the_matching_compiles(assembly, order):
+    hidden = torch.zeros(B, L, D, dtype=torch.bfloat16)
+    backend.match(hidden, 4, torch.zeros(B, dtype=torch.long), order)
+    assert len(assembly()) == 3

@@ -1,0 +1,152 @@
+"""A Ray cluster of several raylets on this machine, with made-up GPUs, on the loopback address alone.
+
+As a script it is the cluster: it starts the head, prints its address, and does what comes in, one JSON object a line:
+{"add": {...}} starts a raylet and prints its node id, {"hide": id} takes a folder from its sight, {"remove": id} kills
+one, {"head": "SIGSTOP"} sends the head's server a signal. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sweep.executors.ray_tune.scratch import Scratch
+
+# Read when Ray is imported. Everything listens on the loopback address, and quickly notices what is gone; no worker is
+# started before it is needed.
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+class LocalCluster:
+    """The head has no CPUs: jobs run on the raylets that are added."""
+
+    def __init__(self, folder: Path) -> None:
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        self._scratch = Scratch()
+        self._log = open(folder / "cluster.log", "w")  # noqa: SIM115 - as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(self._scratch.folder)],
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = self._answer()
+
+    def add(
+        self, *, cpus: int = 2, gpus: int = 0, accelerator_type: str | None = None, hidden: Path | None = None
+    ) -> str:
+        """The new node's id. It does not see what is in the folder `hidden`, if there is one."""
+        resources = {f"accelerator_type:{accelerator_type}": 1} if accelerator_type else {}
+        return self._ask(
+            add={"num_cpus": cpus, "num_gpus": gpus, "resources": resources}, hidden=hidden and str(hidden)
+        )
+
+    def hide(self, node_id: str, folder: Path) -> None:
+        """From now on the node, which was added with something hidden, does not see what is in `folder` either."""
+        self._ask(hide=node_id, folder=str(folder))
+
+    def remove(self, node_id: str) -> None:
+        self._ask(remove=node_id)
+
+    @contextlib.contextmanager
+    def silent_head(self) -> Iterator[None]:
+        """While the block runs the head hears and says nothing."""
+        self._ask(head="SIGSTOP")
+        try:
+            yield
+        finally:
+            self._ask(head="SIGCONT")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._log.close()
+        self._scratch.remove()
+
+    def _ask(self, **request: Any) -> str:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
+        while line := self._process.stdout.readline():
+            kind, _, rest = line.strip().partition(" ")
+            if kind == "answer:":
+                return rest
+        raise AssertionError(Path(self._log.name).read_text())
+
+
+def answer(text: str) -> None:
+    print("answer:", text, flush=True)
+
+
+def without(hidden: str | None) -> Sequence[str]:
+    """Go into a mount namespace of this thread, where the folder is empty; what it starts meanwhile stays there."""
+    return [] if hidden is None else ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "sh"]
+
+
+def main() -> None:
+    from ray._private import services
+    from ray.cluster_utils import Cluster
+
+    start_process = services.start_ray_process
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "temp_dir": sys.argv[1]}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes = {}
+    answer(cluster.address)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "add" in request:
+            prefix = without(request["hidden"])
+
+            def start(command: list[str], *args: Any, prefix: Sequence[str] = prefix, **options: Any) -> Any:
+                return start_process([*prefix, *command], *args, **options)
+
+            services.start_ray_process = start
+            node = cluster.add_node(**request["add"], include_dashboard=False)
+            nodes[node.node_id] = node
+            answer(node.node_id)
+        elif "hide" in request:
+            pid = nodes[request["hide"]].all_processes["raylet"][0].process.pid
+            subprocess.run(
+                ["nsenter", "-m", "-t", str(pid), "mount", "-t", "tmpfs", "none", request["folder"]], check=True
+            )
+            answer("hidden")
+        elif "head" in request:
+            server = cluster.head_node.all_processes["gcs_server"][0].process
+            server.send_signal(signal.Signals[request["head"]])
+            answer("signalled")
+        else:
+            cluster.remove_node(nodes.pop(request["remove"]), allow_graceful=False)
+            answer("removed")
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Studies whose training steps are measured: what is taken, and what is stored of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from fake_training import fake_trial, plan_of, screen_of, with_batch
+
+from sweep.executors.base import Executor
+from sweep.plan.model import Trial
+from sweep.run.measuring import measure_first
+from sweep.store.lock import lock_study
+from sweep.store.study import read_measurements, read_rows
+
+
+def batches(folder: Path) -> list[int]:
+    """The batch sizes of the stored measurements."""
+    stored, damaged = read_measurements(folder)
+    assert not damaged
+    return sorted(stored["batch_size"])
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    return read_rows(folder)[0].set_index("trial_id")
+
+
+def batch_trials(*batches: int) -> list[Trial]:
+    return [with_batch(fake_trial(seed), batch) for seed, batch in enumerate(batches)]
+
+
+def measured_in(folder: Path, trials: list[Trial], executor: Executor, **options: Any) -> None:
+    """The phase alone, in a study that is driven."""
+    with lock_study(folder):
+        measure_first(executor, trials, folder, screen_of(plan_of(*trials)), **{"is_device": bool} | options)

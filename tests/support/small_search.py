@@ -1,0 +1,87 @@
+"""Searches over made-up cases and rows, and the studies that Optuna is asked in."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+from fake_training import fake_trial
+
+from sweep.grid.search import Sampler, Search
+from sweep.plan.model import Case, Plan, Trial
+from sweep.search.optuna_search import OptunaSearch
+
+OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
+SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "random")
+
+
+def trial_of(name: str) -> Trial:
+    return replace(fake_trial(0), trial_id=name)
+
+
+def case_of(name: str, **labels: Any) -> Case:
+    given = {"strategy": "upper", "start_layer": None, "stop_layer": None, "r": None, "order": "concat"}
+    fixed = {"backbone": "vim_nano", "weighting": "mean", "seed": 0, "baseline": False, "trial_id": name}
+    return Case(**given | fixed | labels)
+
+
+def plan_of_cases(cases: Sequence[Case], sampler: Sampler = "tpe", trials: int = 1000, **fields: Any) -> Plan:
+    ids = dict.fromkeys(case.trial_id for case in cases)
+    search = Search(sampler=sampler, trials=trials, seed=fields.pop("seed", 0))
+    values = {"study": "study", "profile": "laptop", "paper_table": None, "objectives": OBJECTIVES, "search": search}
+    return Plan(**values | fields, trials=tuple(trial_of(name) for name in ids), cases=tuple(cases))
+
+
+def small_plan(sampler: Sampler = "tpe", **fields: Any) -> Plan:
+    """Two baselines' worth of strategies: 24 start layers, 24 stop layers, two orders; all and its equals are one."""
+    cases = [case_of("none", strategy="none", baseline=True)]
+    for order, layer in itertools.product(("concat", "raster"), range(1, 25)):
+        upper = f"all-{order}" if layer == 1 else f"upper{layer}-{order}"
+        lower = f"all-{order}" if layer == 24 else f"lower{layer}-{order}"
+        cases.append(case_of(upper, start_layer=layer, order=order))
+        cases.append(case_of(lower, strategy="lower", stop_layer=layer, order=order))
+    return plan_of_cases(cases, sampler, **fields)
+
+
+def row_of(trial: Trial, status: str = "completed", **columns: Any) -> dict[str, Any]:
+    """Numbers that depend on the trial alone, as columns of a stored row."""
+    rng = random.Random(trial.trial_id)
+    time = rng.uniform(100, 200)
+    measured = {
+        "measured": "in_training",
+        "top1_best_pct": rng.uniform(50, 80),
+        "train_time_s": time,
+        "isolated_train_time_s": None,
+        "peak_memory_mib": 20 * time + rng.uniform(0, 500),
+        "epochs": 3,
+        "last_epoch": 3,
+    }
+    return {"trial_id": trial.trial_id, "suggestion": trial.suggestion, "status": status} | measured | columns
+
+
+def suggestions(search: OptunaSearch, n: int, end: Callable[[Trial], dict[str, Any]] = row_of) -> list[Trial]:
+    """What one worker would be given, one after the other."""
+    found = []
+    while len(found) < n and (trial := search.suggest(())):
+        found.append(trial)
+        search.tell(end(trial))
+    return found
+
+
+def spy_on_studies(monkeypatch: pytest.MonkeyPatch) -> list[list[optuna.trial.FrozenTrial]]:
+    """The trials that each suggestion's study was given."""
+    built = []
+    original = OptunaSearch._study
+
+    def spy(self: OptunaSearch, *given: Any) -> optuna.Study:
+        study = original(self, *given)
+        built.append(study.get_trials())
+        return study
+
+    monkeypatch.setattr(OptunaSearch, "_study", spy)
+    return built

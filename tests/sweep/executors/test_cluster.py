@@ -1,0 +1,231 @@
+"""Raylets with made-up GPUs: machines that leave and join, types, shares of a GPU, folders out of sight."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_jobs import FakeJob, Step, run_fake, until
+from fake_training import starts
+from fault_study import EPOCHS, faulty_job, run, study
+from local_cluster import ENVIRONMENT, LocalCluster
+
+from sweep.errors import UserError
+from sweep.executors.base import Event, Finished, Lost, Progress, Started
+from sweep.executors.ray_tune import executor as ray_executor
+from sweep.executors.ray_tune.executor import RayExecutor
+from sweep.store.study import read_epochs, read_rows
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A machine of two A100s, one of two H100s, and two of two L40S each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ENVIRONMENT | {"FAULT_EPOCH_S": "0.5"}).items():
+            patch.setenv(name, value)
+        with LocalCluster(tmp_path_factory.mktemp("cluster")) as ray:
+            a100 = ray.add(gpus=2, cpus=4, accelerator_type="A100")
+            h100 = ray.add(gpus=2, cpus=4, accelerator_type="H100")
+            for _ in range(2):
+                ray.add(gpus=2, cpus=4, accelerator_type="L40S")
+            yield SimpleNamespace(ray=ray, a100=a100, h100=h100)
+
+
+def executor_of(cluster: SimpleNamespace, folder: Path, jobs: list[FakeJob]) -> RayExecutor:
+    return RayExecutor(folder, jobs, address=cluster.ray.address, run=run_fake)
+
+
+def jobs_of(n: int, **takes: object) -> list[FakeJob]:
+    return [FakeJob(trial_id=f"job{i}", until="go", **takes) for i in range(n)]
+
+
+def places(events: list[Event]) -> dict[str, Step]:
+    """Where each job ran last."""
+    return {event.trial_id: event.metrics for event in events if isinstance(event, Progress)}
+
+
+def ended_well(jobs: list[FakeJob]) -> Callable[[list[Event]], bool]:
+    ids = {job.trial_id for job in jobs}
+    return lambda events: ids <= {event.trial_id for event in events if isinstance(event, Finished)}
+
+
+def losses(events: list[Event]) -> dict[str, str]:
+    return {event.trial_id: event.reason for event in events if isinstance(event, Lost)}
+
+
+def listening(pid: int) -> set[str]:
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    connections = [connection for process in family for connection in process.net_connections()]
+    return {connection.laddr.ip.removeprefix("::ffff:") for connection in connections if connection.status == "LISTEN"}
+
+
+@pytest.fixture
+def can_hide() -> bool:
+    """Whether this process may make a mount namespace."""
+    unshare = ["unshare", "-m", "true"]
+    return os.geteuid() == 0 and not subprocess.run(unshare, capture_output=True, check=False).returncode
+
+
+BLIND = r"^127\.0\.0\.1: does not see {}: --out must be a folder that all machines share"
+
+
+def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
+    cluster: SimpleNamespace, tmp_path: Path, can_hide: bool
+) -> None:
+    jobs = [FakeJob(trial_id=kind, until="go", gpus_per_trial=1, accelerator_type=kind) for kind in ("A100", "H100")]
+    with closing(executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1))) as executor:
+        assert executor.capacity == 8
+        assert executor.gpu_memory_mib is None  # nobody knows it of GPUs that are made up
+        for job in jobs:
+            executor.submit(job, 1)
+        events = until(executor, lambda events: len(places(events)) == len(jobs))
+        assert places(events)["A100"].node == cluster.a100
+        assert places(events)["H100"].node == cluster.h100
+        addresses = listening(cluster.ray.pid) | listening(executor._process.pid)
+        assert addresses
+        assert all(address.startswith("127.") for address in addresses)
+
+        cluster.ray.remove(cluster.a100)
+        events += until(executor, lambda _: executor.capacity == 6)
+        events += until(executor, lambda new: bool(losses(events + new)))
+        (lost,) = (event for event in events if isinstance(event, Lost))
+        assert lost.trial_id == "A100"
+        assert lost.reason in ("its machine left", "its worker cannot be reached")
+        assert lost.machine_left
+        executor.submit(jobs[0], 1)  # waits for room
+
+        with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) if can_hide else nullcontext([True]) as told:
+            if can_hide:
+                blind = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100", hidden=tmp_path)
+            cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
+            events += until(executor, lambda _: bool(told) and executor.capacity != 6)
+        assert executor.capacity == 8
+        (tmp_path / "go").touch()
+        with warnings.catch_warnings(action="error"):  # of the unfit one, once more
+            events += until(executor, ended_well(jobs))
+        if can_hide:
+            cluster.ray.remove(blind)
+        assert set(losses(events)) == {"A100"}
+        assert places(events)["A100"].node == cluster.a100
+        started = Counter(event.trial_id for event in events if isinstance(event, Started))
+        assert started == {"A100": 2, "H100": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["go"]  # nothing of the check is left
+
+
+@pytest.mark.long
+def test_shares_of_gpus_of_one_type(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    jobs = jobs_of(6, gpus_per_trial=0.5, accelerator_type="H100")
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor:
+        assert executor.capacity == 4
+        for job in jobs:
+            executor.submit(job, 1)
+        events = until(executor, lambda events: len(places(events)) == 4)
+        ran = places(events)
+        assert {step.node for step in ran.values()} == {cluster.h100}
+        assert Counter(step.gpus for step in ran.values()) == {("0",): 2, ("1",): 2}
+        # One that waits for room is stopped as one that runs is, and another one gets the room.
+        waiting = {job.trial_id for job in jobs} - set(ran)
+        stopped = {waiting.pop(), next(iter(ran))}
+        for trial_id in stopped:
+            executor.stop(trial_id)
+        events += until(executor, lambda new: waiting <= set(places(new)) and len(losses(new)) == 2)
+        assert losses(events) == dict.fromkeys(stopped, "stopped")
+
+
+def test_a_head_that_falls_silent(cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_executor, "SILENCE_S", 3.0)
+    monkeypatch.setattr(ray_executor, "CLOSE_TIMEOUT_S", 0.5)
+    jobs = jobs_of(1)
+    with closing(executor_of(cluster, tmp_path, jobs)) as executor, cluster.ray.silent_head():
+        executor.submit(jobs[0], 1)
+        with pytest.raises(UserError, match=r"Ray itself has stopped working \(no answer for 3 s\); what has ended is"):
+            until(executor, ended_well(jobs))
+        monkeypatch.setattr(ray_executor, "START_TIMEOUT_S", 3.0)
+        with pytest.raises(UserError, match=r"Ray does not start \(127.*\): it has not come up within 3 s"):
+            executor_of(cluster, tmp_path, jobs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_no_machine_has_is_refused_with_what_there_is(cluster: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"takes 1 CPUs and 1 GPUs .* of type L4 .* There is: ") as refused:
+        executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1, accelerator_type="L4"))
+    assert "4 CPUs and 2 GPUs (H100)" in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+class ChangingCluster(RayExecutor):
+    """Of each change in turn: the event that is waited for, and what is done then."""
+
+    changes: list[tuple[type, Callable[[], None]]]
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if self.changes and any(isinstance(event, self.changes[0][0]) for event in events):
+            self.changes.pop(0)[1]()
+        return events
+
+
+@pytest.mark.long
+def test_a_packed_study_while_machines_leave_and_join(
+    cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def leaves() -> None:
+        cluster.ray.remove(cluster.a100)
+
+    def joins() -> None:
+        cluster.a100 = cluster.ray.add(gpus=2, cpus=4, accelerator_type="A100")
+
+    changes: list[tuple[type, Callable[[], None]]] = [(Finished, leaves), (Lost, joins)]
+    monkeypatch.setattr(ChangingCluster, "changes", changes, raising=False)
+    plan = study(range(20), gpus=1, gpus_per_trial="pack", gpu_memory_gib=3, max_concurrent=14)
+    executor = partial(ChangingCluster, address=cluster.ray.address, run=faulty_job)
+    assert run(tmp_path, plan, executor).completed == 20
+    assert not changes
+    shown = capsys.readouterr().out
+    assert "room for 6 at a time now (it was 8)" in shown
+    assert "room for 8 at a time now (it was 6)" in shown
+    rows = read_rows(tmp_path)[0]
+    assert sorted(rows["trial_id"]) == sorted(trial.trial_id for trial in plan.trials), "each once"
+    assert rows["status"].tolist() == ["completed"] * 20
+    assert rows["gpus_per_trial"].tolist() == [0.5] * 20
+    assert (read_epochs(tmp_path)[0].groupby("trial_id").size() == EPOCHS).all()
+    begun = Counter(line.split()[0] for line in starts(tmp_path))
+    lost = {trial for trial in begun if f"{trial}: its " in shown}
+    assert lost
+    assert {trial for trial, n in begun.items() if n > 1} <= lost, "nothing else ran again"
+
+
+@pytest.mark.long
+def test_a_machine_that_sees_the_folder_no_more(cluster: SimpleNamespace, tmp_path: Path, can_hide: bool) -> None:
+    if not can_hide:
+        pytest.skip("needs the right to make a mount namespace")
+    (tmp_path / "other").mkdir()
+    job = FakeJob(trial_id="job", cpus_per_trial=8)
+    machine = cluster.ray.add(cpus=8, hidden=tmp_path / "other")
+    with closing(executor_of(cluster, tmp_path, [job])) as executor:
+        assert executor.capacity == 1
+        cluster.ray.hide(machine, tmp_path)
+        executor.submit(job, 1)
+        with pytest.warns(UserWarning, match=BLIND.format(tmp_path)):
+            events = until(executor, lambda events: bool(losses(events)) and executor.capacity == 0)
+        (lost,) = (event for event in events if isinstance(event, Lost))
+        assert lost.machine_left
+        executor.submit(job, 1)  # waits for another machine
+        other = cluster.ray.add(cpus=8)
+        events += until(executor, ended_well([job]))
+        assert places(events)["job"].node == other
+    with pytest.raises(UserError, match=BLIND.format(tmp_path)):  # before the first job
+        executor_of(cluster, tmp_path, [job])
+    for node in (machine, other):
+        cluster.ray.remove(node)

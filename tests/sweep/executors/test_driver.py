@@ -1,0 +1,156 @@
+"""Ray Tune for real: workers that train, are killed, and leave nothing running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_training import screen_of
+from real_runs import LINES, descendants, ended_epoch, real_plan
+
+from sweep.executors.base import Event, Started
+from sweep.executors.local import LocalExecutor
+from sweep.executors.ray_tune.executor import RayExecutor
+from sweep.plan.model import Trial
+from sweep.run.runner import run_plan
+from sweep.store.study import read_epochs, read_measurements, read_rows
+from sweep.worker.job import run_job
+
+TIMES = [
+    "train_time_s",
+    "isolated_train_time_s",
+    "wall_time_s",
+    "step_time_ms",
+    "throughput_img_per_s",
+    "started_at",
+    "finished_at",
+]
+
+
+class KillingExecutor(RayExecutor):
+    """When the first epoch has ended, kills every worker that trains, and signals Ray's process as a batch system may.
+
+    It does so once.
+    """
+
+    killed = 0
+    addresses: set[str]
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if any(isinstance(event, Started) for event in events):  # later there would be no time: epochs are short
+            self.addresses = listening_addresses()
+        if not self.killed and any(map(ended_epoch, events)):
+            for process in descendants():
+                if "ImplicitFunc" in process.name() or "ImplicitFunc" in " ".join(process.cmdline()):
+                    os.kill(process.pid, signal.SIGKILL)
+                    type(self).killed += 1
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._process.send_signal(number)
+        return events
+
+
+def listening_addresses() -> set[str]:
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    found = set()
+    for process in descendants():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found |= {at.laddr.ip for at in process.net_connections() if at.status == "LISTEN"}
+    return found
+
+
+@pytest.fixture
+def other_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment may say on a cluster's machines; and TMPDIR, too long for a socket, as batch systems do."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.255.255.1:6379")
+    monkeypatch.setenv("RAY_REDIS_ADDRESS", "10.255.255.1:6379")
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    monkeypatch.setenv("RAY_RUNTIME_ENV_HOOK", "nowhere.hook")
+    (long := tmp_path / ("x" * 150)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.mark.usefixtures("other_clusters")
+def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture, left: Callable[[], list[str]]
+) -> None:
+    plan = real_plan(epochs=6)  # more than end before the kill
+    executors: list[KillingExecutor] = []
+
+    def start(folder: Path, trials: Sequence[Trial]) -> KillingExecutor:
+        executors.append(KillingExecutor(folder, trials, run=run_job))
+        return executors[-1]
+
+    summary = run_plan(plan, tmp_path / "ray", start, screen=screen_of(plan))
+    output = capfd.readouterr()
+    assert summary.completed == 2
+    assert len(read_measurements(tmp_path / "ray")[0]) == 1
+    assert read_rows(tmp_path / "ray")[0]["measured"].tolist() == ["isolated"] * 2
+    assert executors[0].killed >= 1
+    assert "its worker process died; it goes on from its checkpoint" in output.out
+    assert all(line.startswith(LINES) for line in output.out.splitlines())
+    assert output.err == ""
+    assert executors[0].addresses
+    assert all(address.removeprefix("::ffff:").startswith("127.") for address in executors[0].addresses)
+    assert left() == []
+    assert not executors[0]._scratch.folder.exists()
+
+    run_plan(plan, tmp_path / "here", partial(LocalExecutor, run=run_job), screen=screen_of(plan))
+    for read, times in ((read_rows, TIMES), (read_epochs, ["train_time_s"])):
+        by_ray, here = (read(tmp_path / folder)[0].drop(columns=times) for folder in ("ray", "here"))
+        pd.testing.assert_frame_equal(by_ray, here, check_exact=True)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fake_training import screen_of
+from real_runs import real_plan
+from functools import partial
+from sweep.executors.ray_tune.executor import RayExecutor
+from sweep.worker.job import run_job
+from sweep.run.runner import run_plan
+plan = real_plan(epochs=int(sys.argv[2]))
+summary = run_plan(plan, Path(sys.argv[1]), partial(RayExecutor, run=run_job), screen=screen_of(plan))
+assert "ray" not in sys.modules
+sys.exit(summary.exit_code)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_driver_leaves_no_worker_and_its_study_goes_on(tmp_path: Path, number: int) -> None:
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), "10"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    sweep = subprocess.Popen(command, env=environment, start_new_session=True)
+    while len(list(tmp_path.glob("checkpoints/*/last.pt"))) < 2:
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(sweep.pid).children(recursive=True)
+    assert {"raylet", "gcs_server"} <= {process.name() for process in started}
+    if number == signal.SIGKILL:
+        os.kill(sweep.pid, number)
+    else:
+        os.killpg(sweep.pid, number)  # as a terminal does
+    assert sweep.wait(timeout=60) == (-9 if number == signal.SIGKILL else 130)
+    _, alive = psutil.wait_procs(started, timeout=15)
+    assert not [process for process in alive if process.status() != "zombie"]
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert read_rows(tmp_path)[0]["status"].tolist() == ["completed"] * 2

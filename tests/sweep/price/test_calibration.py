@@ -1,0 +1,146 @@
+"""Stored results of the same device correct predicted times; all others leave them alone."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from synthetic_study import result, save, table_plan
+
+from famba_core.config import DataConfig
+from sweep.price import calibration
+from sweep.price.calibration import Calibration, calibrate
+from sweep.price.device import PoolDevice
+from sweep.price.training_time import device_seconds
+
+TRIALS = table_plan(2).trials[:10]
+DIGITS = DataConfig(dataset="digits")
+IMAGES = 1437
+CPU = PoolDevice(gpu=False, name="Imaginary CPU", memory_gib=None, slots=None)
+
+
+def predicted(trial, device, images=IMAGES):
+    """Seconds of the device, without the averaged weights that the rows below have no accuracy of."""
+    return device_seconds(
+        device, trial.model, trial.fusion.schedule, batch=trial.train.batch_size, precision=trial.train.precision,
+        ema=False, recompute=False, images=images, epochs=trial.train.epochs, threads=trial.cpus_per_trial,
+    )  # fmt: skip
+
+
+def took(trial, factor, device=CPU, images=IMAGES, **columns):
+    """A row of a trial that took `factor` times as long as predicted."""
+    share = columns.get("gpus_per_trial", trial.gpus_per_trial) or trial.cpus_per_trial
+    row = result(trial, train_time_s=factor * predicted(trial, device, images) / share)
+    return dataclasses.replace(row, **columns)
+
+
+def study(folder, *rows):
+    save(folder, rows)
+    (folder / "plan.json").write_text("{}")
+
+
+def about(factor):
+    """Rows do not say how many classes the head told apart, which moves a prediction by some parts in ten thousand."""
+    return pytest.approx(factor, rel=1e-3)
+
+
+def calibrated(results, device=CPU, data=DIGITS):
+    return calibrate(results, device, data, data.train_images or IMAGES)
+
+
+def test_the_median_corrects_and_the_quantiles_are_the_band(tmp_path):
+    factors = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 3.0]
+    rows = [took(trial, factor) for trial, factor in zip(TRIALS, factors, strict=True)]
+    study(tmp_path / "one", *rows[:6])
+    study(tmp_path / "two", *rows[6:])
+    found = calibrated(tmp_path)
+    assert found.rows == 10
+    # linear between the order statistics: the 10th percentile of ten values is 0.9 on the way from the first
+    assert (found.low, found.factor, found.high) == (
+        about(1.18), about(1.9), about(2.64),
+    )  # fmt: skip
+    assert "band from 10 stored rows" in found.sentence
+
+
+def test_without_rows_a_factor_of_two_either_way(tmp_path):
+    assert calibrated(tmp_path / "nowhere") == Calibration() == Calibration(factor=1.0, low=0.5, high=2.0, rows=0)
+    study(tmp_path / "empty")
+    assert calibrated(tmp_path) == Calibration()
+
+
+def test_two_rows_are_too_few_for_a_band(tmp_path):
+    study(tmp_path / "one", took(TRIALS[0], 2.0), took(TRIALS[1], 4.0))
+    found = calibrated(tmp_path)
+    assert (found.factor, found.low, found.high) == (about(3), about(2), about(4.5))
+    assert "only 2 stored rows" in found.sentence
+
+
+def test_other_devices_failures_and_copies_do_not_count(tmp_path):
+    other = took(TRIALS[0], 9.0, device_name="Another CPU")
+    failed = dataclasses.replace(took(TRIALS[1], 9.0), status="failed", error="x")
+    pruned = dataclasses.replace(took(TRIALS[2], 9.0), status="pruned")
+    copied = took(TRIALS[3], 9.0, source="one/x.1")
+    study(tmp_path / "one", other, failed, pruned, copied, took(TRIALS[4], 1.5))
+    found = calibrated(tmp_path)
+    assert (found.rows, found.factor) == (1, about(1.5))
+
+
+def test_gpus_are_known_by_their_types_name(tmp_path):
+    a100 = PoolDevice(gpu=True, name="A100-80G", memory_gib=None, slots=None)
+    quarter = took(TRIALS[0], 2.0, a100, device_name="NVIDIA A100-SXM4-80GB", gpus_per_trial=0.25)
+    study(tmp_path / "one", quarter, took(TRIALS[1], 5.0, a100, device_name="NVIDIA H100 PCIe", gpus_per_trial=1.0))
+    found = calibrated(tmp_path, a100)
+    assert (found.rows, found.factor) == (1, about(2.0))
+    assert calibrated(tmp_path, dataclasses.replace(a100, name=None)).rows == 0
+
+
+def test_rows_that_do_not_say_how_much_was_trained_are_left_out(tmp_path):
+    part = took(TRIALS[0], 2.0, images=500, dataset="imagefolder", train_images=500)
+    whole = took(TRIALS[1], 7.0, dataset="imagefolder")
+    study(tmp_path / "one", part, whole)
+    found = calibrated(tmp_path)
+    assert (found.rows, found.factor) == (1, about(2.0))
+    # nor is the plan's own folder that of the rows
+    found = calibrated(tmp_path, data=DataConfig(dataset="imagefolder"))
+    assert (found.rows, found.factor) == (1, about(2.0))
+    # digits are on every machine, also where the plan trains on a part of them
+    study(tmp_path / "two", took(TRIALS[2], 4.0))
+    found = calibrated(tmp_path, data=DataConfig(dataset="digits", train_images=64))
+    assert (found.rows, found.factor) == (2, about(3.0))
+
+
+@pytest.mark.parametrize("columns", [{"backbone": "vim_large"}, {"precision": "fp8"}])
+def test_rows_of_what_only_a_newer_version_knows_are_left_out(tmp_path, columns):
+    study(tmp_path / "newer", dataclasses.replace(took(TRIALS[0], 9.0), **columns))
+    study(tmp_path / "one", took(TRIALS[1], 2.0))
+    found = calibrated(tmp_path)
+    assert (found.rows, found.factor) == (1, about(2.0))
+
+
+def test_another_users_study_does_not_stand_in_the_way(tmp_path, monkeypatch):
+    """Root may read everything, so what the system says is made up."""
+    for name in ("closed", "locked", "open"):
+        study(tmp_path / name, took(TRIALS[0], 2.0))
+    is_file, read = Path.is_file, calibration.read_rows
+
+    def closed(path):
+        if path.parent.name == "closed":
+            raise PermissionError(path)
+        return is_file(path)
+
+    def locked(folder, **options):
+        if folder.name == "locked":
+            raise PermissionError(folder)
+        return read(folder, **options)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(calibration, "read_rows", locked)
+    assert calibrated(tmp_path).rows == 1
+
+
+def test_a_damaged_study_does_not_stand_in_the_way(tmp_path):
+    study(tmp_path / "good", took(TRIALS[0], 2.0))
+    study(tmp_path / "bad", took(TRIALS[1], 3.0))
+    (part,) = (tmp_path / "bad" / "trials").glob("*.parquet")
+    part.write_bytes(b"torn")
+    assert calibrated(tmp_path).rows == 1
+    assert part.read_bytes() == b"torn"

@@ -1,0 +1,164 @@
+"""Memory: what cannot fit is refused before anything runs, or left out of a search."""
+
+import dataclasses
+import re
+
+import pytest
+from synthetic_study import result, save
+
+from famba_core.cost.work import step_cost
+from sweep.cli import main
+from sweep.errors import UserError
+from sweep.grid.spec import load_spec
+from sweep.plan.build import make_plan
+from sweep.price.device import PoolDevice, pool_device
+from sweep.price.fit import fitting
+
+GRID = """
+study: x
+baselines: [{strategy: all, r: 7}]
+cases: [{strategy: none}, {strategy: upper, start_layer: 20, r: 9}, {strategy: lower, stop_layer: 19, r: 9}]
+profiles:
+  gpu: {dataset: digits, backbone: vim_tiny, gpus_per_trial: 1}
+  cpu: {dataset: digits, backbone: vim_tiny, cpus_per_trial: 2}
+"""
+SEARCH = GRID.replace("cases:", "search: {kind: optuna}\ncases:")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def load_and_plan(text=GRID, profile="gpu", **flags):
+        path = tmp_path / "grid.yaml"
+        path.write_text(text)
+        return make_plan(load_spec(path), profile, flags=flags)
+
+    return load_and_plan
+
+
+def with_gib(gib, *, gpu=True):
+    return PoolDevice(gpu=gpu, name="H100", memory_gib=gib, slots=1)
+
+
+def peak_gib(trial):
+    return step_cost(trial.model, trial.fusion.schedule, batch=trial.train.batch_size).peak_bytes / 2**30
+
+
+def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_layer(plan):
+    made = plan()
+    with pytest.raises(UserError) as error:
+        fitting(made, with_gib(3.5))
+    assert [problem.where for problem in error.value.problems] == [made.trials[1].trial_id, made.trials[2].trial_id]
+    for problem, trial, label in zip(
+        error.value.problems, made.trials[1:3], ("none", "upper from layer 20, r 9"), strict=True
+    ):
+        said = re.fullmatch(
+            r"(.+) needs about (\d+\.\d) GiB, in the backward pass of layer (\d+), and there are 3\.5 GiB of GPU "
+            r"memory; choose a smaller batch_size or recompute: true",
+            problem.sentence,
+        )
+        assert said
+        assert said[1] == label
+        # beside its tensors a process holds a gibibyte, and the images
+        assert 0.9 < float(said[2]) - peak_gib(trial) < 1.5
+        step = step_cost(trial.model, trial.fusion.schedule, batch=trial.train.batch_size)
+        assert int(said[3]) == step.fullest_layer
+
+
+def test_trials_that_share_a_gpu_have_a_part_of_its_memory_each(plan):
+    made = plan(gpus_per_trial=0.25)
+    assert fitting(made, with_gib(80.0)) == made
+    with pytest.raises(UserError, match=r"there are 3\.5 GiB of GPU memory for each of 4 trials on a GPU"):
+        fitting(made, with_gib(14.0))
+
+
+def test_a_plan_that_fits_stays_as_it_is(plan):
+    made = plan()
+    assert fitting(made, with_gib(80.0)) == made
+    assert fitting(made, with_gib(None)) == made
+
+
+def test_a_search_leaves_out_what_does_not_fit(plan):
+    made = plan(SEARCH)
+    kept = fitting(made, with_gib(3.5))
+    assert [trial.fusion.strategy for trial in kept.trials] == ["all", "lower"]
+    assert [case.strategy for case in kept.cases] == ["all", "lower"]
+    assert dataclasses.replace(kept, trials=made.trials, cases=made.cases) == made
+
+
+@pytest.mark.parametrize("text", [GRID, SEARCH], ids=["grid", "search"])
+def test_what_is_stored_stays_on_a_smaller_device(plan, text):
+    made = plan(text)
+    stored = [trial.trial_id for trial in made.trials[1:3]]  # that 3.5 GiB do not hold
+    assert fitting(made, with_gib(3.5), stored=stored) == made
+    if made.search:
+        kept = fitting(made, with_gib(3.5), stored=stored[1:])
+        assert [trial.trial_id for trial in kept.trials] == [made.trials[i].trial_id for i in (0, 2, 3)]
+    else:
+        with pytest.raises(UserError, match=stored[0]):
+            fitting(made, with_gib(3.5), stored=stored[1:])
+
+
+def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(SEARCH + "pool: {gpu_memory_gib: 3.5}\n")
+    given = ["plan", str(grid), "--profile", "gpu", "--out", str(tmp_path)]
+    large = make_plan(load_spec(grid), "gpu").trials[1]
+    assert main.main(given) == 0
+    assert large.trial_id not in capsys.readouterr().out
+    save(tmp_path / "x-gpu", [result(large)])
+    assert main.main(given) == 0
+    assert large.trial_id in capsys.readouterr().out
+
+
+def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
+    swapped = SEARCH.replace("[{strategy: all, r: 7}]", "[{strategy: none}]").replace("{strategy: none}, {", "{", 1)
+    made = plan(swapped)
+    assert made.trials[0].fusion.strategy == "none"
+    with pytest.raises(UserError) as error:
+        fitting(made, with_gib(3.5))
+    assert [problem.where for problem in error.value.problems] == [made.trials[0].trial_id]
+
+
+def test_a_search_without_any_candidate_left_is_refused(plan):
+    with pytest.raises(UserError) as error:
+        fitting(plan(SEARCH), with_gib(0.5))
+    assert len(error.value.problems) == 4
+    only_baseline = SEARCH.replace(", {strategy: lower, stop_layer: 19, r: 9}", "")
+    with pytest.raises(UserError, match="none needs about"):
+        fitting(plan(only_baseline), with_gib(3.5))
+
+
+def test_the_memory_of_a_gpu_is_what_the_pool_says_or_its_types_data_sheet(plan):
+    def gib(**flags):
+        return pool_device(plan(**flags), address="10.0.0.1:6379").memory_gib
+
+    assert gib(gpu_memory_gib=33.0, accelerator_type="H200") == 33
+    assert gib(accelerator_type="H200") == 141
+    assert gib(accelerator_type="A100") == 40  # the smaller of the two that are sold
+    assert gib(accelerator_type="A100-80G") == 80
+    assert gib(accelerator_type="TPU-V4") is None
+    assert gib() is None  # the cluster is not asked
+
+
+def test_a_cpu_is_this_machine_unless_a_cluster_trains(plan):
+    here = pool_device(plan(profile="cpu"), address=None)
+    assert here.name.endswith("(2 threads)")
+    assert 0.1 < here.memory_gib < 100_000
+    assert here.slots >= 1
+    assert pool_device(plan(profile="cpu", cpus_per_trial=1024), address=None).slots == 1
+    there = pool_device(plan(profile="cpu"), address="auto")
+    assert (there.memory_gib, there.slots) == (None, None)
+    with pytest.raises(UserError, match=r"there are 0\.5 GiB of memory"):
+        fitting(plan(profile="cpu"), with_gib(0.5, gpu=False))
+
+
+def test_this_machines_gpus_are_asked_unless_a_cluster_trains(plan, monkeypatch):
+    monkeypatch.setattr(
+        "sweep.price.device._gpus", lambda: (["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"], [139.8, 139.8, 14.6])
+    )
+    here = pool_device(plan(gpus_per_trial=0.25), address=None)
+    assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, slots=12)  # the smallest has to do
+    assert here.words == "NVIDIA H200"
+    there = pool_device(plan(gpus_per_trial=0.25), address="auto")
+    assert there == PoolDevice(gpu=True, name=None, memory_gib=None, slots=None)
+    assert there.words == "A100"

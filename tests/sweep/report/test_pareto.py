@@ -1,0 +1,109 @@
+"""The frontier against its definition, the hypervolume against plural squares."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweep.report.pareto import REFERENCE_MARGIN, frontiers, hypervolume, non_dominated
+
+
+def naive_non_dominated(values, directions):
+    """The definition, pair by pair, in Python numbers."""
+
+    def beats(a, b):
+        pairs = [(x, y) if direction == "max" else (-x, -y) for x, y, direction in zip(a, b, directions, strict=True)]
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    return [not any(beats(other, row) for other in values) for row in values]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [0, 1, 2, 40])
+def test_non_dominated_is_its_definition(n, k):
+    rng = np.random.default_rng(100 * n + k)
+    for directions in itertools.product(("max", "min"), repeat=k):
+        values = rng.integers(0, 5, (n, k)).astype(float)  # few distinct numbers, so that there are ties
+        assert non_dominated(values, directions).tolist() == naive_non_dominated(values.tolist(), directions)
+
+
+def test_equal_rows_stay_together():
+    values = np.array([[90.0, 10.0], [90.0, 10.0], [90.0, 11.0]])
+    assert non_dominated(values, ("max", "min")).tolist() == [True, True, False]
+
+
+def test_a_missing_value_neither_wins_nor_dominates():
+    values = np.array([[99.0, np.nan], [np.nan, 1.0], [90.0, 10.0]])
+    assert non_dominated(values, ("max", "min")).tolist() == [False, False, True]
+
+
+def test_frontier_does_not_depend_on_the_order_of_rows():
+    rng = np.random.default_rng(0)
+    values = rng.random((50, 3))
+    order = rng.permutation(50)
+    directions = ("max", "min", "min")
+    assert (non_dominated(values[order], directions) == non_dominated(values, directions)[order]).all()
+
+
+def counted_hypervolume(gain, cost, ideal, reference):
+    """Unit squares of the box whose every point some result dominates; for whole numbers."""
+    squares = [
+        (x, y)
+        for x in range(reference)
+        for y in range(ideal)
+        if any(c <= x and g >= y + 1 for g, c in zip(gain, cost, strict=True))
+    ]
+    return len(squares) / (ideal * reference)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hypervolume_counts_the_dominated_squares(seed):
+    rng = np.random.default_rng(seed)
+    gain, cost = rng.integers(0, 11, 6).astype(float), rng.integers(0, 14, 6).astype(float)  # some beyond the reference
+    measured = hypervolume(gain, cost, ideal_gain=10, reference_cost=12)
+    assert measured == pytest.approx(counted_hypervolume(gain, cost, 10, 12))
+
+
+def test_hypervolume_of_one_point_is_its_rectangle():
+    share = hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
+    assert share == pytest.approx(0.8 * 0.25)
+
+
+def test_dominated_points_add_nothing():
+    one = hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
+    two = hypervolume(np.array([80.0, 79.0]), np.array([30.0, 31.0]), ideal_gain=100, reference_cost=40)
+    assert two == one
+
+
+def frame(**columns):
+    return pd.DataFrame({"strategy": ["none", "upper"], **columns})
+
+
+OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
+
+
+def test_a_panel_for_each_cost_with_its_own_reference():
+    table = frame(top1_best_pct=[80.0, 70.0], train_time_s=[100.0, 50.0], peak_memory_mib=[10.0, 20.0])
+    time, memory = frontiers(table, OBJECTIVES)
+    assert (time.gain, time.cost, time.mask.tolist()) == ("top1_best_pct", "train_time_s", [True, True])
+    assert memory.mask.tolist() == [True, False]
+    assert time.reference_cost == pytest.approx(REFERENCE_MARGIN * 100)
+    assert memory.reference_cost == pytest.approx(REFERENCE_MARGIN * 10)
+    assert memory.hypervolume == pytest.approx(0.8 * (1 - 1 / REFERENCE_MARGIN))
+
+
+def test_without_an_unfused_row_the_dearest_row_is_the_reference():
+    table = frame(top1_best_pct=[np.nan, 70.0], train_time_s=[np.nan, 50.0], peak_memory_mib=[np.nan, 20.0])
+    assert frontiers(table, OBJECTIVES)[0].reference_cost == pytest.approx(REFERENCE_MARGIN * 50)
+
+
+def test_nothing_measured_has_no_hypervolume():
+    table = frame(top1_best_pct=[np.nan] * 2, train_time_s=[np.nan] * 2, peak_memory_mib=[np.nan] * 2)
+    assert [(f.hypervolume, f.mask.any()) for f in frontiers(table, OBJECTIVES)] == [(None, False)] * 2
+
+
+def test_objectives_without_a_trade_off_have_no_panel():
+    table = frame(top1_best_pct=[1.0, 2.0], train_time_s=[1.0, 2.0])
+    assert frontiers(table, {"top1_best_pct": "max"}) == []
+    assert frontiers(table, {"train_time_s": "min"}) == []

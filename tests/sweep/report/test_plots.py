@@ -1,0 +1,257 @@
+"""Figures: what they show is what the table holds, labels stay apart, and equal data gives equal files."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.text import Annotation, Text
+from synthetic_study import OBJECTIVES, results, save, table_plan
+
+from sweep.report import tables
+from sweep.report.figures import curves, frontier, point_labels
+from sweep.report.figures.style import PALETTE, in_readable_unit, render
+from sweep.report.pareto import frontiers
+from sweep.store import study as store
+
+WHITE = (1.0, 1.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    def build(number, seeds=(0,)):
+        plan = table_plan(number, seeds)
+        rows, _ = store.read_rows(save(tmp_path_factory.mktemp("study"), results(plan)))
+        return tables.build_table(plan, rows)
+
+    return build
+
+
+def points(ax):
+    """(x, y, filled) of every marker that stands for a configuration, sorted."""
+    return sorted(
+        (x, y, to_rgba(container.lines[0].get_markerfacecolor()) != WHITE)
+        for container in ax.containers
+        for x, y in zip(container.lines[0].get_xdata(), container.lines[0].get_ydata(), strict=True)
+    )
+
+
+def labels(ax):
+    return [text for text in ax.texts if isinstance(text, Annotation)]
+
+
+def test_every_configuration_is_a_point_and_the_filled_ones_are_the_frontier(study):
+    table = study(2)
+    panels = frontiers(table, OBJECTIVES)
+    figure = frontier.frontier_figure(table, panels, "a title")
+    for ax, panel in zip(figure.axes, panels, strict=True):
+        assert points(ax) == sorted(zip(table[panel.cost], table["top1_best_pct"], panel.mask.tolist(), strict=True))
+        assert 0 < panel.mask.sum() < len(table), "both kinds are there to be told apart"
+    assert figure.get_suptitle() == "a title"
+
+
+def test_the_line_is_the_staircase_of_the_frontier(study):
+    table = study(2)
+    (panel, *_) = panels = frontiers(table, OBJECTIVES)
+    stairs = frontier.frontier_figure(table, panels, "").axes[0].lines[0]
+    x, y = stairs.get_xdata(), stairs.get_ydata()
+    assert (np.diff(x) >= 0).all()
+    assert (np.diff(y) >= 0).all()
+    assert ((np.diff(x) == 0) | (np.diff(y) == 0)).all(), "level or upright, never slanted"
+    assert set(zip(x[::2], y[::2], strict=True)) == set(
+        zip(table["train_time_s"][panel.mask], table["top1_best_pct"][panel.mask], strict=True)
+    )
+
+
+@pytest.mark.parametrize(("number", "seeds"), [(1, (0, 1)), (2, (0,)), (2, (0, 1, 2)), (3, (0,))])
+def test_labels_do_not_cover_each_other_and_all_fit(study, number, seeds):
+    table = study(number, seeds)
+    figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "title")
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [Text.get_window_extent(label) for label in labels(ax)]
+        assert sorted(label.get_text() for label in labels(ax)) == sorted(table["configuration"])
+        for i, box in enumerate(boxes):
+            assert ax.bbox.x0 <= box.x0
+            assert box.x1 <= ax.bbox.x1
+            assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_in_a_crowd_the_frontier_keeps_its_labels(study):
+    table = study(2).iloc[[0] + [1] * 200].reset_index(drop=True)
+    rng = np.random.default_rng(0)
+    table.loc[1:, "top1_best_pct"] = rng.uniform(60, 80, 200)
+    table.loc[1:, "train_time_s"] = rng.uniform(30, 40, 200)
+    table["configuration"] = [f"number {i}" for i in range(len(table))]
+    (panel, *_) = panels = frontiers(table, {"top1_best_pct": "max", "train_time_s": "min"})
+    shown = {label.get_text() for label in labels(frontier.frontier_figure(table, panels, "").axes[0])}
+    assert set(table["configuration"][panel.mask]) <= shown
+    assert len(shown) < len(table)
+
+
+def test_seeds_have_error_bars_and_one_seed_has_none(study):
+    for seeds, bars in (((0,), 0), ((0, 1), 2)):
+        table = study(2, seeds)
+        figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
+        assert {len(container.lines[2]) for container in figure.axes[0].containers} == {bars}
+
+
+def test_what_is_not_measured_is_not_drawn(study):
+    table = study(2)
+    table.loc[3:, "train_time_s"] = np.nan
+    figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
+    assert [len(points(ax)) for ax in figure.axes] == [3, 15]
+
+
+def test_backbones_have_colours_of_their_own(study):
+    table = study(1)
+    figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
+    kinds = {(line.get_color(), line.get_marker()) for line, *_ in figure.axes[0].containers}
+    assert {colour for colour, _ in kinds} == set(PALETTE[:2])
+    assert len(kinds) == 2 * 5, "in grey print the strategies differ by their marker"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "divisor", "unit"), [(45, 1, "s"), (299, 1, "s"), (300, 60, "min"), (18000, 3600, "h")]
+)
+def test_training_time_has_a_readable_unit(study, seconds, divisor, unit):
+    column = study(2)["train_time_s"].clip(upper=0) + seconds
+    assert in_readable_unit("train_time_s", column) == (divisor, f"Training time ({unit})")
+
+
+def series(ax, start):
+    return {
+        container.get_label(): (container.lines[0].get_xdata().tolist(), container.lines[0].get_ydata().tolist())
+        for container in ax.containers
+        if container.get_label().startswith(start)
+    }
+
+
+def test_the_starting_layer_curve_holds_the_tables_numbers(study):
+    table = study(2)
+    upper = table[table["strategy"] == "upper"].sort_values("start_layer")
+    top1, time, memory, paper = curves.starting_layer_figure(table, "").axes
+    assert series(top1, "measured") == {"measured": (list(range(2, 16)), upper["top1_best_pct"].tolist())}
+    assert series(paper, "published") == {"published": (list(range(2, 16)), upper["published_top1_pct"].tolist())}
+    for ax, name in ((time, "train_time_ratio"), (memory, "peak_memory_ratio")):
+        assert series(ax, "measured")["measured"][1] == upper[name].tolist()
+        assert series(ax, "published")["published"][1] == upper[f"published_{name}"].tolist()
+
+
+def test_the_r_curve_holds_the_tables_numbers(study):
+    table = study(3)
+    time = curves.r_curve_figure(table, "").axes[1]
+    assert series(time, "measured")["measured"] == (
+        list(range(1, 10)),
+        table[table["strategy"] == "upper"].sort_values("r")["train_time_ratio"].tolist(),
+    )
+
+
+def test_curves_are_drawn_only_where_one_knob_moves(study):
+    assert curves.r_curve_figure(study(2), "") is None, "each starting layer has one r"
+    assert curves.starting_layer_figure(study(3), "") is None, "one starting layer"
+    assert curves.starting_layer_figure(study(1), "") is None
+    assert curves.r_curve_figure(study(1), "") is None
+
+
+def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
+    plan = table_plan(2)
+    cases = [dataclasses.replace(case, r=r) for case in plan.cases[1:4] for r in (2, 4)]
+    table = study(2)
+    crossed = (
+        table.iloc[[1, 1, 2, 2, 3, 3]]
+        .assign(r=[case.r for case in cases], start_layer=[case.start_layer for case in cases])
+        .reset_index(drop=True)
+    )
+    crossed = crossed.astype({"r": "Int64", "start_layer": "Int64"})
+    names = list(series(curves.starting_layer_figure(crossed, "").axes[0], "measured"))
+    assert names == ["measured, r 2", "measured, r 4"]
+
+
+def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so(study, monkeypatch):
+    rs, one = (1, 2, 4, 6, 9), study(2).iloc[[1, 2, 3]]
+    crossed = pd.concat([one.assign(r=r) for r in rs], ignore_index=True).astype({"r": "Int64"})
+    assert curves.starting_layer_figure(crossed, "a title").get_suptitle() == "a title"
+    monkeypatch.setattr(curves, "MOST_KNOB_CURVES", 3)
+    figure = curves.starting_layer_figure(crossed, "a title")
+    assert figure.get_suptitle() == "a title: 3 of 5 curves, evenly over the table"
+    assert list(series(figure.axes[0], "measured")) == ["measured, r 1", "measured, r 4", "measured, r 9"]
+
+
+def test_a_curve_is_not_named_by_what_it_has_not(study):
+    upper = pd.concat([study(2).iloc[[1]].assign(r=r) for r in (1, 2, 3)], ignore_index=True).astype({"r": "Int64"})
+    lower = upper.assign(strategy="lower", start_layer=pd.NA, stop_layer=5)
+    figure = curves.r_curve_figure(pd.concat([upper, lower], ignore_index=True).astype({"start_layer": "Int64"}), "")
+    names = ["measured, strategy upper, start layer 15", "measured, strategy lower, stop layer 5"]
+    assert list(series(figure.axes[0], "measured")) == names
+
+
+def test_a_legend_of_long_names_fits_the_figure(study):
+    one = study(2).iloc[[1, 2, 3]]
+    crossed = [
+        one.assign(r=r, order=order, weighting=weighting, backbone=backbone)
+        for r in (1, 2, 3)
+        for order in ("concat", "raster")
+        for weighting in ("mean", "size")
+        for backbone in ("vim_nano", "vim_nano_small")
+    ]
+    table = pd.concat(crossed, ignore_index=True).astype({"r": "Int64"})
+    figure = curves.starting_layer_figure(table, "")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) > 24
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert min(ax.bbox.height for ax in figure.axes) > 200
+
+
+def test_points_in_one_place_are_counted_as_the_naive_search_counts_them():
+    places = np.random.default_rng(0).uniform(0, 12, (200, 2))
+    naive = {}
+    for i, place in enumerate(places):
+        near = next((j for j in naive if np.abs(places[j] - place).max() < point_labels.SAME_PLACE), i)
+        naive[near] = naive.get(near, -1) + 1
+    assert point_labels._by_place(places) == naive
+
+
+def test_learning_curves_have_a_line_for_each_trial_and_a_name_for_each_configuration(tmp_path):
+    epochs, _ = store.read_epochs(save(tmp_path, results(table_plan(2, (0, 1)))[:20]))
+    epochs["configuration"] = epochs["trial_id"].str.replace(r"-\d$", "", regex=True)
+    epochs["strategy"] = epochs["configuration"].str.split("-").str[0]
+    figure = curves.learning_curves_figure(epochs, "")
+    assert [len(ax.lines) for ax in figure.axes] == [20, 20]
+    assert len(figure.legends[0].get_texts()) == epochs["configuration"].nunique() == 15
+    assert figure.axes[1].lines[0].get_ydata().tolist() == epochs["top1_pct"].iloc[:20].tolist()
+
+
+def test_learning_curves_of_a_crowd_are_named_by_strategy(tmp_path):
+    epochs, _ = store.read_epochs(save(tmp_path, results(table_plan(2, tuple(range(3))))))
+    epochs["configuration"] = epochs["trial_id"]
+    epochs["strategy"] = ["none" if name == epochs["trial_id"].iloc[0] else "upper" for name in epochs["trial_id"]]
+    figure = curves.learning_curves_figure(epochs, "")
+    assert epochs["configuration"].nunique() > curves.MOST_LEGEND_LINES
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no fusion", "upper"]
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 2
+
+
+def test_points_in_one_place_share_a_label(study):
+    table = study(2).iloc[:4].reset_index(drop=True)
+    objectives = ["top1_best_pct", "train_time_s"]
+    table.loc[[1, 2], objectives] = table.loc[3, objectives].to_numpy()
+    table["configuration"] = ["none", "b", "c", "d"]
+    panels = frontiers(table, {"top1_best_pct": "max", "train_time_s": "min"})
+    figure = frontier.frontier_figure(table, panels, "")
+    assert [label.get_text() for label in labels(figure.axes[0])] == ["none", "b and 2 more"]
+
+
+def test_equal_data_gives_equal_files(study):
+    def draw(kind):
+        table = study(2)
+        return render(frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "title"), kind)
+
+    first = draw("svg")
+    assert first.startswith(b"<?xml")
+    assert first == draw("svg")
+    assert draw("png").startswith(b"\x89PNG")

@@ -1,0 +1,253 @@
+"""What a study's folder tells."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
+
+from sweep.errors import UserError
+from sweep.grid.search import Search
+from sweep.plan.model import Case
+from sweep.plan.plan_file import plan_to_json
+from sweep.report.status import describe, study_status
+from sweep.store.layout import checkpoint_folder
+from sweep.store.lock import lock_study, token_of
+from sweep.store.progress import FILE, TrialProgress
+from sweep.store.recovery import quarantine
+from sweep.store.study import save_plan, write_result
+from sweep.worker.rows import failed_row
+from sweep.worker.trial import run_trial
+
+LABELS: dict[str, Any] = {
+    "backbone": "vim_nano", "strategy": "upper", "start_layer": 13, "stop_layer": None, "r": 1, "order": "concat",
+    "weighting": "mean", "seed": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of five trials one completed, one failed, one was interrupted, one has a torn part, and one never started."""
+    monkeypatch.setattr("famba_core.training.trainer.Trainer", FakeTrainer)
+    monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
+    plan = plan_of(*(fake_trial(seed) for seed in (0, 101, 2, 3, 4)))
+    run_in_process(plan, tmp_path, limit=2)
+    interrupted = run_trial(fake_trial(2), 1, tmp_path)
+    next(interrupted)
+    interrupted.close()
+    list(run_trial(fake_trial(3), 1, tmp_path))
+    (tmp_path / "trials" / "fake-seed3.1.parquet").write_bytes(b"PAR1 torn")
+    return tmp_path
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {trial.trial_id.removeprefix("fake-"): trial.state for trial in study_status(folder).trials}
+
+
+def printed(folder: Path) -> list[str]:
+    return describe(study_status(folder)).splitlines()
+
+
+def test_a_study_that_nobody_runs(study: Path) -> None:
+    assert states(study) == {
+        "seed0": "completed",
+        "seed101": "failed",
+        "seed2": "missing",
+        "seed3": "missing",
+        "seed4": "missing",
+    }
+    assert study_status(study).driver is None
+    lines = printed(study)
+    assert lines[0] == "5 trials planned: 1 completed, 1 failed, 3 missing"
+    assert lines[1].startswith("fake-seed101: failed: the training loss is nan in epoch 2 of 3 (traceback in logs/")
+    assert lines[2] == "fake-seed2: interrupted, epoch 1/3 ended"
+    assert lines[3].endswith("fake-seed3.1.parquet: cannot be read; the next run sets it aside")
+    assert len(lines) == 4
+
+
+def test_what_runs_is_what_its_driver_has_started(study: Path) -> None:
+    with lock_study(study):
+        assert states(study)["seed2"] == "missing"  # its progress is an earlier driver's
+        running = run_trial(fake_trial(2), 1, study)
+        next(running)
+        assert states(study)["seed2"] == "running"
+        lines = printed(study)
+        assert lines[0] == "5 trials planned: 1 completed, 1 failed, 1 running, 2 missing"
+        assert lines[1].startswith("run by process ")
+        assert "fake-seed2: running, epoch 2/3 ended" in lines
+        running.close()
+
+
+def test_looking_changes_nothing(study: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+
+    before = content()
+    printed(study)
+    assert content() == before
+
+
+@pytest.mark.parametrize("name", ["driver.lock", "plan.json"])
+def test_a_folder_where_a_file_is_needed_ends_with_a_sentence(study: Path, name: str) -> None:
+    (study / name).unlink(missing_ok=True)
+    (study / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name}.*cannot be read: Is a directory"):
+        study_status(study)
+
+
+@pytest.mark.parametrize("name", ["quarantine", "compacted", "epochs", "rungs", "logs"])
+def test_what_status_needs_not_may_be_a_file(study: Path, name: str) -> None:
+    whole = printed(study)
+    if (study / name).exists():
+        (study / name).rename(study / "moved")
+    (study / name).write_text("")
+    assert printed(study) == whole
+
+
+def test_a_folder_without_a_plan(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"plan\.json"):
+        study_status(tmp_path)
+
+
+def test_a_plan_that_is_no_text(study: Path) -> None:
+    (study / "plan.json").write_bytes(b'{"study": "\xff"}')
+    with pytest.raises(UserError, match=rf"{study}: plan\.json is damaged: .*; remove it, and the next run"):
+        study_status(study)
+
+
+def test_what_was_set_aside_is_named(study: Path) -> None:
+    torn = study / "trials" / "fake-seed3.1.parquet"
+    (moved,) = quarantine(study, [torn])
+    status = study_status(study)
+    assert (status.damaged, status.set_aside) == ((), (moved,))
+    assert printed(study)[-2:] == [
+        "1 damaged file has been set aside; what it alone held counts as not stored:",
+        f"  {moved}",
+    ]
+    (study / "epochs" / "fake-seed3.1.parquet").write_text("torn as well")
+    quarantine(study, [study / "epochs" / "fake-seed3.1.parquet"])
+    assert "2 damaged files have been set aside; what they alone held counts as not stored:" in printed(study)
+
+
+@pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
+def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
+    """Times of files lie on either side of the lock's, and neither makes progress look old or new."""
+    progress = checkpoint_folder(study, "fake-seed2") / FILE
+
+    def jump() -> None:
+        now = (study / "driver.lock").stat().st_mtime
+        os.utime(progress, (now + jump_s, now + jump_s))
+
+    with lock_study(study):
+        jump()
+        assert states(study)["seed2"] == "missing"
+        running = run_trial(fake_trial(2), 1, study)
+        next(running)
+        jump()
+        assert states(study)["seed2"] == "running"
+        running.close()
+    with lock_study(study):
+        assert states(study)["seed2"] == "missing"
+
+
+def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> None:
+    trials = [fake_trial(seed) for seed in range(300)]
+    cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
+    plan = replace(plan_of(*trials), cases=tuple(cases), search=Search(trials=40))
+    save_plan(tmp_path, plan_to_json(plan))
+    assert printed(tmp_path) == ["optuna (tpe): 0 of 40 trials tried", "baselines: 1 missing"]
+    for seed, status in ((0, "completed"), (5, "completed"), (9, "completed"), (8, "pruned"), (3, "failed")):
+        row = failed_row(trials[seed], 1, "x")
+        write_result(tmp_path, replace(row, status=status, error="x" if status == "failed" else None), ())
+    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed20"))
+    with lock_study(tmp_path):
+        for seed in (30, 31):
+            begun = replace(TrialProgress.begin(1, 3), driver=token_of(tmp_path))
+            begun.write(checkpoint_folder(tmp_path, f"fake-seed{seed}"))
+        lines = printed(tmp_path)
+    assert lines[0] == "optuna (tpe): 4 of 40 trials tried: 2 completed, 1 failed, 1 pruned; 2 running; 1 interrupted"
+    assert lines[1] == "baselines: 1 completed"
+    assert lines[3:] == [
+        "fake-seed3: failed: x",
+        "fake-seed20: interrupted, epoch 0/3 ended",
+        "fake-seed30: running, epoch 0/3 ended",
+        "fake-seed31: running, epoch 0/3 ended",
+    ]
+
+
+def test_a_search_tries_no_more_than_there_is(tmp_path: Path) -> None:
+    trials = [fake_trial(seed) for seed in range(3)]
+    cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
+    for planned, tried in ((trials, "0 of 2 trials tried"), (trials[:2], "0 of 1 trial tried")):
+        plan = replace(plan_of(*planned), cases=tuple(cases[: len(planned)]), search=Search(trials=40))
+        save_plan(tmp_path, plan_to_json(plan))
+        assert printed(tmp_path)[0] == f"optuna (tpe): {tried}"
+
+
+def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path, monkeypatch: Any) -> None:
+    trials = [fake_trial(seed) for seed in range(2000)]
+    save_plan(tmp_path, plan_to_json(plan_of(*trials)))
+    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed7"))
+    looked = []
+    real = TrialProgress.read.__func__
+    monkeypatch.setattr(TrialProgress, "read", classmethod(lambda cls, place: looked.append(place) or real(cls, place)))
+    assert printed(tmp_path)[0] == "2000 trials planned: 2000 missing"
+    assert [place.name for place in looked] == ["fake-seed7"]
+
+
+def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
+    with lock_study(study):
+        first = run_trial(fake_trial(101), 2, study)
+        assert states(study)["seed101"] == "failed"
+        next(first)
+        assert states(study)["seed101"] == "running"
+        assert "fake-seed101: running, epoch 1/3 ended" in printed(study)
+        list(first)
+        assert states(study)["seed101"] == "failed"
+        FAULTS[106] = ZeroDivisionError()  # a failure that leaves its progress
+        try:
+            list(run_trial(fake_trial(106), 1, study))
+        finally:
+            del FAULTS[106]
+        save_plan(study, plan_to_json(plan_of(fake_trial(106))))
+        assert (checkpoint_folder(study, "fake-seed106") / FILE).exists()
+        assert states(study) == {"seed106": "failed"}, "the attempt that failed is not one that runs"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"suggestion": "7"}, {"epoch": "2"}, {"attempt": None}, {"started_at": "yesterday"}, {"started_at": 3},
+     {"wall_time_s": "long"}, {"driver": 5}],
+)  # fmt: skip
+def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = TrialProgress.begin(1, 3, "token")
+    whole.write(tmp_path)
+    assert TrialProgress.read(tmp_path) == whole
+    (tmp_path / FILE).write_text(json.dumps(asdict(whole) | change))
+    assert TrialProgress.read(tmp_path) is None
+    (tmp_path / FILE).write_text("[]")
+    assert TrialProgress.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["trials", "measurements", "checkpoints"])
+@pytest.mark.parametrize("kind", ["file", "loop"])
+def test_what_is_no_folder_is_named_and_the_rest_is_told(study: Path, name: str, kind: str) -> None:
+    (study / name).rename(study / "elsewhere")
+    if kind == "file":
+        (study / name).write_text("")
+    else:
+        (study / name).symlink_to(name)
+    shown = printed(study)
+    assert shown[0].startswith("5 trials planned: ")
+    reason = "Not a directory" if kind == "file" else "Too many levels of symbolic links"
+    assert f"{study / name}: cannot be read: {reason}" in shown
+
+
+def test_a_damaged_manifest_is_listed_once(study: Path) -> None:
+    (study / "manifest.json").write_text("x")
+    assert sum("manifest.json" in line for line in printed(study)) == 1

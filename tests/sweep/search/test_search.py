@@ -1,0 +1,111 @@
+"""What a search suggests: a function of the stored rows, never anything twice, and no more than it was asked for."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_search import SAMPLERS, row_of, small_plan, suggestions
+
+from sweep.search.optuna_search import OptunaSearch
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_schedule_is_suggested_once_and_baselines_never(sampler):
+    plan = small_plan(sampler)
+    found = suggestions(OptunaSearch(plan), 1000)
+    assert sorted(trial.trial_id for trial in found) == sorted(t.trial_id for t in plan.trials if t.trial_id != "none")
+    assert [trial.suggestion for trial in found] == list(range(1, 95))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_that_is_rebuilt_after_every_row_suggests_the_same(sampler):
+    plan = small_plan(sampler)
+    undisturbed = suggestions(OptunaSearch(plan), 45)
+    rows: list[dict[str, Any]] = []
+    rebuilt = []
+    for _ in range(45):
+        search = OptunaSearch(plan)
+        for row in random.Random(len(rows)).sample(rows, len(rows)):  # in whatever order the store gives them
+            search.tell(row)
+        killed_before_it_ran = search.suggest(())
+        rebuilt.append(search.suggest(()))
+        assert rebuilt[-1] == killed_before_it_ran
+        rows.append(row_of(rebuilt[-1]))
+    assert rebuilt == undisturbed
+
+
+def test_seeds_and_samplers_differ():
+    first = [tuple(t.trial_id for t in suggestions(OptunaSearch(small_plan(seed=s)), 12)) for s in range(3)]
+    assert len(set(first)) == 3
+    by_sampler = [tuple(t.trial_id for t in suggestions(OptunaSearch(small_plan(s)), 40)) for s in SAMPLERS]
+    assert len(set(by_sampler)) == 3
+
+
+def test_another_process_with_another_hash_seed_suggests_the_same():
+    script = (
+        "import itertools, sweep.simulated.comparison as c\n"
+        "for name in ('tpe', 'nsga2', 'random'):\n"
+        "    print(*itertools.islice(c.suggested(c.grid_plan(name, 0)), 25), sep='\\n')"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[3],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert len(said[0]) == 75
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_runs_is_not_suggested_and_numbers_are_never_used_twice(sampler):
+    plan = small_plan(sampler)
+    rng = random.Random(0)
+    search, running, rows = OptunaSearch(plan), [], []
+    for step in range(140):
+        if len(running) < 4 and (trial := search.suggest(running)):
+            running.append(trial)
+        elif running:
+            rows.append(row_of(running.pop(rng.randrange(len(running)))))
+            search.tell(rows[-1])
+        if step % 20 == 19:  # the driver dies; what ran goes on from its checkpoints
+            search = OptunaSearch(plan)
+            for row in rows:
+                search.tell(row)
+    tried = [*rows, *(row_of(trial) for trial in running)]
+    assert len(tried) > 60
+    assert len({row["trial_id"] for row in tried}) == len(tried)
+    assert sorted(row["suggestion"] for row in tried) == list(range(1, len(tried) + 1))
+
+
+def test_it_ends_with_the_trials_that_were_asked_for_and_those_that_run_count():
+    plan = small_plan("random", trials=5)
+    search = OptunaSearch(plan)
+    running = []
+    for _ in range(5):
+        running.append(search.suggest(running))
+    assert search.suggest(running) is None
+    for trial in running:
+        search.tell(row_of(trial))
+    assert search.suggest(()) is None
+    assert len({trial.trial_id for trial in running}) == 5
+
+
+def test_running_baselines_and_their_rows_take_no_part():
+    plan = small_plan("tpe", trials=2)
+    baseline = plan.trials[0]
+    with_baseline, without = OptunaSearch(plan), OptunaSearch(plan)
+    with_baseline.tell(row_of(baseline))
+    assert with_baseline.suggest([baseline]) == without.suggest(())
+    assert with_baseline.suggest([plan.trials[1], baseline]) is not None

@@ -1,0 +1,43 @@
+"""NSGA-II varies what is the best so far, and knows it as soon as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from small_search import case_of, plan_of_cases, row_of, trial_of
+
+from sweep.search.optuna_search import OptunaSearch
+
+CASES = {f"upper{layer}": case_of(f"upper{layer}", start_layer=layer) for layer in range(1, 401)}
+
+
+def next_layers(told: Iterable[int]) -> list[int]:
+    """What each of 20 seeds tries after the start layers in `told`; the later, the better."""
+    found = []
+    for seed in range(20):
+        plan = plan_of_cases(list(CASES.values()), "nsga2", seed=seed, objectives={"top1_best_pct": "max"})
+        search = OptunaSearch(plan)
+        for number, layer in enumerate(told, start=1):
+            trial = replace(trial_of(f"upper{layer}"), suggestion=number)
+            search.tell(row_of(trial, top1_best_pct=float(layer)))
+        suggested = search.suggest(())
+        assert suggested
+        found.append(CASES[suggested.trial_id].start_layer or 0)
+    return found
+
+
+def test_a_single_parameter_is_varied_and_not_drawn_anew():
+    assert all(abs(layer - 200) < 80 for layer in next_layers(range(196, 206)))
+
+
+def test_the_parents_are_the_best_of_all_even_in_the_middle_of_a_generation():
+    few_and_good = [*range(1, 11), *range(391, 396)]
+    assert sum(layer > 300 for layer in next_layers(few_and_good)) > 10
+    late_and_poor = [*range(381, 396), *range(1, 11)]
+    assert sum(layer > 300 for layer in next_layers(late_and_poor)) > 15
+
+
+def test_it_begins_at_random():
+    layers = next_layers(range(1, 10))
+    assert sum(layer > 200 for layer in layers) > 5

@@ -1,0 +1,247 @@
+"""A search through the runner: it resumes, repeats itself, and takes what other studies have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from fake_training import screen_of
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from sweep.executors.base import Event, Finished, Lost, Progress
+from sweep.executors.local import LocalExecutor
+from sweep.grid.iso_cost import train_cost_ratio
+from sweep.grid.search import EarlyStop, Search
+from sweep.grid.spec import load_spec
+from sweep.plan.build import make_plan
+from sweep.plan.model import Plan, baselines
+from sweep.run.result_cache import ResultCache
+from sweep.run.runner import RunSummary, run_plan, untrained
+from sweep.simulated.trainer import run_job
+from sweep.store.layout import checkpoint_folder
+from sweep.store.progress import TrialProgress
+from sweep.store.study import read_rows, write_result
+from sweep.worker.rows import failed_row
+
+GRID = Path(__file__).parents[3] / "grids" / "optuna_pareto.yaml"
+
+
+def search_plan(trials: int = 8, *, early_stop: EarlyStop | None = None) -> Plan:
+    plan = make_plan(load_spec(GRID), "laptop")
+    reference = {trial.trial_id for trial in baselines(plan)}
+    stopping = tuple(t if t.trial_id in reference else replace(t, early_stop=early_stop) for t in plan.trials)
+    return replace(plan, trials=stopping, search=Search(sampler="tpe", trials=trials, seed=3))
+
+
+def run(plan: Plan, folder: Path, executor: Any = None, **options: Any) -> RunSummary:
+    factory = executor or partial(LocalExecutor, run=run_job)
+    return run_plan(plan, folder, factory, screen=screen_of(plan), **options)
+
+
+def chosen(folder: Path) -> list[tuple[int, str, str]]:
+    """(number, trial, status) of what the search tried, in its order."""
+    rows = read_rows(folder)[0].query("suggestion.notna()").sort_values("suggestion")
+    return list(rows[["suggestion", "trial_id", "status"]].itertuples(index=False, name=None))
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+        assert run(search_plan(), folder) == RunSummary(asked=9, completed=9, failed=0)
+    return chosen(folder)
+
+
+def test_a_search_tries_as_many_as_it_may_and_the_baseline(
+    tmp_path: Path, undisturbed: list[tuple[int, str, str]]
+) -> None:
+    assert [number for number, _, _ in undisturbed] == list(range(1, 9))
+    assert len({trial for _, trial, _ in undisturbed}) == 8
+    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path))) == 9
+    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path), limit=2)) == 3
+
+
+def test_limits_and_resumes_change_nothing_about_it(tmp_path: Path, undisturbed: list[tuple[int, str, str]]) -> None:
+    for done in (2, 4, 6, 8):
+        summary = run(search_plan(), tmp_path, limit=2)
+        assert summary == RunSummary(asked=done + 1, completed=done + 1, failed=0)
+        assert chosen(tmp_path) == undisturbed[:done]
+    assert run(search_plan(), tmp_path, limit=2) == RunSummary(asked=9, completed=9, failed=0)
+    assert (tmp_path / "optuna.log").exists()
+
+
+class InterruptedExecutor(LocalExecutor):
+    """Ctrl-C in the second epoch of the fourth trial."""
+
+    submitted = 0
+
+    def submit(self, job: Any, attempt: int) -> None:
+        self.submitted += 1
+        super().submit(job, attempt)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        events = super().poll(timeout_s)
+        if self.submitted == 4 and any(isinstance(event, Progress) for event in events):
+            raise KeyboardInterrupt
+        return events
+
+
+def test_an_interrupted_search_goes_on_with_the_trial_that_it_had_begun(
+    tmp_path: Path, undisturbed: list[tuple[int, str, str]]
+) -> None:
+    assert run(search_plan(), tmp_path, partial(InterruptedExecutor, run=run_job)).exit_code == 130
+    assert chosen(tmp_path) == undisturbed[:2]  # the baseline came first
+    begun = undisturbed[2][1]
+    progress = TrialProgress.read(checkpoint_folder(tmp_path, begun))
+    assert progress is not None
+    assert (progress.epoch, progress.suggestion) == (1, 3)
+    # with another seed the search would choose otherwise; what was begun comes first all the same
+    plan = search_plan()
+    assert plan.search
+    run(replace(plan, search=replace(plan.search, seed=99)), tmp_path, limit=1)
+    assert chosen(tmp_path) == undisturbed[:3]
+    assert run(plan, tmp_path).completed == 9
+
+
+def test_results_of_other_studies_come_on_top_of_the_limit(
+    tmp_path: Path, undisturbed: list[tuple[int, str, str]], capsys: pytest.CaptureFixture
+) -> None:
+    other = tmp_path / "other-laptop"
+    assert run(search_plan(), other, limit=3).completed == 4
+    study = tmp_path / "study-laptop"
+    summary = run(search_plan(), study, limit=2, cache=ResultCache(tmp_path, study))
+    assert (summary.taken, summary.completed) == (4, 6)
+    assert chosen(study) == undisturbed[:5]
+    sources = read_rows(study)[0].set_index("trial_id")["source"]
+    assert sources[undisturbed[0][1]] == f"other-laptop/{undisturbed[0][1]}.1"
+    assert sources[[trial for _, trial, _ in undisturbed[3:5]]].isna().all()
+
+
+def test_early_stop_prunes_and_the_search_is_told_so(tmp_path: Path) -> None:
+    plan = search_plan(12, early_stop=EarlyStop(min_epochs=2, reduction_factor=2))
+    summary = run(plan, tmp_path)
+    assert summary.asked == 13
+    assert summary.pruned >= 2
+    assert summary.completed + summary.pruned == 13
+    rows = read_rows(tmp_path)[0]
+    pruned = rows[rows["status"] == "pruned"]
+    assert pruned["train_time_s"].isna().all()
+    assert pruned["top1_best_pct"].notna().all()
+    assert (rows[rows["suggestion"].isna()]["status"] == "completed").all(), "a baseline trains to its end"
+    assert summary.sentence == f"{summary.completed} of 13 trials completed, {summary.pruned} ended early"
+    before = chosen(tmp_path)
+    assert run(plan, tmp_path) == summary
+    # without early stop those that were pruned are still to be trained
+    run(search_plan(12), tmp_path)
+    rows = read_rows(tmp_path)[0]
+    assert {trial for _, trial, _ in chosen(tmp_path)} == {trial for _, trial, _ in before}
+    assert set(rows[rows["status"] == "pruned"]["trial_id"]) <= set(rows[rows["status"] == "completed"]["trial_id"])
+
+
+def test_a_failure_counts_as_a_try_and_is_tried_again_only_on_request(
+    tmp_path: Path, undisturbed: list[tuple[int, str, str]]
+) -> None:
+    plan = search_plan(3)
+    first = next(trial for trial in plan.trials if trial.trial_id == undisturbed[0][1])
+    write_result(tmp_path, failed_row(replace(first, suggestion=1), 1, "made up"), ())
+    assert run(plan, tmp_path) == RunSummary(asked=4, completed=3, failed=1)
+    assert [status for _, _, status in chosen(tmp_path)] == ["failed", "completed", "completed"]
+    assert run(plan, tmp_path, retry_failed=True) == RunSummary(asked=4, completed=4, failed=0)
+    rows = read_rows(tmp_path)[0]
+    assert rows[rows["trial_id"] == first.trial_id][["attempt", "status"]].values.tolist() == [
+        [1, "failed"],
+        [2, "completed"],
+    ]
+
+
+def test_a_space_that_is_all_tried_ends_the_search(tmp_path: Path) -> None:
+    plan = search_plan(50)
+    kept = [*baselines(plan), *plan.trials[1:4]]
+    names = {trial.trial_id for trial in kept}
+    small = replace(plan, trials=tuple(kept), cases=tuple(case for case in plan.cases if case.trial_id in names))
+    assert run(small, tmp_path) == RunSummary(asked=4, completed=4, failed=0)
+
+
+ISO_COST = """
+study: iso_cost
+search: {kind: optuna, sampler: nsga2, trials: 100}
+early_stop: {kind: asha, min_epochs: 2, reduction_factor: 2}
+baselines: [{strategy: none}]
+space: {strategy: [interleaved, lower, upper], start_layer: {from: 6, to: 24}, stop_layer: {from: 12, to: 24, step: 4}}
+budget: {train_cost_ratio: 0.75, rule: exact, tolerance: 0.05}
+constraints: [peak_memory_mib <= 7000, top1_best_pct >= 70]
+profiles: {paper: {backbone: vim_tiny, dataset: digits, image_size: 224, epochs: 8}}
+"""
+
+
+def test_an_iso_cost_search_with_constraints_and_early_stop_ends_when_all_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "iso_cost.yaml").write_text(ISO_COST)
+    plan = make_plan(load_spec(tmp_path / "iso_cost.yaml"), "paper")
+    summary = run(plan, tmp_path / "study")
+    assert summary.asked == summary.completed + summary.pruned == len(plan.trials)
+    assert summary.pruned >= 3
+    assert run(plan, tmp_path / "study") == summary
+    schedules = [trial.fusion.schedule for trial in plan.trials[1:]]
+    assert all(train_cost_ratio(schedule) == pytest.approx(0.75, rel=0.05) for schedule in schedules if schedule)
+    told = optuna.load_study(
+        study_name="iso_cost", storage=JournalStorage(JournalFileBackend(str(tmp_path / "study" / "optuna.log")))
+    ).get_trials()
+    assert len(told) == len(schedules)
+    for trial in told:
+        completed = trial.state == optuna.trial.TrialState.COMPLETE
+        assert set(trial.constraints) == ({"peak_memory_mib <= 7000", "top1_best_pct >= 70"} if completed else set())
+
+
+class RoundsExecutor:
+    """Two places; checks that a search's trials start in rounds where they share a device."""
+
+    capacity = 2
+    gpu_memory_mib = None
+
+    def __init__(self, folder: Path, trials: object) -> None:
+        self.folder, self.running, self.rounds = folder, [], [0]
+
+    def submit(self, job: Any, attempt: int) -> None:
+        self.running.append((job, attempt))
+        self.rounds[-1] += 1
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        job, attempt = self.running.pop(0)
+        *_, end = [*_exhausted(run_job(job, attempt, self.folder))]
+        if not self.running:
+            self.rounds.append(0)
+        return [end]
+
+    def stop(self, trial_id: str) -> None: ...
+
+    def close(self) -> None:
+        assert self.rounds == [2, 2, 2, 1, 0]
+
+
+def _exhausted(steps: Any) -> Any:
+    end: Finished | Lost = yield from steps
+    yield end
+
+
+def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(
+        "sweep.run.loop.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
+    )
+    assert run(search_plan(6), tmp_path, RoundsExecutor).completed == 7
+    assert measured == [2, 2, 2, 1]
+    assert pd.Series([number for number, _, _ in chosen(tmp_path)]).is_unique

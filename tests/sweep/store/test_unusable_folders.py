@@ -1,0 +1,95 @@
+"""Folders that a study cannot be in: full, without rights, without links, no folders at all."""
+
+import errno
+import os
+
+import pytest
+from synthetic_study import files, results, table_plan
+
+import sweep
+from sweep.errors import UserError
+from sweep.store import lock
+from sweep.store import study as store
+from sweep.store.recovery import quarantine
+
+ROWS = results(table_plan(2))
+
+
+def test_a_full_disk_leaves_no_rubbish(tmp_path, monkeypatch):
+    store.create_study(tmp_path)
+
+    def no_room(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left") as caught:
+        store.write_result(tmp_path, ROWS[0], [])
+    assert not isinstance(caught.value, UserError)
+    assert files(tmp_path) == []
+    with pytest.raises(UserError, match=r"cannot be written: No space left.*--out"):
+        store.save_plan(tmp_path, "{}")
+
+
+def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    for function in (store.create_study, lambda folder: store.save_plan(folder, "{}")):
+        with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
+            function(tmp_path / "file" / "study")
+    with pytest.raises(UserError, match="cannot be written"), lock.lock_study(tmp_path / "file" / "study"):
+        pass
+
+
+def test_a_folder_without_rights_is_the_users_mistake(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        store.create_study(tmp_path / "closed" / "study")
+
+
+def test_no_study_is_the_users_mistake(tmp_path):
+    for load in (sweep.load_results, sweep.load_epochs):
+        with pytest.raises(UserError, match="holds no study"):
+            load(tmp_path)
+    with pytest.raises(UserError, match=r"plan.json"):
+        store.read_plan_json(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be read: Not a directory"):
+        store.read_rows(tmp_path / "file" / "study")
+
+
+def test_a_probe_takes_room(tmp_path, monkeypatch):
+    """An empty file finds room on a full disk."""
+    sizes = []
+    real = store.write_atomically
+    monkeypatch.setattr(
+        store, "write_atomically", lambda path, data, **o: sizes.append(len(data)) or real(path, data, **o)
+    )
+    store.create_study(tmp_path)
+    assert sizes == [store.PROBE_BYTES]
+    assert store.PROBE_BYTES >= 4096
+    assert list((tmp_path / "trials").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, number):
+    def unable(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.link", unable)
+    with pytest.raises(UserError, match=r"a study needs hard links and flock: choose another folder with --out"):
+        store.create_study(tmp_path)
+    assert list((tmp_path / "trials").iterdir()) == []
+
+
+def test_a_damaged_part_that_cannot_be_moved(tmp_path, monkeypatch):
+    store.create_study(tmp_path)
+    part = tmp_path / "trials" / "a.1.parquet"
+    part.touch()
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.mkdir", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        quarantine(tmp_path, [part])
