@@ -16,7 +16,7 @@ from famba_core.bench.limits import device_limits
 from famba_core.bench.settings import SECTIONS, Settings
 from famba_core.config import FusionConfig
 from famba_core.cost.roofline import Limits
-from famba_core.ops import interface, torch_ops
+from famba_core.ops import registry, torch_ops
 
 LIMITS = Limits(
     matmul_flops_per_s=1e12, vector_ops_per_s=1e12, exps_per_s=1e12, bytes_per_s=1e12, start_s=1e-6, source="made"
@@ -206,6 +206,6 @@ def test_help_needs_no_torch_and_a_run_none_of_the_libraries_of_sweeps():
 
 def test_backends_are_the_projects_and_mambapy_after_a_run(small):
     assert bench(small, "--sections", "scan") == 0
-    assert "mambapy" not in interface.BACKENDS
+    assert "mambapy" not in registry.BACKENDS
     assert run.RUNNERS.keys() == SECTIONS.keys()
     assert cases.NUM_CLASSES == 100

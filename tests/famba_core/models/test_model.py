@@ -7,6 +7,7 @@ from reference_weights import reference_images, reference_weights
 from vim_twin import vim_logits
 
 from famba_core import ConfigError, FusionConfig, ModelConfig, build_model
+from famba_core.ops.cpu import backend as cpu_backend
 
 # The official layout of Vim-Ti with 1000 classes: 197 tokens, D = 192, E = 384, N = 16, R = 12.
 OUTSIDE = {
@@ -111,7 +112,7 @@ def test_every_order_and_weighting_agrees_with_the_twin(
     order, weighting, cls_position, backend, small_backbone, monkeypatch
 ):
     if backend == "torch":
-        monkeypatch.setattr(backend, "unsupported_reason", lambda *tensors, **sizes: "not in this test")
+        monkeypatch.setattr(cpu_backend, "unsupported_reason", lambda *tensors, **sizes: "not in this test")
     config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5, cls_position=cls_position)
     assert_agrees_with_twin(config, FusionConfig(schedule=(2, 3, 2, 1), order=order, weighting=weighting))
 

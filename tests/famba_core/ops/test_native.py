@@ -98,7 +98,7 @@ def test_two_processes_may_build_at_once(cache, tmp_path, monkeypatch):
         f"for _ in $(seq 600); do [ $(ls {tmp_path} | grep -c at-work) -ge 2 ] && exit 0; sleep 0.1; done; exit 1",
     )
     program = (
-        "import sys, pathlib; from famba_core.ops.interface import native; build.SOURCE = pathlib.Path(sys.argv[1]); "
+        "import sys, pathlib; from famba_core.ops.cpu import build; build.SOURCE = pathlib.Path(sys.argv[1]); "
         "print(build.library().famba_answer())"
     )
     environment = os.environ | {"CXX": slow}

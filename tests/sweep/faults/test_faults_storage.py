@@ -57,7 +57,7 @@ def on_disk(tmp_path: Path, script: str) -> None:
     """Run a script that mounts disks of its own, which nobody else sees and which go with it."""
     file = tmp_path / "disk.sh"
     file.write_text(f"set -e\n{script}")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "support"), *sys.path])}
     subprocess.run(["unshare", "-m", "bash", str(file)], check=True, env=environment, timeout=100)
 
 
@@ -101,7 +101,7 @@ from pathlib import Path
 from fake_training import fake_trial
 from famba_core.config import FusionConfig
 from sweep.worker.job import run_job
-from sweep.store import create_study, read_rows
+from sweep.store.study import create_study, read_rows
 folder = Path(sys.argv[1])
 trial = fake_trial(0, epochs=2)
 trial = replace(trial, model=replace(trial.model, image_size=8), fusion=FusionConfig(schedule=(0,) * 24))

@@ -101,7 +101,7 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
     code = (
         "import sys; from pathlib import Path; from sweep.run.listeners.screen import Screen\n"
         "from sweep.run.runner import run_plan\n"
-        "from sweep.plan.build import plan_from_json\n"
+        "from sweep.plan.plan_file import plan_from_json\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "plan = plan_from_json((folder / 'plan.json').read_text(), folder)\n"
         "assert run_plan(plan, folder, None, screen=Screen({})).completed == 1\n"

@@ -71,7 +71,7 @@ def test_a_driver_killed_while_it_reads_leaves_neither_lock_nor_process(tmp_path
     save(tmp_path, ROWS[:6])
     program = textwrap.dedent("""
         import pathlib, sys, time
-        from sweep import store
+        from sweep.store import study as store
         from sweep.store import parts
         from sweep.store.lock import lock_study
         folder, real = pathlib.Path(sys.argv[1]), parts.read_loose

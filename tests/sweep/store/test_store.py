@@ -160,7 +160,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path):
         import sys, pathlib
         sys.path.insert(0, sys.argv[2])
         from synthetic_study import curve, files, result, table_plan
-        from sweep import store
+        from sweep.store import study as store
         trial = table_plan(2).trials[0]
         print("ready", flush=True)
         for attempt in range(int(sys.argv[3]), 10**6):

@@ -65,7 +65,7 @@ def test_readers_in_other_processes_see_every_row_once(tmp_path):
     save(tmp_path, ROWS[:1])
     program = textwrap.dedent("""
         import sys, pathlib
-        from sweep import store
+        from sweep.store import study as store
         folder, seen, reads = pathlib.Path(sys.argv[1]), set(), 0
         while not (folder / "stop").exists():
             rows, damaged = store.read_rows(folder, ["status"])
