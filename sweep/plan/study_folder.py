@@ -8,6 +8,7 @@ from pathlib import Path
 from sweep.errors import Problem, UserError
 from sweep.plan.model import Plan
 from sweep.plan.plan_file import plan_outline_from_json
+from sweep.store.layout import StudyPaths
 from sweep.store.study import read_plan_json
 
 
@@ -37,7 +38,7 @@ def study_folder(out: Path, plan: Plan) -> Path:
 
 
 def _is_study(folder: Path) -> bool:
-    return (folder / "plan.json").is_file() and (folder / "trials").is_dir()
+    return StudyPaths(folder).plan.is_file() and StudyPaths(folder).trials.is_dir()
 
 
 def _plan_of(folder: Path) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from famba_core.config import ConfigError, DataConfig, ModelConfig
 from sweep.errors import UserError
 from sweep.price.device import PoolDevice
 from sweep.price.training_time import device_seconds
+from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
 
 FEW_ROWS = 3  # with fewer the band is a guess
@@ -71,7 +72,7 @@ def _studies(results: Path) -> Iterator[Path]:
         return
     for folder in folders:
         with contextlib.suppress(OSError):  # another user's
-            if (folder / "plan.json").is_file():
+            if StudyPaths(folder).plan.is_file():
                 yield folder
 
 

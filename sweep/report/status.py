@@ -14,9 +14,7 @@ from sweep.errors import Problem, UserError
 from sweep.grid.search import Search
 from sweep.plan.model import candidates
 from sweep.plan.plan_file import PlanOutline, plan_outline_from_json
-from sweep.store.compaction.compacted import COMPACTED
-from sweep.store.compaction.manifest import MANIFEST
-from sweep.store.layout import checkpoint_folder, measuring_folder
+from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.lock import driver_of
 from sweep.store.outcomes import outcomes
 from sweep.store.progress import TrialProgress
@@ -63,7 +61,7 @@ def study_status(folder: Path) -> StudyStatus:
 
 
 def _study_status(folder: Path) -> StudyStatus:
-    plan = plan_outline_from_json(read_plan_json(folder), folder)
+    plan, paths = plan_outline_from_json(read_plan_json(folder), folder), StudyPaths(folder)
     unreadable: list[Problem] = []
     stored: Mapping[Any, Any] = {}
     begun: Collection[str] = ()
@@ -74,15 +72,15 @@ def _study_status(folder: Path) -> StudyStatus:
     with _kept(unreadable):
         damaged = [*damaged, *read_measurements(folder, ())[1]]
     with _kept(unreadable):
-        begun = _begun(folder)
+        begun = _begun(paths.checkpoints)
     driver = driver_of(folder)
     token = driver.get("token") if driver else None
-    measuring = TrialProgress.read(measuring_folder(folder)) if driver else None
+    measuring = TrialProgress.read(paths.measurements) if driver else None
     return StudyStatus(
         trials=_trials(plan, folder, stored, begun, token),
         damaged=tuple(dict.fromkeys([*damaged, *damaged_compacted(folder)])),
         unreadable=tuple(unreadable),
-        set_aside=tuple(sorted((folder / "quarantine").glob("*/*"))),
+        set_aside=tuple(sorted(paths.quarantine.glob("*/*"))),
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,
         search=plan.search,
@@ -110,14 +108,14 @@ def _trials(
     )
 
 
-def _begun(folder: Path) -> Collection[str]:
+def _begun(checkpoints: Path) -> Collection[str]:
     """The trials that have a checkpoint's folder: others need not be looked for one by one."""
     try:
-        return set(os.listdir(folder / "checkpoints"))
+        return set(os.listdir(checkpoints))
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise UserError([Problem(str(folder / "checkpoints"), "", f"cannot be read: {error.strerror}")]) from error
+        raise UserError([Problem(str(checkpoints), "", f"cannot be read: {error.strerror}")]) from error
 
 
 def _trial_status(
@@ -125,7 +123,7 @@ def _trial_status(
 ) -> TrialStatus:
     row = stored.get(trial_id)
     ended = row is not None and row["status"] == "completed"
-    progress = TrialProgress.read(checkpoint_folder(folder, trial_id)) if trial_id in begun and not ended else None
+    progress = TrialProgress.read(StudyPaths(folder).checkpoint(trial_id)) if trial_id in begun and not ended else None
     running = progress is not None and token is not None and progress.driver == token
     if row is not None and not (running and progress and progress.attempt > row["attempt"]):  # nor is it tried again
         error = row["error"] if row["status"] == "failed" else None
@@ -166,7 +164,7 @@ def describe(status: StudyStatus) -> str:
 
 
 def _damage(file: Path) -> str:
-    if file.parent.name == COMPACTED or file.name == MANIFEST:
+    if is_compacted_file(file):
         return f"{file}: is damaged; what is whole of it or its copy counts, and `famba-sweep compact` writes it anew"
     return f"{file}: cannot be read; the next run sets it aside"
 

@@ -19,7 +19,8 @@ from sweep.report.figures.point_labels import MOST_LABELS
 from sweep.report.figures.style import axis_name, render
 from sweep.report.page import Picture, page
 from sweep.report.pareto import Frontier, answers, frontiers, non_dominated
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.outcomes import completed
 from sweep.store.study import read_epochs, read_plan_json, read_rows
 from sweep.text import plural
@@ -72,7 +73,7 @@ def write_report(folder: Path) -> Report:
         ),
     }
     files |= {file: text.encode() for file, text in texts.items()}
-    report = folder / "report"
+    report = StudyPaths(folder).report
     with as_user_error(report):
         report.mkdir(exist_ok=True)
         for file, data in files.items():

@@ -12,7 +12,8 @@ from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Meas
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
 from sweep.run.listeners.screen import Screen, schedules
-from sweep.store.layout import as_user_error, measuring_folder
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.lock import token_of
 from sweep.store.progress import FILE, TrialProgress
 from sweep.store.recovery import quarantine
@@ -59,7 +60,7 @@ def measure_first(
             phase.run()
     finally:
         with contextlib.suppress(OSError):  # what is left says nothing to a later driver
-            (measuring_folder(folder) / FILE).unlink(missing_ok=True)
+            (StudyPaths(folder).measurements / FILE).unlink(missing_ok=True)
 
 
 def _stored(folder: Path, is_device: Callable[[str], bool]) -> set[str]:
@@ -143,7 +144,7 @@ class _Phase:
     def _tell(self) -> None:
         self._progress = replace(self._progress, epoch=self._progress.epochs - len(self._waiting))
         with as_user_error(self._folder):
-            self._progress.write(measuring_folder(self._folder))
+            self._progress.write(StudyPaths(self._folder).measurements)
         self._screen.measured(self._progress.epoch)
 
 

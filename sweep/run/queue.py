@@ -13,14 +13,12 @@ import pandas as pd
 from sweep.plan.model import Plan, Trial, baselines
 from sweep.run.result_cache import ResultCache
 from sweep.schema import Status
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_result
 
 if TYPE_CHECKING:
     from sweep.search.optuna_search import OptunaSearch
-
-OPTUNA_STORAGE = "optuna.log"  # in the study's folder; written for optuna-dashboard, never read
 
 
 class TrialQueue:
@@ -114,7 +112,7 @@ class TrialQueue:
         if self._search is None:
             from sweep.search.optuna_search import OptunaSearch
 
-            self._search = OptunaSearch(self._plan, self._folder / OPTUNA_STORAGE)
+            self._search = OptunaSearch(self._plan, StudyPaths(self._folder).optuna_log)
             for row in sorted(self._told, key=lambda row: _number(row) or 0):
                 self._search.tell(row)
         return self._search
@@ -141,12 +139,12 @@ class TrialQueue:
 
     def _begun_before(self, outcomes: Mapping[str, Mapping[str, Any]]) -> list[Trial]:
         """What a search chose and an interruption left unfinished, and on request what failed, with their numbers."""
-        begun = []
+        begun, paths = [], StudyPaths(self._folder)
         for trial in self._plan.trials:
             if trial.trial_id in outcomes:
                 number = _number(outcomes[trial.trial_id])
             else:
-                progress = TrialProgress.read(checkpoint_folder(self._folder, trial.trial_id))
+                progress = TrialProgress.read(paths.checkpoint(trial.trial_id))
                 number = progress.suggestion if progress else None
             if (number is not None or trial.trial_id in outcomes) and self._is_missing(trial):
                 begun.append(replace(trial, suggestion=number))

@@ -12,7 +12,7 @@ from typing import Any
 from sweep.errors import UserError
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
 from sweep.store.parts import all_parts
 from sweep.store.row_kinds import TRIALS
 from sweep.store.study import read_curve, read_result, write_result

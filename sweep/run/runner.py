@@ -20,7 +20,8 @@ from sweep.run.loop import TrialLoop
 from sweep.run.queue import TrialQueue
 from sweep.run.result_cache import ResultCache
 from sweep.run.signals import Signals
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.outcomes import outcomes
 from sweep.store.progress import TrialProgress
@@ -132,11 +133,12 @@ def untrained(
 
 def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Left where a worker died after it had stored the row of a trial that needs them no more."""
-    for name in os.listdir(folder / "checkpoints"):
-        row, progress = stored.get(name), TrialProgress.read(folder / "checkpoints" / name)
+    checkpoints = StudyPaths(folder).checkpoints
+    for name in os.listdir(checkpoints):
+        row, progress = stored.get(name), TrialProgress.read(checkpoints / name)
         begun_since = row and progress and progress.attempt > row["attempt"]
         if row and row["status"] != "failed" and not begun_since:
-            shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
+            shutil.rmtree(checkpoints / name, ignore_errors=True)
 
 
 def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -1,44 +1,50 @@
-"""TODO."""
+"""The names of all files and folders of a study; what each of them holds is listed in sweep/store/__init__.py."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-from collections.abc import Iterator
 from pathlib import Path
 
-from sweep.errors import Problem, UserError
 
-_LACKING = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # of a file system
+class StudyPaths:
+    """Paths of the files and folders in a study's folder, whether they exist or not."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plan = root / "plan.json"
+        self.trials = root / "trials"
+        self.epochs = root / "epochs"
+        self.measurements = root / "measurements"  # also holds the progress of the measuring phase while it lasts
+        self.compacted = root / "compacted"
+        self.manifest = root / "manifest.json"
+        self.checkpoints = root / "checkpoints"
+        self.rungs = root / "rungs"
+        self.quarantine = root / "quarantine"
+        self.logs = root / "logs"
+        self.folded_log = self.logs / "folded.txt"
+        self.run_log = root / "run.log"
+        self.optuna_log = root / "optuna.log"
+        self.report = root / "report"
+        self.lock = root / "driver.lock"
+
+    def checkpoint(self, trial_id: str) -> Path:
+        """Return the folder of an unfinished trial's checkpoint."""
+        return self.checkpoints / trial_id
+
+    def rung(self, group: str, epoch: int) -> Path:
+        """Return the folder of one rung of a group of trials."""
+        return self.rungs / group / str(epoch)
+
+    def log(self, name: str) -> Path:
+        """Return the file of one traceback."""
+        return self.logs / f"{name}.txt"
+
+    def list_temporaries(self) -> list[Path]:
+        """List the temporary files that killed processes have left."""
+        folders = (self.trials, self.epochs, self.measurements, self.compacted, self.checkpoints, self.logs)
+        nested = (*self.checkpoints.glob("*"), *self.rungs.glob("*/*"))
+        return [file for folder in (self.root, *folders, *nested) for file in folder.glob(".*.tmp")]
 
 
-@contextlib.contextmanager
-def as_user_error(folder: Path) -> Iterator[None]:
-    """Turn a folder that cannot be written (read-only, no rights, disk full, no links or locks) into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        advice = "a study needs hard links and flock:" if error.errno in _LACKING else "make room or rights there, or"
-        sentence = f"cannot be written: {error.strerror or error}; {advice} choose another folder with --out"
-        raise UserError([Problem(str(folder), "", sentence)]) from error
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove from a study's folder what killed processes were writing; none may be at it now.
-
-    Raises OSErrors as they come.
-    """
-    places = ("trials", "epochs", "measurements", "compacted", "checkpoints", "checkpoints/*", "rungs/*/*", "logs")
-    for place in ("", *places):
-        for temporary in folder.glob(f"{place}/.*.tmp".lstrip("/")):
-            temporary.unlink(missing_ok=True)
-
-
-def measuring_folder(folder: Path) -> Path:
-    """Where the phase says how far it is, while it lasts; an epoch is a measurement there."""
-    return folder / "measurements"
-
-
-def checkpoint_folder(study: Path, trial_id: str) -> Path:
-    """Where a trial keeps its checkpoint while it is not stored."""
-    return study / "checkpoints" / trial_id
+def is_compacted_file(file: Path) -> bool:
+    """True if a study's file is its manifest, a compacted file or the copy of one."""
+    return file == StudyPaths(file.parent).manifest or file.parent == StudyPaths(file.parent.parent).compacted

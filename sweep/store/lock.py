@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sweep.errors import Problem, UserError
-from sweep.store.layout import as_user_error, remove_temporaries
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.study import create_study
 
 _held: set[int] = set()  # the locks' files
@@ -40,7 +41,7 @@ def lock_study(folder: Path) -> Iterator[None]:
     create_study(folder)
     with contextlib.ExitStack() as stack:
         with as_user_error(folder):
-            file = stack.enter_context(open(folder / "driver.lock", "a+", encoding="utf-8"))
+            file = stack.enter_context(open(StudyPaths(folder).lock, "a+", encoding="utf-8"))
             if not _try_lock(file, fcntl.LOCK_EX):
                 time.sleep(0.1)  # `driver_of` holds it for an instant
                 if not _try_lock(file, fcntl.LOCK_EX):
@@ -49,7 +50,8 @@ def lock_study(folder: Path) -> Iterator[None]:
                     raise UserError([Problem(str(folder), "", sentence)])
             _held.add(file.fileno())
             _sign(file)
-            remove_temporaries(folder)
+            for temporary in StudyPaths(folder).list_temporaries():
+                temporary.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -62,7 +64,7 @@ def driver_of(folder: Path) -> dict[str, Any] | None:
 
     Nobody does on a file system that has no locks, such as that of a copy which is only looked at.
     """
-    path = folder / "driver.lock"
+    path = StudyPaths(folder).lock
     if not path.exists():
         return None
     with open(path, encoding="utf-8") as file:
@@ -78,7 +80,7 @@ def token_of(folder: Path) -> str:
     A worker leaves it with its progress: whose work that is must not be told from times of day, which jump.
     """
     try:
-        with open(folder / "driver.lock", encoding="utf-8") as file:
+        with open(StudyPaths(folder).lock, encoding="utf-8") as file:
             return str(_holder(file).get("token", ""))
     except FileNotFoundError:
         return ""

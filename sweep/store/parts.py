@@ -28,7 +28,8 @@ from sweep.errors import Problem, UserError
 from sweep.files.checksum import CorruptFile, verify
 from sweep.files.names import is_plain
 from sweep.store.compaction.compacted import Compacted, CompactedRows, read_compacted
-from sweep.store.compaction.manifest import MANIFEST, is_lost, read_manifest
+from sweep.store.compaction.manifest import is_lost, read_manifest
+from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import Kind, conform
 
 MERGED_AT = 500
@@ -59,7 +60,7 @@ def read_parts(
     schema = _part_of(kind, columns)
     while True:
         manifest = read_manifest(folder)
-        names, damaged = part_names(folder, kind), [folder / MANIFEST] if is_lost(folder) else []
+        names, damaged = part_names(folder, kind), [StudyPaths(folder).manifest] if is_lost(folder) else []
         try:
             compacted, held = kind.schema.empty_table(), frozenset[str]()
             if entry := manifest.get(kind.name):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sweep.errors import Problem, UserError
 from sweep.files.checksum import CorruptFile
-from sweep.store.compaction.compacted import COMPACTED, is_whole, read_compacted, write_compacted
-from sweep.store.compaction.manifest import MANIFEST, is_lost, read_manifest, write_manifest
-from sweep.store.layout import as_user_error
+from sweep.store.compaction.compacted import is_whole, read_compacted, write_compacted
+from sweep.store.compaction.manifest import is_lost, read_manifest, write_manifest
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.parts import read_loose
 from sweep.store.row_kinds import KINDS
 
-QUARANTINE = "quarantine"  # status.py lists what is there
 _KINDS = {kind.name: kind for kind in KINDS}
 
 
@@ -34,11 +34,11 @@ def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
     moved = []
     for path in damaged:
         with as_user_error(folder):
-            if path == folder / MANIFEST:
+            if path == StudyPaths(folder).manifest:
                 found = read_manifest(folder)
                 moved += _move(folder, path)
                 write_manifest(folder, found)
-            elif path.parent.name == COMPACTED:
+            elif is_compacted_file(path):
                 moved += _replace(folder, path)
             else:
                 _confirm_damage(folder, path)
@@ -49,7 +49,8 @@ def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
 def damaged_compacted(folder: Path) -> list[Path]:
     """The manifest, if it is lost, and the compacted files and copies that are not whole, or cannot be read now."""
     places = [place for entry in read_manifest(folder).values() for place in entry.places(folder)]
-    return [folder / MANIFEST] * is_lost(folder) + [place for place in places if not _is_whole(place)]
+    damaged = [place for place in places if not _is_whole(place)]
+    return [StudyPaths(folder).manifest, *damaged] if is_lost(folder) else damaged
 
 
 def _replace(folder: Path, damaged: Path) -> list[Path]:
@@ -108,7 +109,9 @@ def _unreadable(folder: Path, file: Path, why: str | None) -> UserError:
 def _move(folder: Path, path: Path) -> list[Path]:
     if not os.path.lexists(path):
         return []
-    target = folder / QUARANTINE / (COMPACTED if path.name == MANIFEST else path.parent.name) / path.name
+    paths = StudyPaths(folder)
+    kind = paths.compacted if is_compacted_file(path) else path.parent
+    target = paths.quarantine / kind.name / path.name
     target.parent.mkdir(parents=True, exist_ok=True)
     while target.exists():
         target = target.with_name(f"{target.name}.again")

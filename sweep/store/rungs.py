@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from famba_core.files import sync_folder, write_atomically
 from sweep.files.names import is_plain
+from sweep.store.layout import StudyPaths
 
 GO_ON, STOP = "goes_on", "stops"
 FOLDED = "folded"
@@ -30,10 +31,6 @@ class Arrival(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.trial_id}={self.value!r}={GO_ON if self.goes_on else STOP}"
-
-
-def rung_folder(study: Path, group: str, epoch: int) -> Path:
-    return study / "rungs" / group / str(epoch)
 
 
 def read_rung(rung: Path) -> dict[str, Arrival]:
@@ -54,7 +51,7 @@ def arrive(rung: Path, arrival: Arrival, before: Arrival | None) -> None:
 
 def fold_rungs(study: Path) -> None:
     """Make the files of each rung lines of one. Killed at any point it loses nothing. Raises OSErrors as they come."""
-    for rung in sorted(study.glob("rungs/*/*/")):
+    for rung in sorted(StudyPaths(study).rungs.glob("*/*/")):
         if files := [name for name in os.listdir(rung) if _parsed(name)]:
             lines = sorted(f"{arrival.name}\n" for arrival in read_rung(rung).values())
             write_atomically(rung / FOLDED, "".join(lines).encode())

@@ -36,7 +36,8 @@ from famba_core.files import write_atomically
 from sweep.errors import Problem, UserError
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, with_checksum
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.parts import all_parts, compacted_parts, read_part, read_parts
 from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, Kind
 
@@ -55,37 +56,38 @@ def create_study(folder: Path) -> None:
 
     Raises UserError where the folder cannot be written, now rather than after the first trial.
     """
+    paths = StudyPaths(folder)
     with as_user_error(folder):
-        for name in ("trials", "epochs", "checkpoints"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        probe = folder / "trials" / f".{uuid.uuid4().hex}"
+        for needed in (paths.trials, paths.epochs, paths.checkpoints):
+            needed.mkdir(parents=True, exist_ok=True)
+        probe = paths.trials / f".{uuid.uuid4().hex}"
         try:
             write_atomically(probe, bytes(PROBE_BYTES), replace=False)
         finally:
             probe.unlink(missing_ok=True)
 
 
+def check_is_study(folder: Path) -> None:
+    """Raise UserError if a folder holds no study."""
+    if not StudyPaths(folder).trials.is_dir():
+        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
+
+
 def save_plan(folder: Path, text: str) -> None:
     """Store plan.json, replacing the one before. Raises UserError where the folder cannot be written."""
     create_study(folder)
     with as_user_error(folder):
-        write_atomically(folder / "plan.json", text.encode())
+        write_atomically(StudyPaths(folder).plan, text.encode())
 
 
 def read_plan_json(folder: Path) -> bytes:
     """What plan.json holds. Raises UserError where there is none."""
+    plan = StudyPaths(folder).plan
     try:
-        return (folder / "plan.json").read_bytes()
+        return plan.read_bytes()
     except OSError as error:
-        raise UserError(
-            [
-                Problem(
-                    str(folder),
-                    "plan.json",
-                    f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>",
-                )
-            ]
-        ) from None
+        sentence = f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>"
+        raise UserError([Problem(str(folder), plan.name, sentence)]) from None
 
 
 def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> None:
@@ -94,7 +96,7 @@ def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> No
     Raises FileExistsError if this attempt is stored already, and other OSErrors as they come.
     """
     name = f"{row.trial_id}.{row.attempt}.parquet"
-    row_part, curve_part = folder / "trials" / name, folder / "epochs" / name
+    row_part, curve_part = StudyPaths(folder).trials / name, StudyPaths(folder).epochs / name
     if row_part.exists() or name in compacted_parts(folder, TRIALS):
         raise FileExistsError(f"{row_part} is stored already; an attempt is written once")
     for part in (row_part, curve_part):
@@ -106,8 +108,9 @@ def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> No
 
 def write_measurement(folder: Path, row: MeasureRow) -> None:
     """Store an isolated measurement. Raises OSErrors as they come."""
-    (folder / "measurements").mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "measurements" / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
+    measurements = StudyPaths(folder).measurements
+    measurements.mkdir(parents=True, exist_ok=True)
+    write_atomically(measurements / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
 
 
 def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> Stored:
@@ -189,8 +192,7 @@ def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[Measur
 
 
 def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFrame, list[Path]]]) -> pd.DataFrame:
-    if not (Path(folder) / "trials").is_dir():
-        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
+    check_is_study(Path(folder))
     frame, damaged = read(Path(folder))
     if damaged:
         names = ", ".join(str(part) for part in damaged)

@@ -10,7 +10,8 @@ import math
 from pathlib import Path
 
 from sweep.grid.search import EarlyStop
-from sweep.store.rungs import Arrival, arrive, read_rung, rung_folder
+from sweep.store.layout import StudyPaths
+from sweep.store.rungs import Arrival, arrive, read_rung
 
 
 def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, stop: EarlyStop) -> bool:
@@ -28,7 +29,7 @@ def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, s
     """
     if not is_rung(epoch, stop):
         return True
-    rung = rung_folder(folder, group, epoch)
+    rung = StudyPaths(folder).rung(group, epoch)
     rung.mkdir(parents=True, exist_ok=True)
     arrived = read_rung(rung)
     before = arrived.pop(trial_id, None)

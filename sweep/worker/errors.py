@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from sweep.plan.model import Trial
+from sweep.store.layout import StudyPaths
 
 # The study's folder, and not the trial, is what fails: no other trial could store its row either.
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -24,7 +25,7 @@ def explain(error: Exception, trial: Trial, folder: Path, name: str) -> str:
     """What went wrong, in one sentence; the traceback goes into a log of that name, which the sentence gives."""
     from famba_core.training.trainer import NonFiniteLoss
 
-    log = folder / "logs" / f"{name}.txt"
+    log = StudyPaths(folder).log(name)
     log.parent.mkdir(exist_ok=True)
     log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     message = " ".join(str(error).split("\n\n")[0].split())

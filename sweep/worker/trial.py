@@ -14,7 +14,7 @@ from famba_core.config import ConfigError, FusionConfig
 from sweep.plan.identity import measure_id, rung_group
 from sweep.plan.model import Trial
 from sweep.schema import ResultRow
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.lock import token_of
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_measurement, write_result
@@ -48,7 +48,7 @@ def run_trial(
 
     from famba_core.training.trainer import NonFiniteLoss
 
-    checkpoint = checkpoint_folder(folder, trial.trial_id)
+    checkpoint = StudyPaths(folder).checkpoint(trial.trial_id)
     progress = TrialProgress.read(checkpoint)
     driver = token_of(folder)
     if progress is None or progress.attempt != attempt:

@@ -20,7 +20,7 @@ from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.nodes import ClusterCapacity, ResourceRequest
 from sweep.executors.ray_tune.process import Start, no_start, stopped
 from sweep.executors.ray_tune.scratch import Scratch
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
 
 CLOSE_TIMEOUT_S = 10.0
 REACH_TIMEOUT_S = 5.0

@@ -19,18 +19,17 @@ from pathlib import Path
 import pyarrow as pa
 
 from famba_core.files import write_atomically
-from sweep.errors import Problem, UserError
 from sweep.files.checksum import CorruptFile
-from sweep.store.compaction.compacted import COMPACTED, Compacted, Manifest, described, read_compacted, write_compacted
+from sweep.store.compaction.compacted import Compacted, Manifest, described, read_compacted, write_compacted
 from sweep.store.compaction.manifest import read_manifest, write_manifest
-from sweep.store.layout import as_user_error
+from sweep.store.errors import as_user_error
+from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.parts import merged, part_names, read_loose
 from sweep.store.recovery import damaged_compacted, quarantine
 from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, Kind
 from sweep.store.rungs import fold_rungs
-
-FOLDED_LOGS = "folded.txt"
+from sweep.store.study import check_is_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +44,9 @@ class Compaction:
     @property
     def sentence(self) -> str:
         held = ", ".join(f"{count} rows of {kind}" for kind, count in self.rows.items())
-        lines = [f"{self.parts} parts compacted; {COMPACTED}/ holds {held or 'nothing'}"]
+        lines = [f"{self.parts} parts compacted; compacted/ holds {held or 'nothing'}"]
         if self.logs:
-            lines.append(f"{self.logs} tracebacks are in logs/{FOLDED_LOGS} now, each under its name")
+            lines.append(f"{self.logs} tracebacks are in logs/folded.txt now, each under its name")
         return "\n".join(lines + [f"{part}: could not be read and is set aside" for part in self.set_aside])
 
 
@@ -57,8 +56,7 @@ def compact(folder: Path) -> Compaction:
     CorruptFile files are set aside. Killed at any point it loses nothing, and a second call goes on.
     Raises UserError if `folder` holds no study, another process drives it, or it cannot be read or written.
     """
-    if not (folder / TRIALS.name).is_dir():
-        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
+    check_is_study(folder)
     with lock_study(folder), as_user_error(folder):
         set_aside = quarantine(folder, damaged_compacted(folder))
         before = read_manifest(folder)
@@ -69,7 +67,7 @@ def compact(folder: Path) -> Compaction:
             write_manifest(folder, manifest)
         _remove_superseded(folder, manifest)
         fold_rungs(folder)
-        logs = _fold_logs(folder / "logs")
+        logs = _fold_logs(folder)
     return Compaction(
         parts=sum(len(entry.parts) for entry in manifest.values()) - sum(len(entry.parts) for entry in before.values()),
         rows={kind: entry.rows for kind, entry in manifest.items()},
@@ -126,8 +124,8 @@ def _remove_superseded(folder: Path, manifest: Manifest) -> None:
 
 def _fold_logs(folder: Path) -> int:
     """Make sections of one file of them, each under its name; returns how many."""
-    folded = folder / FOLDED_LOGS
-    logs = sorted(path for path in folder.glob("*.txt") if path != folded and not path.is_symlink())
+    folded = StudyPaths(folder).folded_log
+    logs = sorted(path for path in folded.parent.glob("*.txt") if path != folded and not path.is_symlink())
     if logs:
         before = folded.read_bytes() if folded.exists() else b""
         sections = [f"==> {log.name} <==\n".encode() + log.read_bytes() + b"\n" for log in logs]

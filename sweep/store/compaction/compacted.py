@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 
 from famba_core.files import write_atomically
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, CorruptFile, verify, with_checksum
+from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import COMPACTED_KINDS, Kind, conform
 
-COMPACTED = "compacted"
 COPY = ".copy"  # not *.parquet, or whoever reads all of these would see each row twice
 ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about so many; of so many rows at least
 
@@ -42,7 +42,7 @@ class Compacted:
 
     def places(self, folder: Path) -> tuple[Path, Path]:
         """The file and its copy, of a study's folder."""
-        path = folder / COMPACTED / self.file
+        path = StudyPaths(folder).compacted / self.file
         return path, path.with_suffix(COPY)
 
 
@@ -69,7 +69,7 @@ def write_compacted(folder: Path, kind: Kind, table: pa.Table, parts: frozenset[
         writer.add_key_value_metadata({NAME: CHECKSUM_PLACEHOLDER})
     entry = Compacted(file=f"{kind.name}-{uuid.uuid4().hex}.parquet", rows=table.num_rows, parts=parts)
     data = with_checksum(sink.getvalue())
-    (folder / COMPACTED).mkdir(exist_ok=True)
+    StudyPaths(folder).compacted.mkdir(exist_ok=True)
     for place in entry.places(folder):
         write_atomically(place, data)
     return entry
@@ -121,7 +121,8 @@ def find_compacted(folder: Path) -> Manifest:
 def described(folder: Path) -> Iterator[tuple[Kind, Compacted]]:
     """Each compacted file, with the parts whose rows can be read in it or in its copy."""
     for kind in COMPACTED_KINDS:
-        for file in sorted({path.with_suffix(".parquet").name for path in (folder / COMPACTED).glob(f"{kind.name}-*")}):
+        paths = StudyPaths(folder).compacted.glob(f"{kind.name}-*")
+        for file in sorted({path.with_suffix(".parquet").name for path in paths}):
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                 table = read_compacted(folder, kind, Compacted(file=file, rows=0, parts=frozenset())).table
                 yield kind, Compacted(file=file, rows=table.num_rows, parts=frozenset(kind.part_names(table)))

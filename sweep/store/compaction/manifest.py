@@ -13,9 +13,9 @@ from famba_core.files import write_atomically
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, verify, with_checksum
 from sweep.files.names import is_plain
 from sweep.store.compaction.compacted import Compacted, Manifest, find_compacted
+from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import COMPACTED_KINDS
 
-MANIFEST = "manifest.json"
 _MANIFEST: TypeAdapter[dict[str, Compacted]] = TypeAdapter(dict[str, Compacted])
 # The last one decoded of each study (None: damaged), with the inode, time and size of its file: decoding thousands of
 # names for each part that is looked for would take most of the time.
@@ -32,7 +32,7 @@ def is_lost(folder: Path) -> bool:
     """Whether the manifest is damaged, or not there though there is what only it names."""
     if _stored(folder) is not None:
         return False
-    if (folder / MANIFEST).exists():
+    if StudyPaths(folder).manifest.exists():
         return True
     # Until the manifest of a first compaction is there, all that it will name still is.
     found = find_compacted(folder)
@@ -42,15 +42,15 @@ def is_lost(folder: Path) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace it atomically. Raises OSErrors as they come."""
     plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
-    write_atomically(
-        folder / MANIFEST, with_checksum(json.dumps(plain | {NAME: CHECKSUM_PLACEHOLDER}, indent=0).encode())
-    )
+    text = json.dumps(plain | {NAME: CHECKSUM_PLACEHOLDER}, indent=0)
+    write_atomically(StudyPaths(folder).manifest, with_checksum(text.encode()))
 
 
 def _stored(folder: Path) -> Manifest | None:
     """What the file says; None if there is none, or it is damaged."""
     try:
-        with open(folder / MANIFEST, "rb") as file:  # a network's file system looks for a new one when it is opened
+        # Opened each time: a network file system looks for a newer version only then.
+        with open(StudyPaths(folder).manifest, "rb") as file:
             found = os.fstat(file.fileno())
             version = (found.st_ino, found.st_mtime_ns, found.st_size)
             known = _decoded.get(folder)

@@ -16,7 +16,7 @@ from sweep.grid.search import Search
 from sweep.plan.model import Case
 from sweep.plan.plan_file import plan_to_json
 from sweep.report.status import describe, study_status
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study, token_of
 from sweep.store.progress import FILE, TrialProgress
 from sweep.store.recovery import quarantine
@@ -137,7 +137,7 @@ def test_what_was_set_aside_is_named(study: Path) -> None:
 @pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
 def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
     """Times of files lie on either side of the lock's, and neither makes progress look old or new."""
-    progress = checkpoint_folder(study, "fake-seed2") / FILE
+    progress = StudyPaths(study).checkpoint("fake-seed2") / FILE
 
     def jump() -> None:
         now = (study / "driver.lock").stat().st_mtime
@@ -164,11 +164,11 @@ def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> N
     for seed, status in ((0, "completed"), (5, "completed"), (9, "completed"), (8, "pruned"), (3, "failed")):
         row = failed_row(trials[seed], 1, "x")
         write_result(tmp_path, replace(row, status=status, error="x" if status == "failed" else None), ())
-    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed20"))
+    TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed20"))
     with lock_study(tmp_path):
         for seed in (30, 31):
             begun = replace(TrialProgress.begin(1, 3), driver=token_of(tmp_path))
-            begun.write(checkpoint_folder(tmp_path, f"fake-seed{seed}"))
+            begun.write(StudyPaths(tmp_path).checkpoint(f"fake-seed{seed}"))
         lines = printed(tmp_path)
     assert lines[0] == "optuna (tpe): 4 of 40 trials tried: 2 completed, 1 failed, 1 pruned; 2 running; 1 interrupted"
     assert lines[1] == "baselines: 1 completed"
@@ -192,7 +192,7 @@ def test_a_search_tries_no_more_than_there_is(tmp_path: Path) -> None:
 def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path, monkeypatch: Any) -> None:
     trials = [fake_trial(seed) for seed in range(2000)]
     save_plan(tmp_path, plan_to_json(plan_of(*trials)))
-    TrialProgress.begin(1, 3).write(checkpoint_folder(tmp_path, "fake-seed7"))
+    TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed7"))
     looked = []
     real = TrialProgress.read.__func__
     monkeypatch.setattr(TrialProgress, "read", classmethod(lambda cls, place: looked.append(place) or real(cls, place)))
@@ -215,7 +215,7 @@ def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
         finally:
             del FAULTS[106]
         save_plan(study, plan_to_json(plan_of(fake_trial(106))))
-        assert (checkpoint_folder(study, "fake-seed106") / FILE).exists()
+        assert (StudyPaths(study).checkpoint("fake-seed106") / FILE).exists()
         assert states(study) == {"seed106": "failed"}, "the attempt that failed is not one that runs"
 
 

@@ -15,7 +15,7 @@ from sweep.executors.base import Event, Finished, Job, Lost, MeasureJob
 from sweep.plan.model import Trial
 from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.store.compaction.compact import compact
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.outcomes import outcomes
 from sweep.store.study import read_rows, write_result
 from sweep.worker.measure import measure_all
@@ -197,7 +197,7 @@ def test_a_row_that_cannot_be_stored_is_a_lost_trial(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written: Is a directory"):  # nor can the runner store the failure
         run_in_process(plan_of(fake_trial(0)), tmp_path)
     assert starts(tmp_path) == ["fake-seed0 1", "fake-seed0 4"]  # the second time nothing was left to train
-    assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").exists()
+    assert (StudyPaths(tmp_path).checkpoint("fake-seed0") / "last.pt").exists()
 
 
 def test_a_torn_part_is_set_aside_and_its_trial_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -223,7 +223,7 @@ def test_what_is_no_part_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_a_worker_left_behind_after_its_row_is_removed(tmp_path: Path) -> None:
     plan = plan_of(fake_trial(0))
     run_in_process(plan, tmp_path)
-    left = checkpoint_folder(tmp_path, "fake-seed0")
+    left = StudyPaths(tmp_path).checkpoint("fake-seed0")
     left.mkdir(parents=True)
     run_in_process(plan, tmp_path)
     assert not left.exists()

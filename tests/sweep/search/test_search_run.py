@@ -24,7 +24,7 @@ from sweep.plan.model import Plan, baselines
 from sweep.run.result_cache import ResultCache
 from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.simulated.trainer import run_job
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_rows, write_result
 from sweep.worker.rows import failed_row
@@ -104,7 +104,7 @@ def test_an_interrupted_search_goes_on_with_the_trial_that_it_had_begun(
     assert run(search_plan(), tmp_path, partial(InterruptedExecutor, run=run_job)).exit_code == 130
     assert chosen(tmp_path) == undisturbed[:2]  # the baseline came first
     begun = undisturbed[2][1]
-    progress = TrialProgress.read(checkpoint_folder(tmp_path, begun))
+    progress = TrialProgress.read(StudyPaths(tmp_path).checkpoint(begun))
     assert progress is not None
     assert (progress.epoch, progress.suggestion) == (1, 3)
     # with another seed the search would choose otherwise; what was begun comes first all the same

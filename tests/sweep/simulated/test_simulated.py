@@ -14,7 +14,7 @@ from famba_core.fusion.schedule import spread
 from sweep.executors.base import Finished, MeasureJob
 from sweep.simulated.surface import published_rows, simulate
 from sweep.simulated.trainer import SimulatedTrainer, new_trainer, run_job
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.study import read_epochs, read_rows
 
 UNFUSED = (0,) * 24
@@ -122,7 +122,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(tmp_path):
     job = run_job(trial, 1, tmp_path)
     begun = [next(job), next(job)]
     job.close()
-    assert (checkpoint_folder(tmp_path, trial.trial_id) / "last.pt").exists()
+    assert (StudyPaths(tmp_path).checkpoint(trial.trial_id) / "last.pt").exists()
     assert begun + list(run_job(trial, 1, tmp_path)) == whole
     assert list(read_epochs(tmp_path)[0]["top1_pct"]) == [metrics.top1_pct for metrics in whole]
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.grid.search import EarlyStop
-from sweep.store.rungs import fold_rungs, read_rung, rung_folder
+from sweep.store.layout import StudyPaths
+from sweep.store.rungs import fold_rungs, read_rung
 from sweep.worker.early_stop import goes_on, is_rung
 
 EVERY_THIRD = EarlyStop(min_epochs=1, reduction_factor=3)
@@ -36,7 +37,7 @@ def test_rungs_are_the_first_one_times_powers_of_the_factor(stop, rungs):
 
 
 def rung_of(folder: Path) -> Path:
-    return rung_folder(folder, "vim_tiny", 1)
+    return StudyPaths(folder).rung("vim_tiny", 1)
 
 
 def test_nothing_is_decided_or_left_between_rungs(tmp_path):

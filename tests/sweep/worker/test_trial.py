@@ -12,7 +12,7 @@ from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, starts
 
 from famba_core.config import ConfigError, FusionConfig
 from sweep.schema import ResultRow
-from sweep.store.layout import checkpoint_folder
+from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_epochs, read_rows, write_result
 from sweep.worker.errors import OutOfMemory
@@ -52,7 +52,7 @@ def test_a_completed_trial_stores_its_row_and_curve_and_clears_its_checkpoint(tm
     assert stored.loc[0, "trial_id"] == row.trial_id
     assert stored.loc[0, "finished_at"] == row.finished_at
     assert read_epochs(tmp_path)[0]["top1_pct"].tolist() == [10.0, 30.0, 20.0]
-    assert not checkpoint_folder(tmp_path, row.trial_id).exists()
+    assert not StudyPaths(tmp_path).checkpoint(row.trial_id).exists()
 
 
 def test_the_commit_is_that_of_this_checkout() -> None:
@@ -69,7 +69,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
     epochs = run_trial(fake_trial(0), 1, tmp_path)
     first = next(epochs)
     epochs.close()
-    left = TrialProgress.read(checkpoint_folder(tmp_path, "fake-seed0"))
+    left = TrialProgress.read(StudyPaths(tmp_path).checkpoint("fake-seed0"))
     assert read_rows(tmp_path)[0].empty
     assert left
     assert (left.epoch, left.epochs, first.epoch) == (1, 3, 1)
@@ -84,7 +84,7 @@ def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_another_attempt_starts_its_own_clock(tmp_path: Path) -> None:
-    checkpoint = checkpoint_folder(tmp_path, "fake-seed0")
+    checkpoint = StudyPaths(tmp_path).checkpoint("fake-seed0")
     old = TrialProgress(attempt=1, epoch=1, epochs=3, started_at="2020-01-01T00:00:00+00:00", wall_time_s=1e6)
     old.write(checkpoint)
     row = run_to_end(0, tmp_path, attempt=2)
@@ -105,7 +105,7 @@ def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         next(epochs)
     assert read_rows(tmp_path)[0].empty
-    assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").exists()
+    assert (StudyPaths(tmp_path).checkpoint("fake-seed0") / "last.pt").exists()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exceptio
     assert read_rows(tmp_path)[0]["error"].tolist() == [row.error]
     assert len(read_epochs(tmp_path)[0]) == 1
     # another try goes on from the last epoch, but for a loss that would become infinite again
-    assert checkpoint_folder(tmp_path, row.trial_id).exists() == ("loss is nan" not in error)
+    assert StudyPaths(tmp_path).checkpoint(row.trial_id).exists() == ("loss is nan" not in error)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_trial_without_memory_keeps_its_checkpoint_and_makes_no_row(
     assert log in str(caught.value)
     assert exception in (tmp_path / log).read_text()
     assert read_rows(tmp_path)[0].empty
-    assert (checkpoint_folder(tmp_path, f"fake-seed{seed}") / "last.pt").exists()
+    assert (StudyPaths(tmp_path).checkpoint(f"fake-seed{seed}") / "last.pt").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_run_is_replaced(tmp_path: Path, monkeypatch: py
             super().__init__(checkpoint=checkpoint, **rest)
 
     monkeypatch.setattr("famba_core.training.trainer.Trainer", Particular)
-    checkpoint = checkpoint_folder(tmp_path, "fake-seed0")
+    checkpoint = StudyPaths(tmp_path).checkpoint("fake-seed0")
     checkpoint.mkdir(parents=True)
     (checkpoint / "last.pt").write_text("other")
     assert run_to_end(0, tmp_path).status == "completed"
@@ -192,7 +192,7 @@ def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:
     write_result(tmp_path, failed_row(fake_trial(0), 1, "stored by someone else"), ())
     with pytest.raises(FileExistsError):
         run_to_end(0, tmp_path)
-    assert (checkpoint_folder(tmp_path, "fake-seed0") / "last.pt").read_text() == "3"
+    assert (StudyPaths(tmp_path).checkpoint("fake-seed0") / "last.pt").read_text() == "3"
     assert read_rows(tmp_path)[0]["error"].tolist() == ["stored by someone else"]
 
 

@@ -143,7 +143,7 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
     torn.write_bytes(b"PAR1")
     leave_rungs_and_logs(study, ["a", "b"])
     fold_rungs(study)
-    _fold_logs(study / "logs")
+    _fold_logs(study)
     leave_rungs_and_logs(study, ["c", "d"])
     rows, epochs = store.read_rows(study)[0], store.read_epochs(study)[0]
     subprocess.run([sys.executable, "-c", KILLED, str(study), str(copies)], check=True)
