@@ -97,6 +97,13 @@ def test_seeds_have_error_bars_and_one_seed_has_none(study):
         assert {len(container.lines[2]) for container in figure.axes[0].containers} == {bars}
 
 
+def test_one_of_two_measured_seeds_has_no_error_bar_beside_those_that_have(study):
+    table = study(2, (0, 1))
+    table.loc[3, [name for name in table if name.endswith("_std")]] = np.nan
+    figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
+    assert sorted(label.get_text() for label in labels(figure.axes[0])) == sorted(table["configuration"])
+
+
 def test_what_is_not_measured_is_not_drawn(study):
     table = study(2)
     table.loc[3:, "train_time_s"] = np.nan
