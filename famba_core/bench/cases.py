@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from famba_core.config import BACKBONES, FusionConfig, ModelConfig
 from famba_core.fusion.schedule import token_schedule, tokens_per_layer
+from famba_core.paper.published import PAPER_PATCHES, read_published_table
 
 NUM_CLASSES = 100
 
@@ -29,29 +30,26 @@ _PAPER_CASES = {
     "lower 1-19 r9": FusionConfig(strategy="lower", stop_layer=19, r=9),
     "upper 6-24 r9": FusionConfig(strategy="upper", start_layer=6, r=9),
 }
-# Training time in seconds and peak memory, in the order of _PAPER_CASES.
-_PAPER_MEASURED = {
-    "vim_tiny": ((16382, 8302), (14805, 5499), (14361, 5354), (14156, 4741), (14920, 5996)),
-    "vim_small": ((27976, 16439), (21676, 10657), (21375, 10400), (20076, 9139), (22768, 12161)),
-}
-_PAPER_PATCHES = 196
 
 
 def fusion_cases(model: ModelConfig) -> list[FusionCase]:
     """The paper's five, their r scaled to the model's patches where those are fewer than the paper's."""
-    measured = _PAPER_MEASURED.get(model.backbone, ()) if model.num_patches == _PAPER_PATCHES else ()
+    published = {row.strategy: row for row in read_published_table(1) if row.backbone == model.backbone}
+    unfused = published.get("none") if model.num_patches == PAPER_PATCHES else None
     cases = []
-    for i, (name, fusion) in enumerate(_PAPER_CASES.items()):
-        if fusion.r is not None and model.num_patches != _PAPER_PATCHES:
-            r = max(1, round(fusion.r * model.num_patches / _PAPER_PATCHES))
+    for name, fusion in _PAPER_CASES.items():
+        if fusion.r is not None and model.num_patches != PAPER_PATCHES:
+            r = max(1, round(fusion.r * model.num_patches / PAPER_PATCHES))
             fusion = replace(fusion, r=r)
             name = f"{name.rpartition(' r')[0]} r{r}"
         cases.append(
             FusionCase(
                 name=name,
                 fusion=fusion,
-                paper_time_ratio=measured[i][0] / measured[0][0] if measured else None,
-                paper_memory_ratio=measured[i][1] / measured[0][1] if measured else None,
+                paper_time_ratio=published[fusion.strategy].train_time_s / unfused.train_time_s if unfused else None,
+                paper_memory_ratio=published[fusion.strategy].peak_memory_mib / unfused.peak_memory_mib
+                if unfused
+                else None,
             )
         )
     return cases

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.bench.rows import BenchRow
+from famba_core.palette import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "D", "v", "P", "X")
 
 
@@ -64,7 +63,7 @@ def _bars(axes: Axes, rows: Sequence[BenchRow]) -> None:
     """Images per second of each implementation."""
     names = [f"{row.name}\n{row.precision}\nbatch {row.batch}" for row in rows]
     speeds = [row.images_per_s or 0.0 for row in rows]
-    bars = axes.bar(range(len(rows)), speeds, color=[COLOURS[1] if row.peer else COLOURS[0] for row in rows])
+    bars = axes.bar(range(len(rows)), speeds, color=[PALETTE[1] if row.peer else PALETTE[0] for row in rows])
     axes.bar_label(bars, labels=[f"{speed:,.1f}" for speed in speeds], fontsize=7)
     axes.set_xticks(range(len(rows)), names, fontsize=7)
     axes.set_ylabel("Images/s (peers in orange)")
@@ -91,7 +90,7 @@ def _ratios(axes: Axes, rows: Sequence[BenchRow]) -> None:
             axes.scatter(
                 [x + shift for x, _ in points],
                 [y for _, y in points],
-                color=COLOURS[colour],
+                color=PALETTE[colour],
                 marker=marker,
                 s=300 if marker == "_" else 36,
                 label=label,
@@ -113,7 +112,7 @@ def _lines(x_field: str, x_name: str, y_field: str, y_name: str) -> Callable[[Ax
             axes.plot(
                 [getattr(row, x_field) for row in line],
                 [getattr(row, y_field) for row in line],
-                color=COLOURS[i % len(COLOURS)],
+                color=PALETTE[i % len(PALETTE)],
                 marker=MARKERS[i % len(MARKERS)],
                 markersize=4,
                 label=f"{backend}, {precision}",

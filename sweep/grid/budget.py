@@ -12,9 +12,8 @@ from typing import Literal
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import fusing_layers, most_removable, requested_schedule, spread, token_schedule
+from famba_core.paper.published import PAPER_PATCHES
 from sweep.grid.iso_cost import train_cost_ratio
-
-PAPER_PATCHES = 196  # 224 x 224 pixels in patches of 16; labels and budgets are stated for these
 
 
 class OffBudget(ConfigError):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import STRATEGIES, layer_keys
-from sweep.grid.budget import PAPER_PATCHES, Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
+from famba_core.paper.published import PAPER_PATCHES
+from sweep.grid.budget import Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
 from sweep.grid.validator import Validator, field_types
 
 CASE_KEYS = field_types(FusionConfig, without={"schedule"})

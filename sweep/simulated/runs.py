@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sweep.report.figures.style import BLACK, GREY, PALETTE, new_figure
+from famba_core.palette import BLACK, GREY, PALETTE
+from sweep.report.figures.style import new_figure
 
 MOST = 0.5  # of the whole grid's cost, that a run may spend
 TARGETS = (0.95, 0.99)  # of the whole grid's hypervolume

@@ -27,7 +27,7 @@ import pandas as pd
 
 from famba_core.config import BACKBONES, FusionConfig
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
-from sweep.grid.budget import PAPER_PATCHES
+from famba_core.paper.published import PAPER_PATCHES
 from sweep.report.paper.published import paper_table
 
 PAPER_EPOCHS = 300

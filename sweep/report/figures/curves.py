@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sweep.report.figures.style import BLACK, GREY, PALETTE, axis_name, new_figure
+from famba_core.palette import BLACK, GREY, PALETTE
+from sweep.report.figures.style import axis_name, new_figure
 
 FEWEST_POINTS = 3  # of a curve worth drawing
 MOST_LEGEND_LINES = 24

@@ -13,17 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from famba_core.palette import BLACK, GREY, PALETTE
 from sweep.report.figures.point_labels import label_points
-from sweep.report.figures.style import (
-    BLACK,
-    GREY,
-    MARKERS,
-    OTHER_MARKER,
-    PALETTE,
-    axis_name,
-    in_readable_unit,
-    new_figure,
-)
+from sweep.report.figures.style import MARKERS, OTHER_MARKER, axis_name, in_readable_unit, new_figure
 from sweep.report.pareto import Frontier, feasible
 
 CROSS: dict[str, Any] = {"linestyle": "", "marker": "x", "color": GREY, "markersize": 9, "markeredgewidth": 0.9}

@@ -76,9 +76,8 @@ def _lines(axes: Axes) -> np.ndarray:
     bars = [bar for bars in axes.collections if isinstance(bars, LineCollection) for bar in bars.get_segments()]
     boxes = [np.empty((0, 4))]
     for vertices in curves + bars:
-        if not len(vertices):  # of an error bar without a spread
-            continue
-        corners = axes.transData.transform(np.asarray(vertices, dtype=float))
+        # An error bar without a spread has no vertices.
+        corners = axes.transData.transform(np.asarray(vertices, dtype=float).reshape(-1, 2))
         boxes.append(np.hstack([np.minimum(corners[:-1], corners[1:]), np.maximum(corners[:-1], corners[1:])]))
     return np.vstack(boxes)
 

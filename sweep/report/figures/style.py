@@ -10,12 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers; markers tell the same in grey print.
-BLACK = "#000000"
-GREY = "#6b6b6b"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = {"none": "*", "upper": "o", "all": "s", "interleaved": "D", "lower": "v"}
-OTHER_MARKER = "P"
+OTHER_MARKER = "P"  # in grey print the markers tell strategies apart
 DPI = 150  # of the figure itself, so that text is placed with the widths that it is drawn with
 
 AXIS_NAMES = {

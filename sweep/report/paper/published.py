@@ -1,31 +1,34 @@
-"""The published results of Famba-V (Shen, Wan, Wang, Zhang; CIFAR-100, the authors' GPU) as data: see README.md."""
+"""The published tables of Famba-V as data frames, each beside the unfused models that it is compared with."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from dataclasses import asdict
 
 import pandas as pd
+
+from famba_core.paper.published import read_published_table
 
 UNFUSED_TABLE = 1  # the only table of the paper that shows the models without fusion
 
 
 def paper_table(number: int) -> pd.DataFrame:
-    """Table 1, 2 or 3 of Famba-V in its row order, after the unfused row of each backbone in it.
+    """Return Table 1, 2 or 3 of Famba-V in its row order, after the unfused row of each backbone in it.
 
-    Columns: backbone, strategy, start_layer (first fusing layer, missing without fusion), r (0 without fusion),
-    top1_pct, top5_pct, train_time_s, peak_memory_mib, and the last two as train_time_ratio and peak_memory_ratio to
-    the unfused row of the same backbone, which tables 2 and 3 take from Table 1.
+    The columns are those of `PublishedRow` (start_layer is missing without fusion), and train_time_ratio and
+    peak_memory_ratio to the unfused row of the same backbone, which tables 2 and 3 take from Table 1.
     """
-    table = _read(number)
-    unfused = _read(UNFUSED_TABLE).query("strategy == 'none'")
+    rows = read_published_table(number)
+    unfused = {row.backbone: row for row in read_published_table(UNFUSED_TABLE) if row.strategy == "none"}
     if number != UNFUSED_TABLE:
-        table = pd.concat([unfused[unfused["backbone"].isin(table["backbone"])], table], ignore_index=True)
-    reference = unfused.set_index("backbone").loc[table["backbone"]].reset_index()
-    table["train_time_ratio"] = table["train_time_s"] / reference["train_time_s"]
-    table["peak_memory_ratio"] = table["peak_memory_mib"] / reference["peak_memory_mib"]
-    return table
-
-
-def _read(number: int) -> pd.DataFrame:
-    with (files("famba_core.paper") / f"famba_v_table{number}.csv").open() as file:
-        return pd.read_csv(file, dtype={"start_layer": "Int64", "r": "Int64"})
+        backbones = {row.backbone for row in rows}
+        rows = (*(row for row in unfused.values() if row.backbone in backbones), *rows)
+    return pd.DataFrame(
+        [
+            {
+                **asdict(row),
+                "train_time_ratio": row.train_time_s / unfused[row.backbone].train_time_s,
+                "peak_memory_ratio": row.peak_memory_mib / unfused[row.backbone].peak_memory_mib,
+            }
+            for row in rows
+        ]
+    ).astype({"start_layer": "Int64", "r": "Int64"})

@@ -8,12 +8,12 @@ import pytest
 from matplotlib.colors import to_rgba
 from synthetic_study import OBJECTIVES, result, results, save, table_plan
 
+from famba_core.palette import GREY
 from sweep.grid.objectives import Constraint
 from sweep.grid.search import Search
 from sweep.plan.plan_file import plan_to_json
 from sweep.report import table_text, tables
 from sweep.report.figures import frontier
-from sweep.report.figures.style import GREY
 from sweep.report.pareto import frontiers, hypervolume
 from sweep.report.write import frontier_rows, write_report
 from sweep.store import study as store
