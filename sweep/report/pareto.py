@@ -33,19 +33,36 @@ def non_dominated(values: np.ndarray, directions: Sequence[str]) -> np.ndarray:
     return on_frontier
 
 
-def hypervolume(gain: np.ndarray, cost: np.ndarray, *, ideal_gain: float, reference_cost: float) -> float:
-    """Share, from 0 to 1, of the box between (gain 0, reference_cost) and (ideal_gain, cost 0) that points dominate.
+def hypervolume(points: np.ndarray) -> float:
+    """Return the volume of the union of the boxes from the origin to each point, exactly.
+
+    The union is cut into slabs along the first axis. A slab is as thick as two neighbouring points are apart there, and
+    its cross-section is the union of the boxes of all points that reach it, in one dimension less.
 
     Args:
-        gain: [n], more is better, 0..ideal_gain.
+        points: [n, k] positive numbers, more is better, k >= 2.
+    """
+    points = points[np.argsort(-points[:, 0])]
+    thickness = points[:, 0] - np.append(points[1:, 0], 0.0)
+    if points.shape[1] == 2:
+        return float(np.maximum.accumulate(points[:, 1]) @ thickness)
+    volume = 0.0
+    for i in np.flatnonzero(thickness):
+        volume += thickness[i] * hypervolume(points[: i + 1, 1:])
+    return float(volume)
+
+
+def dominated_share(gain: np.ndarray, cost: np.ndarray, *, ideal_gain: float, reference_cost: float) -> float:
+    """Return the share, from 0 to 1, of the box between the reference point and the ideal point that points dominate.
+
+    The reference point is (gain 0, reference_cost), the ideal point (ideal_gain, cost 0).
+
+    Args:
+        gain: [n], more is better, 0 to ideal_gain.
         cost: [n], less is better, 0 or more; points beyond the reference cost add nothing.
     """
-    area, best = 0.0, 0.0
-    for i in np.lexsort((-gain, cost)):
-        if cost[i] < reference_cost and gain[i] > best:
-            area += (gain[i] - best) * (reference_cost - cost[i])
-            best = gain[i]
-    return area / (ideal_gain * reference_cost)
+    points = np.column_stack([gain, reference_cost - cost])
+    return hypervolume(points[(points > 0).all(axis=1)]) / (ideal_gain * reference_cost)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,5 +108,5 @@ def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
     unfused = table.loc[table["strategy"] == "none", cost].max()
     reference = float(REFERENCE_MARGIN * (measured[cost].max() if np.isnan(unfused) else unfused))
     gains, costs = values[~np.isnan(values).any(axis=1)].T
-    covered = hypervolume(gains, costs, ideal_gain=100, reference_cost=reference)
+    covered = dominated_share(gains, costs, ideal_gain=100, reference_cost=reference)
     return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=covered, reference_cost=reference)

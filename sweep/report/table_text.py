@@ -9,6 +9,8 @@ from itertools import groupby
 
 import pandas as pd
 
+from sweep.text import clock
+
 MISSING = "–"
 MOST_DECIMALS = 6
 
@@ -144,12 +146,7 @@ def duration(value: float, spread: float | None = None) -> str:
     """Seconds as "43.2 s", from ten minutes on as h:mm:ss."""
     if value < 600:
         return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}") + " s"
-    return _clock(value) + ("" if spread is None else f" ± {_clock(spread)}")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    return clock(value, with_hours=True) + ("" if spread is None else f" ± {clock(spread, with_hours=True)}")
 
 
 def _labels(table: pd.DataFrame, name: str, heading: str, only_if: object = True) -> Column | None:

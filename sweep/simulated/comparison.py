@@ -27,7 +27,7 @@ from sweep.grid.cases import CASE_KEYS
 from sweep.grid.search import Search
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.figures.style import render
-from sweep.report.pareto import REFERENCE_MARGIN
+from sweep.report.pareto import REFERENCE_MARGIN, hypervolume
 from sweep.simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
 from sweep.simulated.surface import Simulated, simulate
 
@@ -91,7 +91,7 @@ def run(method: Method, seed: int) -> Run:
         spent += end.train_time_s / 3600
         hours.append(spent)
         for reference, found in share.items():
-            found.append(hypervolume(ends, reference) / volume[reference])
+            found.append(volume_of(ends, reference) / volume[reference])
         reached = min(found[-1] for found in share.values()) >= TARGETS[-1]
         if method != "grid" and (reached or spent >= MOST * hours_of_all):
             break
@@ -131,10 +131,10 @@ def _simulate(trial: Trial) -> Simulated:
 def _volumes_of_all() -> tuple[dict[float, float], float]:
     """What the whole grid dominates, by the reference's top-1, and its hours."""
     ends = [_simulate(trial) for trial in grid_plan("grid", 0).trials]
-    return {top1: hypervolume(ends, top1) for top1 in REFERENCES_PCT}, sum(end.train_time_s for end in ends) / 3600
+    return {top1: volume_of(ends, top1) for top1 in REFERENCES_PCT}, sum(end.train_time_s for end in ends) / 3600
 
 
-def hypervolume(ends: Sequence[Simulated], reference_pct: float) -> float:
+def volume_of(ends: Sequence[Simulated], reference_pct: float) -> float:
     """The volume between the reference point and the points, exact, in points of top-1 times the unfused time and
     memory."""
     unfused = simulate(BACKBONE, (0,) * 24)
@@ -148,23 +148,7 @@ def hypervolume(ends: Sequence[Simulated], reference_pct: float) -> float:
             for end in ends
         ]
     )
-    return dominated_volume(points[(points > 0).all(axis=1)])
-
-
-def dominated_volume(points: np.ndarray) -> float:
-    """The volume of the union of the boxes from the origin to each of the points [n, 3], all positive.
-
-    Slabs along the first axis; in each, the staircase of the points that reach beyond it.
-    """
-    volume = 0.0
-    points = points[np.argsort(-points[:, 0])]
-    for i, thickness in enumerate(points[:, 0] - np.append(points[1:, 0], 0.0)):
-        if thickness > 0:
-            height = points[: i + 1, 1:]
-            height = height[np.argsort(-height[:, 0])]
-            tops = np.maximum.accumulate(height[:, 1])
-            volume += thickness * float(tops @ (height[:, 0] - np.append(height[1:, 0], 0.0)))
-    return volume
+    return hypervolume(points[(points > 0).all(axis=1)])
 
 
 def reached(runs: Sequence[Run]) -> pd.DataFrame:

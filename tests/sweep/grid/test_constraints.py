@@ -14,7 +14,7 @@ from sweep.grid.search import Search
 from sweep.plan.plan_file import plan_to_json
 from sweep.report import table_text, tables
 from sweep.report.figures import frontier
-from sweep.report.pareto import frontiers, hypervolume
+from sweep.report.pareto import dominated_share, frontiers
 from sweep.report.write import frontier_rows, write_report
 from sweep.store import study as store
 
@@ -118,7 +118,7 @@ def test_what_breaks_a_constraint_is_not_on_the_frontier_nor_in_the_hypervolume(
         assert after.mask[meets].tolist() == alone.mask.tolist()
         assert after.reference_cost == before.reference_cost, "the unfused row's, which breaks a constraint"
         values = table.loc[meets, [after.gain, after.cost]].to_numpy()
-        expected = hypervolume(*values.T, ideal_gain=100, reference_cost=after.reference_cost)
+        expected = dominated_share(*values.T, ideal_gain=100, reference_cost=after.reference_cost)
         assert after.hypervolume == expected < before.hypervolume
     assert set(frontier_rows(table, OBJECTIVES, bound)["configuration"]) <= set(table["configuration"][meets])
 

@@ -1,12 +1,13 @@
-"""The frontier against its definition, the hypervolume against plural squares."""
+"""The Pareto frontier against its definition, and the hypervolume against counted cells."""
 
 import itertools
+import random
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sweep.report.pareto import REFERENCE_MARGIN, frontiers, hypervolume, non_dominated
+from sweep.report.pareto import REFERENCE_MARGIN, dominated_share, frontiers, hypervolume, non_dominated
 
 
 def naive_non_dominated(values, directions):
@@ -46,7 +47,7 @@ def test_frontier_does_not_depend_on_the_order_of_rows():
     assert (non_dominated(values[order], directions) == non_dominated(values, directions)[order]).all()
 
 
-def counted_hypervolume(gain, cost, ideal, reference):
+def counted_share(gain, cost, ideal, reference):
     """Unit squares of the box whose every point some result dominates; for whole numbers."""
     squares = [
         (x, y)
@@ -61,19 +62,28 @@ def counted_hypervolume(gain, cost, ideal, reference):
 def test_hypervolume_counts_the_dominated_squares(seed):
     rng = np.random.default_rng(seed)
     gain, cost = rng.integers(0, 11, 6).astype(float), rng.integers(0, 14, 6).astype(float)  # some beyond the reference
-    measured = hypervolume(gain, cost, ideal_gain=10, reference_cost=12)
-    assert measured == pytest.approx(counted_hypervolume(gain, cost, 10, 12))
+    measured = dominated_share(gain, cost, ideal_gain=10, reference_cost=12)
+    assert measured == pytest.approx(counted_share(gain, cost, 10, 12))
 
 
 def test_hypervolume_of_one_point_is_its_rectangle():
-    share = hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
+    share = dominated_share(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
     assert share == pytest.approx(0.8 * 0.25)
 
 
 def test_dominated_points_add_nothing():
-    one = hypervolume(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
-    two = hypervolume(np.array([80.0, 79.0]), np.array([30.0, 31.0]), ideal_gain=100, reference_cost=40)
+    one = dominated_share(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
+    two = dominated_share(np.array([80.0, 79.0]), np.array([30.0, 31.0]), ideal_gain=100, reference_cost=40)
     assert two == one
+
+
+def test_the_volume_of_boxes_is_that_of_a_fine_grid_of_points():
+    rng = random.Random(0)
+    points = [[rng.randint(1, 6) for _ in range(3)] for _ in range(8)]
+    cells = itertools.product(range(6), repeat=3)
+    inside = sum(any(all(c < p for c, p in zip(cell, point, strict=True)) for point in points) for cell in cells)
+    assert hypervolume(np.array(points, float)) == inside
+    assert hypervolume(np.empty((0, 3))) == 0
 
 
 def frame(**columns):

@@ -1,25 +1,13 @@
-"""The comparison of searches: its volumes, its space, and what it publishes."""
+"""The comparison of searches: its space, and what it publishes."""
 
 from __future__ import annotations
-
-import itertools
-import random
 
 import numpy as np
 import pandas as pd
 
 from sweep.simulated import comparison
-from sweep.simulated.comparison import CHOSEN_ON, HELD_OUT, dominated_volume, grid_plan, publish
+from sweep.simulated.comparison import CHOSEN_ON, HELD_OUT, grid_plan, publish
 from sweep.simulated.runs import REFERENCES_PCT, Method, Run
-
-
-def test_the_volume_of_boxes_is_that_of_a_fine_grid_of_points():
-    rng = random.Random(0)
-    points = [[rng.randint(1, 6) for _ in range(3)] for _ in range(8)]
-    cells = itertools.product(range(6), repeat=3)
-    inside = sum(any(all(c < p for c, p in zip(cell, point, strict=True)) for point in points) for cell in cells)
-    assert dominated_volume(np.array(points, float)) == inside
-    assert dominated_volume(np.empty((0, 3))) == 0
 
 
 def test_the_compared_space_is_every_feasible_schedule_once():
