@@ -1,8 +1,8 @@
-"""A Ray cluster of several raylets on this machine, with made-up GPUs, on the loopback address alone.
+"""A Ray cluster of several raylets on this machine, with simulated GPUs. It listens on the loopback address only.
 
-As a script it is the cluster: it starts the head, prints its address, and does what comes in, one JSON object a line:
-{"add": {...}} starts a raylet and prints its node id, {"hide": id} takes a folder from its sight, {"remove": id} kills
-one, {"head": "SIGSTOP"} sends the head's server a signal. It ends with its input.
+Run as a script, this file is the cluster. It starts the head, prints its address, and reads one JSON object per line:
+{"add": {...}} starts a raylet and prints its node id, {"hide": id} mounts an empty folder over one that the raylet
+sees, {"remove": id} kills a raylet, {"head": "SIGSTOP"} sends a signal to the head's server. It exits at end of input.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from sweep.executors.ray_tune.scratch import Scratch
 
-# Read when Ray is imported. Everything listens on the loopback address, and quickly notices what is gone; no worker is
-# started before it is needed.
+# Ray reads these when it is imported: all servers listen on the loopback address and notice lost nodes quickly; no
+# worker is started before it is needed.
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,12 +34,12 @@ ENVIRONMENT = {
 
 
 class LocalCluster:
-    """The head has no CPUs: jobs run on the raylets that are added."""
+    """A running cluster. Its head has no CPUs, so jobs run only on the nodes that are added."""
 
     def __init__(self, folder: Path) -> None:
         path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
         self._scratch = Scratch()
-        self._log = open(folder / "cluster.log", "w")  # noqa: SIM115 - as long as the process
+        self._log = open(folder / "cluster.log", "w")  # noqa: SIM115 - open as long as the process runs
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(self._scratch.folder)],
             env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
@@ -49,32 +49,32 @@ class LocalCluster:
             text=True,
             start_new_session=True,
         )
-        self.address = self._answer()
+        self.address = self._read_answer()
 
     def add(
         self, *, cpus: int = 2, gpus: int = 0, accelerator_type: str | None = None, hidden: Path | None = None
     ) -> str:
-        """The new node's id. It does not see what is in the folder `hidden`, if there is one."""
+        """Start a node and return its id. To this node the folder `hidden` is empty."""
         resources = {f"accelerator_type:{accelerator_type}": 1} if accelerator_type else {}
-        return self._ask(
+        return self._request(
             add={"num_cpus": cpus, "num_gpus": gpus, "resources": resources}, hidden=hidden and str(hidden)
         )
 
     def hide(self, node_id: str, folder: Path) -> None:
-        """From now on the node, which was added with something hidden, does not see what is in `folder` either."""
-        self._ask(hide=node_id, folder=str(folder))
+        """Make `folder` empty for the node too, which must have been added with a hidden folder."""
+        self._request(hide=node_id, folder=str(folder))
 
     def remove(self, node_id: str) -> None:
-        self._ask(remove=node_id)
+        self._request(remove=node_id)
 
     @contextlib.contextmanager
     def silent_head(self) -> Iterator[None]:
-        """While the block runs the head hears and says nothing."""
-        self._ask(head="SIGSTOP")
+        """Suspend the head's server while the block runs."""
+        self._request(head="SIGSTOP")
         try:
             yield
         finally:
-            self._ask(head="SIGCONT")
+            self._request(head="SIGCONT")
 
     @property
     def pid(self) -> int:
@@ -89,12 +89,12 @@ class LocalCluster:
         self._log.close()
         self._scratch.remove()
 
-    def _ask(self, **request: Any) -> str:
+    def _request(self, **request: Any) -> str:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        return self._read_answer()
 
-    def _answer(self) -> str:
+    def _read_answer(self) -> str:
         while line := self._process.stdout.readline():
             kind, _, rest = line.strip().partition(" ")
             if kind == "answer:":
@@ -106,8 +106,8 @@ def answer(text: str) -> None:
     print("answer:", text, flush=True)
 
 
-def without(hidden: str | None) -> Sequence[str]:
-    """Go into a mount namespace of this thread, where the folder is empty; what it starts meanwhile stays there."""
+def hide_prefix(hidden: str | None) -> Sequence[str]:
+    """Return a command prefix that runs a command in its own mount namespace, where the folder is empty."""
     return [] if hidden is None else ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "sh"]
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "add" in request:
-            prefix = without(request["hidden"])
+            prefix = hide_prefix(request["hidden"])
 
             def start(command: list[str], *args: Any, prefix: Sequence[str] = prefix, **options: Any) -> Any:
                 return start_process([*prefix, *command], *args, **options)

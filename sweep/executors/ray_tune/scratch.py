@@ -1,6 +1,6 @@
-"""A run's folder for temporary files, Ray's own among them. It goes with its run.
+"""A run's folder for temporary files, Ray's included. It is deleted when the run ends.
 
-A run that is killed leaves it to the process that Ray lives in, and where that is killed too, to the next run.
+If the driver is killed, Ray's process deletes it; if that is killed too, the next run does.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ import time
 from pathlib import Path
 
 PREFIX = "famba-ray-"
-# What Ray puts its sockets under, and how long the path of a socket may be.
+# The longest path at which Ray creates a socket inside the folder, and the longest that the kernel accepts.
 SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-LONGEST_SOCKET_BYTES = 107
-SHORT_PLACE = "/tmp"  # batch systems may set a long TMPDIR
+MAX_SOCKET_BYTES = 107
+SHORT_PARENT = "/tmp"  # where TMPDIR is too long, as batch systems may set it
 
 
 class Scratch:
-    """Holds a lock on the folder, which the kernel frees with this process. Raises OSError where there is no room."""
+    """A temporary folder under a lock, which the kernel frees with this process.
+
+    Raises OSError if the folder cannot be created.
+    """
 
     def __init__(self) -> None:
-        place = tempfile.gettempdir()
-        if not _fits(place):
-            place = SHORT_PLACE
-        _remove_left(place)
-        new = tempfile.mkdtemp(prefix=f".{PREFIX}", dir=place)
+        parent = tempfile.gettempdir()
+        if not _fits_sockets(parent):
+            parent = SHORT_PARENT
+        _remove_abandoned(parent)
+        new = tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent)
         self._lock = os.open(new, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.folder = Path(place, Path(new).name.removeprefix("."))
-        os.rename(new, self.folder)  # only now would another run look at it
+        self.folder = Path(parent, Path(new).name.removeprefix("."))
+        os.rename(new, self.folder)  # under this name other runs may delete it, so it is locked first
 
     def remove(self) -> None:
-        for _ in range(20):  # what has just been killed may be writing still
+        for _ in range(20):  # a process that was just killed may still be writing
             shutil.rmtree(self.folder, ignore_errors=True)
             if not self.folder.exists():
                 break
@@ -43,14 +46,15 @@ class Scratch:
         os.close(self._lock)
 
 
-def _fits(place: str) -> bool:
-    path = os.path.join(place, f"{PREFIX}12345678", SOCKET)
-    return len(os.fsencode(path)) <= LONGEST_SOCKET_BYTES
+def _fits_sockets(parent: str) -> bool:
+    """True if Ray's sockets in a scratch folder there have paths that are short enough."""
+    path = os.path.join(parent, f"{PREFIX}12345678", SOCKET)
+    return len(os.fsencode(path)) <= MAX_SOCKET_BYTES
 
 
-def _remove_left(place: str) -> None:
-    """Remove the folders that killed runs of this user have left."""
-    for folder in Path(place).glob(f"{PREFIX}*"):
+def _remove_abandoned(parent: str) -> None:
+    """Delete the folders that killed runs of this user left behind."""
+    for folder in Path(parent).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid != os.getuid():
                 continue
