@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sweep.grid.spec import SweepSpec
     from sweep.plan.model import Plan, Trial
     from sweep.price.estimate import Price
-    from sweep.store.study import Stored
+    from sweep.store.study import StoredRows
 
 ASK_ABOVE_DEVICE_HOURS = 1.0
 REPORT_ONLY = {  # columns that a terminal is too narrow for
@@ -149,7 +149,7 @@ class _Prepared(NamedTuple):
     spec: SweepSpec
     plan: Plan
     folder: Path  # the study's
-    stored: Stored  # there, when it was looked at
+    stored: StoredRows  # there, when it was looked at
     priced: Price
 
 

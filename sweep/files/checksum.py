@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 
-NAME = "checksum"  # of the entry that holds it, in the metadata of Parquet and in JSON
+CHECKSUM_KEY = "checksum"  # of the entry that holds it, in the metadata of Parquet and in JSON
 CHECKSUM_PLACEHOLDER = "famba-sweep crc32:00000000"  # what a writer puts there before `with_checksum`
 _MARK, _DIGITS = b"famba-sweep crc32:", re.compile(rb"[0-9a-f]{8}")
 
@@ -24,7 +24,7 @@ def with_checksum(data: bytes) -> bytes:
     return data[:start] + b"%08x" % zlib.crc32(data) + data[start + 8 :]
 
 
-def verify(data: bytes) -> bool | None:
+def verify_checksum(data: bytes) -> bool | None:
     """Whether the file is as it was with_checksum; None if it has no checksum: it is older, or torn off before it."""
     start = data.rfind(_MARK) + len(_MARK)
     found = _DIGITS.match(data, start) if start >= len(_MARK) else None

@@ -7,7 +7,7 @@ import re
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-def is_plain(name: object) -> bool:
+def is_safe_name(name: object) -> bool:
     """Whether a name is letters, digits, "_", "-" and ".", not first: no path out of a folder, no hidden file.
 
     Rows and plans may come from anywhere, and the folders of checkpoints that are removed are named by their ids.

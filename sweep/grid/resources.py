@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from famba_core.config import ConfigError
 from sweep.errors import Problem, UserError
-from sweep.files.names import is_plain
+from sweep.files.names import is_safe_name
 from sweep.grid.validator import Validator, field_types
 
 LEAST_SHARE = 0.01  # of a GPU
@@ -52,7 +52,7 @@ class Pool:
             problems.append(("gpus_per_trial", f"must be a number or pack, not {gpus!r}"))
         elif isinstance(gpus, float | int) and (sentence := wrong_share(gpus)):
             problems.append(("gpus_per_trial", sentence))
-        if self.accelerator_type is not None and not is_plain(self.accelerator_type):
+        if self.accelerator_type is not None and not is_safe_name(self.accelerator_type):
             problems.append(("accelerator_type", f"must be a name such as A100, not {self.accelerator_type!r}"))
         if not 0 <= self.memory_margin < 1:
             problems.append(("memory_margin", f"must be at least 0 and below 1, not {self.memory_margin:g}"))

@@ -9,8 +9,8 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sweep.errors import Problem, UserError
-from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify, with_checksum
-from sweep.files.names import is_plain
+from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
+from sweep.files.names import is_safe_name
 from sweep.grid.objectives import NUMERIC
 from sweep.grid.search import Search
 from sweep.plan.model import Plan
@@ -83,7 +83,7 @@ def plan_from_json(text: str | bytes, folder: Path) -> Plan:
 
 def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
     """A plan, or an outline of one, from the text of plan.json. Raises UserError where it cannot be one."""
-    if verify(text.encode() if isinstance(text, str) else text) is False:
+    if verify_checksum(text.encode() if isinstance(text, str) else text) is False:
         raise _damaged(folder, "it is not as it was written")
     try:
         plan = adapter.validate_json(text, strict=True)
@@ -92,7 +92,7 @@ def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
         place = ".".join(str(part) for part in detail["loc"])
         raise _damaged(folder, f"{place + ': ' if place else ''}{detail['msg']}") from error
     ids = {trial.trial_id for trial in plan.trials}
-    if outside := sorted(trial_id for trial_id in ids if not is_plain(trial_id)):
+    if outside := sorted(trial_id for trial_id in ids if not is_safe_name(trial_id)):
         raise _damaged(folder, f"it has ids that cannot name a folder: {', '.join(map(repr, outside))}")
     if orphans := {case.trial_id for case in plan.cases} - ids:
         raise _damaged(folder, f"it has cases without a trial: {', '.join(sorted(orphans))}")

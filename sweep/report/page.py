@@ -14,7 +14,7 @@ from sweep.plan.model import Plan, candidates
 from sweep.report import table_text, tables
 from sweep.report.figures.style import axis_name
 from sweep.report.pareto import REFERENCE_MARGIN, Frontier
-from sweep.store.outcomes import completed, outcomes
+from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.text import plural
 
 
@@ -55,8 +55,8 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    done = completed(rows)
-    ended, sources = outcomes(rows).reset_index(), done["source"].dropna()
+    done = select_completed(rows)
+    ended, sources = select_outcomes(rows).reset_index(), done["source"].dropna()
     failed = ended[ended["status"] == "failed"]
 
     def distinct(column: str) -> list[str]:

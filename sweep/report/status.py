@@ -15,10 +15,10 @@ from sweep.grid.search import Search
 from sweep.plan.model import candidates
 from sweep.plan.plan_file import PlanOutline, plan_outline_from_json
 from sweep.store.layout import StudyPaths, is_compacted_file
-from sweep.store.lock import driver_of
-from sweep.store.outcomes import outcomes
+from sweep.store.lock import read_lock_holder
+from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
-from sweep.store.recovery import damaged_compacted
+from sweep.store.recovery import list_damaged_compacted
 from sweep.store.study import read_measurements, read_plan_json, read_rows
 from sweep.text import plural
 
@@ -68,17 +68,17 @@ def _study_status(folder: Path) -> StudyStatus:
     damaged: list[Path] = []
     with _kept(unreadable):
         rows, damaged = read_rows(folder, ("attempt", "status", "error"))
-        stored = outcomes(rows)[["attempt", "status", "error"]].to_dict("index")
+        stored = select_outcomes(rows)[["attempt", "status", "error"]].to_dict("index")
     with _kept(unreadable):
         damaged = [*damaged, *read_measurements(folder, ())[1]]
     with _kept(unreadable):
         begun = _begun(paths.checkpoints)
-    driver = driver_of(folder)
+    driver = read_lock_holder(folder)
     token = driver.get("token") if driver else None
     measuring = TrialProgress.read(paths.measurements) if driver else None
     return StudyStatus(
         trials=_trials(plan, folder, stored, begun, token),
-        damaged=tuple(dict.fromkeys([*damaged, *damaged_compacted(folder)])),
+        damaged=tuple(dict.fromkeys([*damaged, *list_damaged_compacted(folder)])),
         unreadable=tuple(unreadable),
         set_aside=tuple(sorted(paths.quarantine.glob("*/*"))),
         driver=driver,

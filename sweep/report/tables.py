@@ -13,7 +13,7 @@ from famba_core.config import BACKBONES
 from sweep.grid.objectives import Constraint
 from sweep.plan.model import Case, Plan, candidates
 from sweep.report.paper.published import paper_table
-from sweep.store.outcomes import completed, outcomes
+from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.text import plural
 
 # What makes a configuration: a case apart from its seed.
@@ -62,7 +62,7 @@ def build_table(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
     """
     shown = _shown(plan, rows)
     lines = _lines(plan, shown or plan.cases[:1])  # of a search that has no row yet, a line to take the columns from
-    done, stored = completed(rows), outcomes(rows)
+    done, stored = select_completed(rows), select_outcomes(rows)
     isolated = len(done) > 0 and bool((done["measured"] == "isolated").all())
     searched = done.assign(  # the times that a search compares
         train_time_s=done["isolated_train_time_s"].where(done["measured"] == "isolated", done["train_time_s"])
@@ -132,7 +132,7 @@ def _shown(plan: Plan, rows: pd.DataFrame) -> Sequence[Case]:
     baseline and of each trial that completed or failed."""
     if plan.search is None:
         return plan.cases
-    tried = outcomes(rows).query("status != 'pruned'").index
+    tried = select_outcomes(rows).query("status != 'pruned'").index
     first = {case.trial_id: case for case in reversed(plan.cases)}
     return [case for case in plan.cases if case is first[case.trial_id] and (case.baseline or case.trial_id in tried)]
 
@@ -166,7 +166,7 @@ def _search_words(plan: Plan, rows: pd.DataFrame) -> list[str]:
     if plan.search is None:
         return []
     chosen = candidates(plan.cases)
-    statuses = outcomes(rows)["status"]
+    statuses = select_outcomes(rows)["status"]
     statuses = statuses[statuses.index.isin(chosen)]
     stopped, tries = int((statuses == "pruned").sum()), plural(plan.search.tries(len(chosen)), "schedule")
     have = "has" if stopped == 1 else "have"
@@ -184,7 +184,7 @@ def _constraint_words(plan: Plan, table: pd.DataFrame) -> list[str]:
 
 def devices(rows: pd.DataFrame) -> list[str]:
     """Names of the devices that the completed rows were measured on."""
-    return sorted(completed(rows)["device_name"].dropna().unique())
+    return sorted(select_completed(rows)["device_name"].dropna().unique())
 
 
 def _describe(case: Case, varying: set[str]) -> str:

@@ -21,7 +21,7 @@ from sweep.report.page import Picture, page
 from sweep.report.pareto import Frontier, answers, frontiers, non_dominated
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
-from sweep.store.outcomes import completed
+from sweep.store.outcomes import select_completed
 from sweep.store.study import read_epochs, read_plan_json, read_rows
 from sweep.text import plural
 
@@ -163,7 +163,7 @@ def _attempts(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         .explode("trial_id")
     )
     trials = trials.drop_duplicates("trial_id").drop(columns="trial_ids")
-    return trials.merge(completed(rows)[["trial_id", "attempt"]], on="trial_id")
+    return trials.merge(select_completed(rows)[["trial_id", "attempt"]], on="trial_id")
 
 
 def _frontier_words(table: pd.DataFrame, trade_offs: Sequence[Frontier]) -> str:

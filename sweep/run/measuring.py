@@ -14,8 +14,8 @@ from sweep.plan.model import Trial
 from sweep.run.listeners.screen import Screen, schedules
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
-from sweep.store.lock import token_of
-from sweep.store.progress import FILE, TrialProgress
+from sweep.store.lock import read_last_holder_token
+from sweep.store.progress import PROGRESS_FILE, TrialProgress
 from sweep.store.recovery import quarantine
 from sweep.store.study import read_measurements
 from sweep.text import clock
@@ -60,7 +60,7 @@ def measure_first(
             phase.run()
     finally:
         with contextlib.suppress(OSError):  # what is left says nothing to a later driver
-            (StudyPaths(folder).measurements / FILE).unlink(missing_ok=True)
+            (StudyPaths(folder).measurements / PROGRESS_FILE).unlink(missing_ok=True)
 
 
 def _stored(folder: Path, is_device: Callable[[str], bool]) -> set[str]:
@@ -85,7 +85,7 @@ class _Phase:
     ) -> None:
         self._executor, self._folder, self._screen, self._waiting = executor, folder, screen, waiting
         self._should_end, self._time_limit_s, self._is_device = should_end, time_limit_s, is_device
-        self._progress = TrialProgress.begin(1, len(waiting), token_of(folder))
+        self._progress = TrialProgress.begin(1, len(waiting), read_last_holder_token(folder))
 
     def run(self) -> None:
         self._tell()

@@ -13,7 +13,7 @@ from sweep.errors import UserError
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
 from sweep.store.errors import as_user_error
-from sweep.store.parts import all_parts
+from sweep.store.parts import list_parts
 from sweep.store.row_kinds import TRIALS
 from sweep.store.study import read_curve, read_result, write_result
 
@@ -70,7 +70,7 @@ class ResultCache:
         stored = defaultdict(list)
         for study in self._others():
             try:
-                names = all_parts(study, TRIALS)
+                names = list_parts(study, TRIALS)
             except (UserError, OSError):  # it is damaged: not this study's concern
                 continue
             attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)

@@ -23,10 +23,10 @@ from sweep.run.signals import Signals
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
-from sweep.store.outcomes import outcomes
+from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import quarantine
-from sweep.store.study import Stored, is_current, read_rows, save_plan
+from sweep.store.study import StoredRows, is_current, read_rows, save_plan
 
 # What resuming a grid reads of each row; a search is told all of it.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
@@ -63,7 +63,7 @@ def run_plan(
     executor_factory: ExecutorFactory,
     *,
     screen: Screen,
-    stored: Stored | None = None,
+    stored: StoredRows | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     cache: ResultCache | None = None,
@@ -122,7 +122,7 @@ def resume_columns(plan: Plan) -> Collection[str] | None:
 
 
 def untrained(
-    plan: Plan, folder: Path, stored: Stored, *, limit: int | None = None, retry_failed: bool = False
+    plan: Plan, folder: Path, stored: StoredRows, *, limit: int | None = None, retry_failed: bool = False
 ) -> list[Trial]:
     """The trials that `run_plan` would train with these rows stored, unless other studies have them.
 
@@ -143,7 +143,7 @@ def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path
 
 def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The row that counts of each trial, by trial_id, with the number of its last attempt as `attempt`."""
-    counting = outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
+    counting = select_outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
     records: list[dict[str, Any]] = counting.reset_index().to_dict("records")  # type: ignore[assignment]
     return {row["trial_id"]: row for row in records}
 

@@ -19,13 +19,13 @@ from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.study import create_study
 
-_held: set[int] = set()  # the locks' files
+_locked_fds: set[int] = set()  # the locks' files
 
 
 def _close_in_child() -> None:
     """A forked child shares the lock, and must not keep it when this process is killed."""
-    while _held:
-        os.close(_held.pop())
+    while _locked_fds:
+        os.close(_locked_fds.pop())
 
 
 os.register_at_fork(after_in_child=_close_in_child)
@@ -43,23 +43,23 @@ def lock_study(folder: Path) -> Iterator[None]:
         with as_user_error(folder):
             file = stack.enter_context(open(StudyPaths(folder).lock, "a+", encoding="utf-8"))
             if not _try_lock(file, fcntl.LOCK_EX):
-                time.sleep(0.1)  # `driver_of` holds it for an instant
+                time.sleep(0.1)  # `read_lock_holder` holds it for an instant
                 if not _try_lock(file, fcntl.LOCK_EX):
-                    driver = "pid {pid} on {host}, since {started_at}".format_map(_holder(file))
+                    driver = "pid {pid} on {host}, since {started_at}".format_map(_read_holder(file))
                     sentence = f"another process runs this study: {driver}; wait for it, or stop it first"
                     raise UserError([Problem(str(folder), "", sentence)])
-            _held.add(file.fileno())
-            _sign(file)
+            _locked_fds.add(file.fileno())
+            _write_holder(file)
             for temporary in StudyPaths(folder).list_temporaries():
                 temporary.unlink(missing_ok=True)
         try:
             yield
         finally:
-            _held.discard(file.fileno())
+            _locked_fds.discard(file.fileno())
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a child has not closed it yet
 
 
-def driver_of(folder: Path) -> dict[str, Any] | None:
+def read_lock_holder(folder: Path) -> dict[str, Any] | None:
     """Who runs the study now: pid, host, started_at (UTC, ISO 8601), token; None if nobody does.
 
     Nobody does on a file system that has no locks, such as that of a copy which is only looked at.
@@ -69,24 +69,24 @@ def driver_of(folder: Path) -> dict[str, Any] | None:
         return None
     with open(path, encoding="utf-8") as file:
         try:
-            return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
+            return None if _try_lock(file, fcntl.LOCK_SH) else _read_holder(file)
         except OSError:
             return None
 
 
-def token_of(folder: Path) -> str:
+def read_last_holder_token(folder: Path) -> str:
     """Of the driver that took the lock last, whether or not it still runs; "" if there was none.
 
     A worker leaves it with its progress: whose work that is must not be told from times of day, which jump.
     """
     try:
         with open(StudyPaths(folder).lock, encoding="utf-8") as file:
-            return str(_holder(file).get("token", ""))
+            return str(_read_holder(file).get("token", ""))
     except FileNotFoundError:
         return ""
 
 
-def _sign(file: IO[str]) -> None:
+def _write_holder(file: IO[str]) -> None:
     """Write into the lock who holds it. Unbuffered: closing must not try again what a full disk has refused."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": now, "token": uuid.uuid4().hex}
@@ -102,7 +102,7 @@ def _try_lock(file: IO[str], kind: int) -> bool:
     return True
 
 
-def _holder(file: IO[str]) -> dict[str, Any]:
+def _read_holder(file: IO[str]) -> dict[str, Any]:
     """What the holder of the lock wrote into it; it may have been about to, or have found a full disk."""
     file.seek(0)
     unknown = {"pid": "unknown", "host": "unknown", "started_at": "just now"}

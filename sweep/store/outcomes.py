@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 
-def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+def select_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     """The row that counts for each stored trial, by trial_id: its first completed attempt, or without one its last."""
     done = rows["status"] == "completed"
     rank = rows["attempt"].where(~done, -rows["attempt"])
@@ -13,6 +13,6 @@ def outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop(columns=["done", "rank"]).drop_duplicates("trial_id", keep="last").set_index("trial_id")
 
 
-def completed(rows: pd.DataFrame) -> pd.DataFrame:
+def select_completed(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that enter tables: those outcomes that are completed."""
-    return outcomes(rows).query("status == 'completed'").reset_index()
+    return select_outcomes(rows).query("status == 'completed'").reset_index()

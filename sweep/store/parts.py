@@ -25,30 +25,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.errors import Problem, UserError
-from sweep.files.checksum import CorruptFile, verify
-from sweep.files.names import is_plain
-from sweep.store.compaction.compacted import Compacted, CompactedRows, read_compacted
-from sweep.store.compaction.manifest import is_lost, read_manifest
+from sweep.files.checksum import CorruptFile, verify_checksum
+from sweep.files.names import is_safe_name
+from sweep.store.compaction.compacted import CompactedFile, CompactedRows, read_compacted
+from sweep.store.compaction.manifest import is_manifest_lost, read_manifest
 from sweep.store.layout import StudyPaths
-from sweep.store.row_kinds import Kind, conform
+from sweep.store.row_kinds import RowKind, conform
 
-MERGED_AT = 500
-WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
+CONCAT_EVERY = 500
+READ_WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
 
 
-def compacted_parts(folder: Path, kind: Kind) -> frozenset[str]:
+def list_compacted_parts(folder: Path, kind: RowKind) -> frozenset[str]:
     """The names of the parts that a compacted file stands for."""
     entry = read_manifest(folder).get(kind.name)
     return entry.parts if entry else frozenset()
 
 
-def all_parts(folder: Path, kind: Kind) -> set[str]:
+def list_parts(folder: Path, kind: RowKind) -> set[str]:
     """The names of all parts that are stored, loose and compacted."""
-    return {*part_names(folder, kind), *compacted_parts(folder, kind)}  # in this order, for a part may move meanwhile
+    loose = list_loose_parts(folder, kind)  # first: a part may be compacted meanwhile
+    return {*loose, *list_compacted_parts(folder, kind)}
 
 
 def read_parts(
-    folder: Path, kind: Kind, columns: Collection[str] | None = None, newest: int | None = None
+    folder: Path, kind: RowKind, columns: Collection[str] | None = None, newest: int | None = None
 ) -> tuple[pa.Table, list[Path]]:
     """All rows of a kind, with the schema's columns (or those asked for and the key), and the files that are damaged
     or cannot be read: parts, a compacted file, whose other rows count, or the manifest, which is not needed.
@@ -57,27 +58,28 @@ def read_parts(
     of so many loose parts, the last written.
     Raises UserError where the folder cannot be read.
     """
-    schema = _part_of(kind, columns)
+    schema = _select_columns(kind, columns)
     while True:
         manifest = read_manifest(folder)
-        names, damaged = part_names(folder, kind), [StudyPaths(folder).manifest] if is_lost(folder) else []
+        names = list_loose_parts(folder, kind)
+        damaged = [StudyPaths(folder).manifest] if is_manifest_lost(folder) else []
         try:
             compacted, held = kind.schema.empty_table(), frozenset[str]()
             if entry := manifest.get(kind.name):
-                compacted, whole, found = _read_compacted(folder, kind, entry)
+                compacted, whole, found = _read_compacted_or_empty(folder, kind, entry)
                 held = entry.parts if whole else frozenset(kind.part_names(compacted))
                 damaged += found
             parts = [folder / kind.name / name for name in names if name not in held]
             if newest is not None and len(parts) > newest:
                 parts = sorted(parts, key=lambda part: part.lstat().st_mtime_ns)[-newest:]
-            loose, unread = _read_all(parts, kind, kind.schema if len(parts) <= WHOLE_UP_TO else schema)
+            loose, unread = _read_loose_parts(parts, kind, kind.schema if len(parts) <= READ_WHOLE_UP_TO else schema)
         except FileNotFoundError:  # compacted or set aside since it was listed
             continue
         if read_manifest(folder) == manifest:
-            return merged(schema, [compacted.select(schema.names), loose.select(schema.names)]), damaged + unread
+            return concat_tables(schema, [compacted.select(schema.names), loose.select(schema.names)]), damaged + unread
 
 
-def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]] | None:
+def read_part(folder: Path, kind: RowKind, *key: str | int) -> list[dict[str, Any]] | None:
     """The rows of one part, as plain values; None if it is not stored, or damaged.
 
     Raises OSErrors of the file system as they come.
@@ -88,9 +90,9 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
         entry = manifest.get(kind.name)
         try:
             if entry is None or name not in entry.parts:
-                return _plain(read_loose(folder / kind.name / name, kind, kind.schema))
+                return _to_dicts(read_loose_part(folder / kind.name / name, kind, kind.schema))
             table, whole, _ = read_compacted(folder, kind, entry, key)
-            return _plain(table) if whole or table.num_rows else None
+            return _to_dicts(table) if whole or table.num_rows else None
         except CorruptFile:
             return None
         except FileNotFoundError:
@@ -98,7 +100,7 @@ def read_part(folder: Path, kind: Kind, *key: str | int) -> list[dict[str, Any]]
                 return None
 
 
-def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
+def read_loose_part(part: Path, kind: RowKind, schema: pa.Schema) -> pa.Table:
     """The rows of a loose part: those that its name says, and no others, which may be somewhere else as well.
 
     Raises CorruptFile, FileNotFoundError, and OSErrors of the file system.
@@ -106,7 +108,7 @@ def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
     if not stat.S_ISREG(part.lstat().st_mode):  # a pipe would be waited for
         raise CorruptFile(part)
     data = part.read_bytes()
-    if verify(data) is False:
+    if verify_checksum(data) is False:
         raise CorruptFile(part)
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)  # older ones have no other
@@ -117,12 +119,12 @@ def read_loose(part: Path, kind: Kind, schema: pa.Schema) -> pa.Table:
         if isinstance(error, MemoryError):
             raise
         raise CorruptFile(part) from error
-    if not all(map(is_plain, identifiers)) or not (names == {part.name} or (not names and kind.may_be_empty)):
+    if not all(map(is_safe_name, identifiers)) or not (names == {part.name} or (not names and kind.may_be_empty)):
         raise CorruptFile(part)
     return table
 
 
-def part_names(folder: Path, kind: Kind) -> list[str]:
+def list_loose_parts(folder: Path, kind: RowKind) -> list[str]:
     """The loose parts of a kind, by name; none where there is no such folder yet."""
     try:
         return sorted(name for name in os.listdir(folder / kind.name) if name.endswith(".parquet"))
@@ -132,14 +134,14 @@ def part_names(folder: Path, kind: Kind) -> list[str]:
         raise UserError([Problem(str(folder / kind.name), "", f"cannot be read: {error.strerror}")]) from error
 
 
-def _part_of(kind: Kind, columns: Collection[str] | None) -> pa.Schema:
+def _select_columns(kind: RowKind, columns: Collection[str] | None) -> pa.Schema:
     schema = kind.schema
     if columns is None:
         return schema
-    return pa.schema([field for field in schema if field.name in columns or field.name in kind.order])
+    return pa.schema([field for field in schema if field.name in columns or field.name in kind.sort_columns])
 
 
-def _read_compacted(folder: Path, kind: Kind, entry: Compacted) -> CompactedRows:
+def _read_compacted_or_empty(folder: Path, kind: RowKind, entry: CompactedFile) -> CompactedRows:
     """What cannot be read counts as damaged. Raises FileNotFoundError if it was replaced."""
     try:
         return read_compacted(folder, kind, entry)
@@ -149,14 +151,14 @@ def _read_compacted(folder: Path, kind: Kind, entry: Compacted) -> CompactedRows
         return CompactedRows(kind.schema.empty_table(), False, entry.places(folder))
 
 
-def _read_all(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
-    read = functools.partial(_read_share, kind=kind, schema=schema)
-    if len(parts) <= WHOLE_UP_TO:
+def _read_loose_parts(parts: Sequence[Path], kind: RowKind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
+    read = functools.partial(_read_serially, kind=kind, schema=schema)
+    if len(parts) <= READ_WHOLE_UP_TO:
         return read(parts)
     # Threads would wait for the interpreter: most of a small file's time is spent there.
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(read, parts[1::2], sending), daemon=True)
+    child = context.Process(target=_read_in_child, args=(read, parts[1::2], sending), daemon=True)
     child.start()
     sending.close()
     table, damaged = read(parts[::2])
@@ -167,10 +169,10 @@ def _read_all(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.
     child.join()
     if isinstance(other, Exception):
         raise other
-    return merged(schema, [table, other[0]]), sorted([*damaged, *other[1]])
+    return concat_tables(schema, [table, other[0]]), sorted([*damaged, *other[1]])
 
 
-def _answer(
+def _read_in_child(
     read: Callable[[Sequence[Path]], tuple[pa.Table, list[Path]]], parts: Sequence[Path], answers: Connection
 ) -> None:
     """In the other process, which ends with its share, whatever becomes of the first one."""
@@ -185,32 +187,32 @@ def _answer(
         answers.send(answer)
 
 
-def _read_share(parts: Sequence[Path], kind: Kind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
+def _read_serially(parts: Sequence[Path], kind: RowKind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
     unread = []
 
     def read() -> Iterator[pa.Table]:
         for part in parts:
             try:
-                yield read_loose(part, kind, schema)
+                yield read_loose_part(part, kind, schema)
             except FileNotFoundError:
                 raise
             except (CorruptFile, OSError):
                 unread.append(part)
 
-    return merged(schema, read()), unread
+    return concat_tables(schema, read()), unread
 
 
-def merged(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
+def concat_tables(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
     """One table of many, in one piece: small ones take many times the memory of their rows, so few are held at once."""
     held = [schema.empty_table()]
     for table in tables:
         held.append(table)
-        if len(held) == MERGED_AT:
+        if len(held) == CONCAT_EVERY:
             held = [pa.concat_tables(held).combine_chunks()]
     return pa.concat_tables(held).combine_chunks()
 
 
-def _plain(table: pa.Table) -> list[dict[str, Any]]:
+def _to_dicts(table: pa.Table) -> list[dict[str, Any]]:
     return [
         {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
         for row in table.to_pylist()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from famba_core.files import write_atomically
 
-FILE = "progress.json"
+PROGRESS_FILE = "progress.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TrialProgress:
     def read(cls, checkpoint: Path) -> TrialProgress | None:
         """None where no attempt has started, or the file is damaged: it only informs."""
         try:
-            progress = _PROGRESS.validate_json((checkpoint / FILE).read_bytes(), strict=True)
+            progress = _PROGRESS.validate_json((checkpoint / PROGRESS_FILE).read_bytes(), strict=True)
             dt.datetime.fromisoformat(progress.started_at)
         except (OSError, ValueError):
             return None
@@ -44,7 +44,7 @@ class TrialProgress:
 
     def write(self, checkpoint: Path) -> None:
         checkpoint.mkdir(parents=True, exist_ok=True)
-        write_atomically(checkpoint / FILE, json.dumps(asdict(self)).encode())
+        write_atomically(checkpoint / PROGRESS_FILE, json.dumps(asdict(self)).encode())
 
 
 _PROGRESS = TypeAdapter(TrialProgress)

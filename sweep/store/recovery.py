@@ -10,13 +10,13 @@ from pathlib import Path
 from sweep.errors import Problem, UserError
 from sweep.files.checksum import CorruptFile
 from sweep.store.compaction.compacted import is_whole, read_compacted, write_compacted
-from sweep.store.compaction.manifest import is_lost, read_manifest, write_manifest
+from sweep.store.compaction.manifest import is_manifest_lost, read_manifest, write_manifest
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths, is_compacted_file
-from sweep.store.parts import read_loose
-from sweep.store.row_kinds import KINDS
+from sweep.store.parts import read_loose_part
+from sweep.store.row_kinds import ROW_KINDS
 
-_KINDS = {kind.name: kind for kind in KINDS}
+_KINDS_BY_NAME = {kind.name: kind for kind in ROW_KINDS}
 
 
 def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
@@ -36,24 +36,24 @@ def quarantine(folder: Path, damaged: Iterable[Path]) -> list[Path]:
         with as_user_error(folder):
             if path == StudyPaths(folder).manifest:
                 found = read_manifest(folder)
-                moved += _move(folder, path)
+                moved += _move_aside(folder, path)
                 write_manifest(folder, found)
             elif is_compacted_file(path):
-                moved += _replace(folder, path)
+                moved += _rewrite_compacted(folder, path)
             else:
                 _confirm_damage(folder, path)
-                moved += _move(folder, path)
+                moved += _move_aside(folder, path)
     return moved
 
 
-def damaged_compacted(folder: Path) -> list[Path]:
+def list_damaged_compacted(folder: Path) -> list[Path]:
     """The manifest, if it is lost, and the compacted files and copies that are not whole, or cannot be read now."""
     places = [place for entry in read_manifest(folder).values() for place in entry.places(folder)]
     damaged = [place for place in places if not _is_whole(place)]
-    return [StudyPaths(folder).manifest, *damaged] if is_lost(folder) else damaged
+    return [StudyPaths(folder).manifest, *damaged] if is_manifest_lost(folder) else damaged
 
 
-def _replace(folder: Path, damaged: Path) -> list[Path]:
+def _rewrite_compacted(folder: Path, damaged: Path) -> list[Path]:
     """Write what is whole of a compacted file or its copy into new ones, and set aside what is not."""
     manifest = dict(read_manifest(folder))
     name, entry = next(
@@ -61,13 +61,13 @@ def _replace(folder: Path, damaged: Path) -> list[Path]:
     )
     if name is None or entry is None:
         return []  # replaced already, with its copy
-    places, kind = entry.places(folder), _KINDS[name]
+    places, kind = entry.places(folder), _KINDS_BY_NAME[name]
     try:
         lost = [place for place in places if not is_whole(place)]
     except OSError as error:
-        raise _unreadable(folder, damaged, error.strerror) from error
+        raise _unreadable_error(folder, damaged, error.strerror) from error
     if not lost:
-        raise _unreadable(folder, damaged, "it could not be read for a moment")
+        raise _unreadable_error(folder, damaged, "it could not be read for a moment")
     del manifest[name]
     with contextlib.suppress(FileNotFoundError):  # both are gone
         rows = read_compacted(folder, kind, entry)
@@ -75,7 +75,7 @@ def _replace(folder: Path, damaged: Path) -> list[Path]:
         if parts:
             manifest[name] = write_compacted(folder, kind, rows.table, parts)
     write_manifest(folder, manifest)
-    moved = [target for place in lost for target in _move(folder, place)]
+    moved = [target for place in lost for target in _move_aside(folder, place)]
     for place in places:
         place.unlink(missing_ok=True)
     return moved
@@ -88,17 +88,17 @@ def _is_whole(place: Path) -> bool:
 
 
 def _confirm_damage(folder: Path, part: Path) -> None:
-    kind = _KINDS[part.parent.name]
+    kind = _KINDS_BY_NAME[part.parent.name]
     try:
-        read_loose(part, kind, kind.schema)
+        read_loose_part(part, kind, kind.schema)
     except CorruptFile:
         return
     except OSError as error:
-        raise _unreadable(folder, part, error.strerror) from error
-    raise _unreadable(folder, part, "it could not be read for a moment")
+        raise _unreadable_error(folder, part, error.strerror) from error
+    raise _unreadable_error(folder, part, "it could not be read for a moment")
 
 
-def _unreadable(folder: Path, file: Path, why: str | None) -> UserError:
+def _unreadable_error(folder: Path, file: Path, why: str | None) -> UserError:
     sentence = (
         f"is not damaged, but: {why}; nothing is set aside, run the command again. If it stays so, restore the file "
         "from a copy or move it away: what it holds then runs again"
@@ -106,7 +106,7 @@ def _unreadable(folder: Path, file: Path, why: str | None) -> UserError:
     return UserError([Problem(str(folder), str(file.relative_to(folder)), sentence)])
 
 
-def _move(folder: Path, path: Path) -> list[Path]:
+def _move_aside(folder: Path, path: Path) -> list[Path]:
     if not os.path.lexists(path):
         return []
     paths = StudyPaths(folder)

@@ -10,13 +10,13 @@ from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class RowKind:
     """What a folder of parts holds."""
 
     name: str  # of the folder
     row_type: type
     key: tuple[str, ...]  # the columns that name a part; the first is also the name of other files
-    order: tuple[str, ...]  # of the rows; longer than the key where a part has several
+    sort_columns: tuple[str, ...]  # of the rows; longer than the key where a part has several
 
     @property
     def schema(self) -> pa.Schema:
@@ -25,7 +25,7 @@ class Kind:
     @property
     def may_be_empty(self) -> bool:
         """Whether a part may have no row, as the curve of a trial that failed in its first epoch."""
-        return self.order != self.key
+        return self.sort_columns != self.key
 
     def part_names(self, table: pa.Table) -> set[str]:
         """Of the parts that these rows come from."""
@@ -33,10 +33,12 @@ class Kind:
         return {f"{'.'.join(map(str, key))}.parquet" for key in keys}
 
 
-TRIALS = Kind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), order=("trial_id", "attempt"))
-EPOCHS = Kind(name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), order=("trial_id", "attempt", "epoch"))
-MEASUREMENTS = Kind(name="measurements", row_type=MeasureRow, key=("measure_id",), order=("measure_id",))
-KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
+TRIALS = RowKind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), sort_columns=("trial_id", "attempt"))
+EPOCHS = RowKind(
+    name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), sort_columns=("trial_id", "attempt", "epoch")
+)
+MEASUREMENTS = RowKind(name="measurements", row_type=MeasureRow, key=("measure_id",), sort_columns=("measure_id",))
+ROW_KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
 COMPACTED_KINDS = (TRIALS, EPOCHS)  # written once; a step may be measured again, on another device
 
 

@@ -34,17 +34,17 @@ import pyarrow.parquet as pq
 
 from famba_core.files import write_atomically
 from sweep.errors import Problem, UserError
-from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, with_checksum
+from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, with_checksum
 from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
-from sweep.store.parts import all_parts, compacted_parts, read_part, read_parts
-from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, Kind
+from sweep.store.parts import list_compacted_parts, list_parts, read_part, read_parts
+from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, RowKind
 
 PROBE_BYTES = 64 * 1024  # a file system that is full takes an empty file
 
 
-class Stored(NamedTuple):
+class StoredRows(NamedTuple):
     """What a reading of a study's rows has found."""
 
     rows: pd.DataFrame
@@ -97,7 +97,7 @@ def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> No
     """
     name = f"{row.trial_id}.{row.attempt}.parquet"
     row_part, curve_part = StudyPaths(folder).trials / name, StudyPaths(folder).epochs / name
-    if row_part.exists() or name in compacted_parts(folder, TRIALS):
+    if row_part.exists() or name in list_compacted_parts(folder, TRIALS):
         raise FileExistsError(f"{row_part} is stored already; an attempt is written once")
     for part in (row_part, curve_part):
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def write_measurement(folder: Path, row: MeasureRow) -> None:
     write_atomically(measurements / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
 
 
-def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> Stored:
+def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> StoredRows:
     """All stored rows, in the order of trial and attempt, and the parts that cannot be read.
 
     Columns and dtypes are those of ResultRow, with or without rows: whole numbers are Int64 (missing: NA), other
@@ -125,28 +125,28 @@ def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int 
 
     Raises UserError where the folder cannot be read.
     """
-    return Stored(*_frame(folder, TRIALS, columns, newest))
+    return StoredRows(*_read_frame(folder, TRIALS, columns, newest))
 
 
-def is_current(folder: Path, stored: Stored) -> bool:
+def is_current(folder: Path, stored: StoredRows) -> bool:
     """Whether what was read is what is stored still; not known, and so False, of parts that were damaged.
 
     Names tell it, at a hundredth of the time: what a part holds never changes.
     """
     keys = zip(stored.rows["trial_id"], stored.rows["attempt"], strict=True)
-    return not stored.damaged and {f"{trial_id}.{attempt}.parquet" for trial_id, attempt in keys} == all_parts(
+    return not stored.damaged and {f"{trial_id}.{attempt}.parquet" for trial_id, attempt in keys} == list_parts(
         folder, TRIALS
     )
 
 
 def read_epochs(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
     """All stored epochs, in the order of trial, attempt and epoch, and the parts that cannot be read."""
-    return _frame(folder, EPOCHS)
+    return _read_frame(folder, EPOCHS)
 
 
 def read_measurements(folder: Path, columns: Collection[str] | None = None) -> tuple[pd.DataFrame, list[Path]]:
     """All stored isolated measurements, in the order of their ids, and the parts that cannot be read."""
-    return _frame(folder, MEASUREMENTS, columns)
+    return _read_frame(folder, MEASUREMENTS, columns)
 
 
 def read_result(folder: Path, trial_id: str, attempt: int) -> dict[str, Any] | None:
@@ -187,7 +187,7 @@ def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[Measur
         sink, table.schema, use_dictionary=False, write_statistics=False, store_schema=False
     ) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({NAME: CHECKSUM_PLACEHOLDER})
+        writer.add_key_value_metadata({CHECKSUM_KEY: CHECKSUM_PLACEHOLDER})
     return with_checksum(sink.getvalue())
 
 
@@ -200,8 +200,8 @@ def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFr
     return frame
 
 
-def _frame(
-    folder: Path, kind: Kind, columns: Collection[str] | None = None, newest: int | None = None
+def _read_frame(
+    folder: Path, kind: RowKind, columns: Collection[str] | None = None, newest: int | None = None
 ) -> tuple[pd.DataFrame, list[Path]]:
     table, damaged = read_parts(folder, kind, columns, newest)
     # Numbers keep a missing value apart from zero without turning layer 6 into 6.0.
@@ -209,4 +209,4 @@ def _frame(
     for field in table.schema:
         if pa.types.is_list(field.type):
             frame[field.name] = frame[field.name].map(tuple)
-    return frame.sort_values(list(kind.order), ignore_index=True), damaged
+    return frame.sort_values(list(kind.sort_columns), ignore_index=True), damaged

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweep.grid.search import EarlyStop
 from sweep.store.layout import StudyPaths
-from sweep.store.rungs import Arrival, arrive, read_rung
+from sweep.store.rungs import Arrival, read_rung, store_arrival
 
 
 def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, stop: EarlyStop) -> bool:
@@ -37,7 +37,7 @@ def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, s
         return before.goes_on
     n, better = len(arrived) + 1, sum(other.value > value for other in arrived.values())
     go_on = not math.isnan(value) and (n < stop.reduction_factor or better * stop.reduction_factor < n)
-    arrive(rung, Arrival(trial_id, float(value), go_on), before)
+    store_arrival(rung, Arrival(trial_id, float(value), go_on), before)
     return go_on
 
 

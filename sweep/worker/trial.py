@@ -15,7 +15,7 @@ from sweep.plan.identity import measure_id, rung_group
 from sweep.plan.model import Trial
 from sweep.schema import ResultRow
 from sweep.store.layout import StudyPaths
-from sweep.store.lock import token_of
+from sweep.store.lock import read_last_holder_token
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_measurement, write_result
 from sweep.worker.early_stop import goes_on
@@ -50,7 +50,7 @@ def run_trial(
 
     checkpoint = StudyPaths(folder).checkpoint(trial.trial_id)
     progress = TrialProgress.read(checkpoint)
-    driver = token_of(folder)
+    driver = read_last_holder_token(folder)
     if progress is None or progress.attempt != attempt:
         progress = TrialProgress.begin(attempt, trial.train.epochs, driver)
     progress = replace(progress, driver=driver, suggestion=trial.suggestion)

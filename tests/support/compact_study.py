@@ -5,7 +5,7 @@ from synthetic_study import results, table_plan
 
 from sweep.grid.search import EarlyStop
 from sweep.store import study as store
-from sweep.store.row_kinds import KINDS
+from sweep.store.row_kinds import ROW_KINDS
 from sweep.store.rungs import read_rung
 from sweep.worker.early_stop import goes_on
 
@@ -26,7 +26,7 @@ def assert_same(first, second):
 
 
 def loose(folder):
-    return sorted(str(path.relative_to(folder)) for kind in KINDS for path in folder.glob(f"{kind.name}/*.parquet"))
+    return sorted(str(path.relative_to(folder)) for kind in ROW_KINDS for path in folder.glob(f"{kind.name}/*.parquet"))
 
 
 def leave_rungs_and_logs(folder, names):

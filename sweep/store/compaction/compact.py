@@ -20,14 +20,15 @@ import pyarrow as pa
 
 from famba_core.files import write_atomically
 from sweep.files.checksum import CorruptFile
-from sweep.store.compaction.compacted import Compacted, Manifest, described, read_compacted, write_compacted
+from sweep.store.compaction import compacted
+from sweep.store.compaction.compacted import CompactedFile, Manifest
 from sweep.store.compaction.manifest import read_manifest, write_manifest
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
-from sweep.store.parts import merged, part_names, read_loose
-from sweep.store.recovery import damaged_compacted, quarantine
-from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, Kind
+from sweep.store.parts import concat_tables, list_loose_parts, read_loose_part
+from sweep.store.recovery import list_damaged_compacted, quarantine
+from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, RowKind
 from sweep.store.rungs import fold_rungs
 from sweep.store.study import check_is_study
 
@@ -58,11 +59,11 @@ def compact(folder: Path) -> Compaction:
     """
     check_is_study(folder)
     with lock_study(folder), as_user_error(folder):
-        set_aside = quarantine(folder, damaged_compacted(folder))
+        set_aside = quarantine(folder, list_damaged_compacted(folder))
         before = read_manifest(folder)
-        manifest: dict[str, Compacted] = {}
+        manifest: dict[str, CompactedFile] = {}
         for kind in COMPACTED_KINDS:
-            set_aside += _compact(folder, kind, before, manifest)
+            set_aside += _compact_kind(folder, kind, before, manifest)
         if manifest != before:
             write_manifest(folder, manifest)
         _remove_superseded(folder, manifest)
@@ -76,7 +77,7 @@ def compact(folder: Path) -> Compaction:
     )
 
 
-def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Compacted]) -> list[Path]:
+def _compact_kind(folder: Path, kind: RowKind, before: Manifest, manifest: dict[str, CompactedFile]) -> list[Path]:
     """Write the new file of a kind and enter it in `manifest`; returns the parts that were set aside."""
     old = before.get(kind.name)
     held = old.parts if old else frozenset[str]()
@@ -85,20 +86,20 @@ def _compact(folder: Path, kind: Kind, before: Manifest, manifest: dict[str, Com
 
     def tables() -> Iterator[pa.Table]:
         if old:
-            yield read_compacted(folder, kind, old).table
-        for name in part_names(folder, kind):
+            yield compacted.read_compacted(folder, kind, old).table
+        for name in list_loose_parts(folder, kind):
             if name in held or (kind is EPOCHS and name not in with_row):
                 continue  # a curve without its row may still be replaced, so it stays loose
             part = folder / kind.name / name
             try:
-                yield read_loose(part, kind, kind.schema)
+                yield read_loose_part(part, kind, kind.schema)
                 names.add(name)
             except CorruptFile:
                 damaged.append(part)
 
-    table = merged(kind.schema, tables())
+    table = concat_tables(kind.schema, tables())
     if names:
-        manifest[kind.name] = write_compacted(folder, kind, table, held | names)
+        manifest[kind.name] = compacted.write_compacted(folder, kind, table, held | names)
     elif old:
         manifest[kind.name] = old
     return quarantine(folder, damaged)
@@ -109,15 +110,15 @@ def _remove_superseded(folder: Path, manifest: Manifest) -> None:
 
     One that has rows which nothing else has stays: nobody knows how it came there.
     """
-    for kind, entry in described(folder):
+    for kind, entry in compacted.list_compacted_files(folder):
         now = manifest.get(kind.name)
         held = now.parts if now else frozenset()
-        if (now is None or entry.file != now.file) and entry.parts <= held | set(part_names(folder, kind)):
+        if (now is None or entry.file != now.file) and entry.parts <= held | set(list_loose_parts(folder, kind)):
             for place in entry.places(folder):
                 place.unlink(missing_ok=True)
     for kind in COMPACTED_KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()
-        for name in part_names(folder, kind):
+        for name in list_loose_parts(folder, kind):
             if name in held:
                 (folder / kind.name / name).unlink()
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from famba_core.files import write_atomically
-from sweep.files.checksum import CHECKSUM_PLACEHOLDER, NAME, verify, with_checksum
-from sweep.files.names import is_plain
-from sweep.store.compaction.compacted import Compacted, Manifest, find_compacted
+from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
+from sweep.files.names import is_safe_name
+from sweep.store.compaction.compacted import CompactedFile, Manifest, rebuild_manifest
 from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import COMPACTED_KINDS
 
-_MANIFEST: TypeAdapter[dict[str, Compacted]] = TypeAdapter(dict[str, Compacted])
+_MANIFEST: TypeAdapter[dict[str, CompactedFile]] = TypeAdapter(dict[str, CompactedFile])
 # The last one decoded of each study (None: damaged), with the inode, time and size of its file: decoding thousands of
 # names for each part that is looked for would take most of the time.
 _decoded: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
@@ -24,29 +24,29 @@ _decoded: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
 
 def read_manifest(folder: Path) -> Manifest:
     """What has been compacted. Where the manifest is lost, what the compacted files say themselves."""
-    manifest = _stored(folder)
-    return find_compacted(folder) if manifest is None else manifest
+    manifest = _read_stored(folder)
+    return rebuild_manifest(folder) if manifest is None else manifest
 
 
-def is_lost(folder: Path) -> bool:
+def is_manifest_lost(folder: Path) -> bool:
     """Whether the manifest is damaged, or not there though there is what only it names."""
-    if _stored(folder) is not None:
+    if _read_stored(folder) is not None:
         return False
     if StudyPaths(folder).manifest.exists():
         return True
     # Until the manifest of a first compaction is there, all that it will name still is.
-    found = find_compacted(folder)
+    found = rebuild_manifest(folder)
     return any(not (folder / kind / part).exists() for kind, entry in found.items() for part in entry.parts)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace it atomically. Raises OSErrors as they come."""
     plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
-    text = json.dumps(plain | {NAME: CHECKSUM_PLACEHOLDER}, indent=0)
+    text = json.dumps(plain | {CHECKSUM_KEY: CHECKSUM_PLACEHOLDER}, indent=0)
     write_atomically(StudyPaths(folder).manifest, with_checksum(text.encode()))
 
 
-def _stored(folder: Path) -> Manifest | None:
+def _read_stored(folder: Path) -> Manifest | None:
     """What the file says; None if there is none, or it is damaged."""
     try:
         # Opened each time: a network file system looks for a newer version only then.
@@ -62,11 +62,13 @@ def _stored(folder: Path) -> Manifest | None:
 
 
 def _decode(text: bytes) -> Manifest | None:
-    if not verify(text):
+    if not verify_checksum(text):
         return None
     try:
-        manifest = _MANIFEST.validate_python({name: entry for name, entry in json.loads(text).items() if name != NAME})
+        manifest = _MANIFEST.validate_python(
+            {name: entry for name, entry in json.loads(text).items() if name != CHECKSUM_KEY}
+        )
     except (ValueError, AttributeError):
         return None
     named = {kind.name for kind in COMPACTED_KINDS}
-    return manifest if named >= manifest.keys() and all(is_plain(each.file) for each in manifest.values()) else None
+    return manifest if named >= manifest.keys() and all(is_safe_name(each.file) for each in manifest.values()) else None

@@ -26,7 +26,7 @@ from fault_study import (
 from sweep.executors.base import Event, Finished, Lost, Progress
 from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.plan.model import Trial
-from sweep.store.outcomes import outcomes
+from sweep.store.outcomes import select_outcomes
 from sweep.store.study import read_rows
 
 SEEDS = (0, RAISES, HANGS, OUT_OF_MEMORY, DIVERGES, ALWAYS_OUT_OF_MEMORY)
@@ -70,7 +70,7 @@ def test_each_fault_costs_its_own_trial(
     assert output.err == ""
     assert "Traceback" not in output.out
     assert (summary.completed, summary.failed) == (2, 4)
-    rows = outcomes(read_rows(tmp_path)[0])
+    rows = select_outcomes(read_rows(tmp_path)[0])
     assert not read_rows(tmp_path)[0].duplicated("trial_id").any()
     errors = {name.removeprefix("fake-seed"): row["error"] for name, row in rows[rows["error"].notna()].iterrows()}
     assert errors[str(RAISES)].startswith("ZeroDivisionError: division by zero")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify, with_checksum
+from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
 
 TEXT = f"before {CHECKSUM_PLACEHOLDER} after".encode()
 
@@ -10,23 +10,23 @@ TEXT = f"before {CHECKSUM_PLACEHOLDER} after".encode()
 def test_a_sealed_file_is_whole_and_any_other_bit_is_damage():
     data = with_checksum(TEXT)
     assert len(data) == len(TEXT)
-    assert verify(data) is True
+    assert verify_checksum(data) is True
     mark = range(
         data.index(b"famba"), data.index(b"famba") + len(CHECKSUM_PLACEHOLDER)
     )  # where damage costs the checksum alone
     for bit in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        assert verify(bytes(flipped)) in ((False, None) if bit // 8 in mark else (False,))
+        assert verify_checksum(bytes(flipped)) in ((False, None) if bit // 8 in mark else (False,))
 
 
 @pytest.mark.parametrize("data", [b"", b"0", b"older", b"famba-sweep crc32:", b"famba-sweep crc32:0000", TEXT[:20]])
 def test_what_was_not_sealed_has_no_answer(data):
-    assert verify(data) is None
+    assert verify_checksum(data) is None
 
 
 def test_the_last_mark_counts():
-    assert verify(with_checksum(b"a text that quotes famba-sweep crc32:12345678, " + TEXT)) is True
+    assert verify_checksum(with_checksum(b"a text that quotes famba-sweep crc32:12345678, " + TEXT)) is True
 
 
 def test_what_holds_no_place_for_it_cannot_be_sealed():

@@ -10,7 +10,7 @@ from PIL import Image
 from famba_core import semantics
 from famba_core.config import FusionConfig
 from famba_core.data import cifar100, fingerprint
-from sweep.files.names import is_plain
+from sweep.files.names import is_safe_name
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.plan.identity import measure_id, rung_group, trial_id
@@ -143,7 +143,7 @@ def test_trials_compare_at_a_rung_if_only_fusion_and_seed_differ(images, monkeyp
         replace(trial, model=replace(trial.model, image_size=64)),
     ]
     assert len({rung_group(one) for one in (trial, *other)}) == 1 + len(other)
-    assert is_plain(rung_group(trial))
+    assert is_safe_name(rung_group(trial))
     before = rung_group(trial)
     monkeypatch.setattr(semantics, "VERSION", 2)
     assert rung_group(trial) != before

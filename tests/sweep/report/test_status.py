@@ -17,8 +17,8 @@ from sweep.plan.model import Case
 from sweep.plan.plan_file import plan_to_json
 from sweep.report.status import describe, study_status
 from sweep.store.layout import StudyPaths
-from sweep.store.lock import lock_study, token_of
-from sweep.store.progress import FILE, TrialProgress
+from sweep.store.lock import lock_study, read_last_holder_token
+from sweep.store.progress import PROGRESS_FILE, TrialProgress
 from sweep.store.recovery import quarantine
 from sweep.store.study import save_plan, write_result
 from sweep.worker.rows import failed_row
@@ -137,7 +137,7 @@ def test_what_was_set_aside_is_named(study: Path) -> None:
 @pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
 def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
     """Times of files lie on either side of the lock's, and neither makes progress look old or new."""
-    progress = StudyPaths(study).checkpoint("fake-seed2") / FILE
+    progress = StudyPaths(study).checkpoint("fake-seed2") / PROGRESS_FILE
 
     def jump() -> None:
         now = (study / "driver.lock").stat().st_mtime
@@ -167,7 +167,7 @@ def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> N
     TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed20"))
     with lock_study(tmp_path):
         for seed in (30, 31):
-            begun = replace(TrialProgress.begin(1, 3), driver=token_of(tmp_path))
+            begun = replace(TrialProgress.begin(1, 3), driver=read_last_holder_token(tmp_path))
             begun.write(StudyPaths(tmp_path).checkpoint(f"fake-seed{seed}"))
         lines = printed(tmp_path)
     assert lines[0] == "optuna (tpe): 4 of 40 trials tried: 2 completed, 1 failed, 1 pruned; 2 running; 1 interrupted"
@@ -215,7 +215,7 @@ def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
         finally:
             del FAULTS[106]
         save_plan(study, plan_to_json(plan_of(fake_trial(106))))
-        assert (StudyPaths(study).checkpoint("fake-seed106") / FILE).exists()
+        assert (StudyPaths(study).checkpoint("fake-seed106") / PROGRESS_FILE).exists()
         assert states(study) == {"seed106": "failed"}, "the attempt that failed is not one that runs"
 
 
@@ -228,9 +228,9 @@ def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> Non
     whole = TrialProgress.begin(1, 3, "token")
     whole.write(tmp_path)
     assert TrialProgress.read(tmp_path) == whole
-    (tmp_path / FILE).write_text(json.dumps(asdict(whole) | change))
+    (tmp_path / PROGRESS_FILE).write_text(json.dumps(asdict(whole) | change))
     assert TrialProgress.read(tmp_path) is None
-    (tmp_path / FILE).write_text("[]")
+    (tmp_path / PROGRESS_FILE).write_text("[]")
     assert TrialProgress.read(tmp_path) is None
 
 

@@ -111,7 +111,7 @@ def test_a_damaged_compacted_source_is_passed_over(folder):
     assert cache(folder).take(TRIAL, 2)["top1_pct"] == 5.0
 
 
-@pytest.mark.parametrize("asked", ["all_parts", "read_result"])
+@pytest.mark.parametrize("asked", ["list_parts", "read_result"])
 def test_another_users_study_is_passed_over(folder, monkeypatch, asked):
     def denied(*arguments):
         raise PermissionError("another user's")

@@ -16,7 +16,7 @@ from sweep.plan.model import Trial
 from sweep.run.runner import RunSummary, run_plan, untrained
 from sweep.store.compaction.compact import compact
 from sweep.store.layout import StudyPaths
-from sweep.store.outcomes import outcomes
+from sweep.store.outcomes import select_outcomes
 from sweep.store.study import read_rows, write_result
 from sweep.worker.measure import measure_all
 from sweep.worker.rows import failed_row
@@ -179,7 +179,7 @@ def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> N
         ("fake-seed1", 1),
         ("fake-seed2", 1),
     ]
-    row = outcomes(read_rows(tmp_path)[0]).loc["fake-seed1"]
+    row = select_outcomes(read_rows(tmp_path)[0]).loc["fake-seed1"]
     assert (row["status"], row["attempt"]) == ("failed", 1)
     assert "its worker process died" in row["error"]
     assert executor.closed
@@ -232,7 +232,7 @@ def test_what_a_worker_left_behind_after_its_row_is_removed(tmp_path: Path) -> N
 def test_a_completed_attempt_counts_whenever_it_was(tmp_path: Path) -> None:
     list(run_trial(fake_trial(0), 1, tmp_path))
     write_result(tmp_path, failed_row(fake_trial(0), 2, "later"), ())
-    assert outcomes(read_rows(tmp_path)[0])["status"].to_dict() == {"fake-seed0": "completed"}
+    assert select_outcomes(read_rows(tmp_path)[0])["status"].to_dict() == {"fake-seed0": "completed"}
 
 
 def test_an_executor_that_cannot_run_the_trials_leaves_nothing(tmp_path: Path) -> None:

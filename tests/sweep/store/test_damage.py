@@ -16,7 +16,7 @@ from synthetic_study import results, save, table_plan
 from sweep.errors import UserError
 from sweep.store import parts
 from sweep.store import study as store
-from sweep.store.lock import driver_of
+from sweep.store.lock import read_lock_holder
 from sweep.store.recovery import quarantine
 from sweep.store.row_kinds import TRIALS
 
@@ -74,13 +74,13 @@ def test_a_driver_killed_while_it_reads_leaves_neither_lock_nor_process(tmp_path
         from sweep.store import study as store
         from sweep.store import parts
         from sweep.store.lock import lock_study
-        folder, real = pathlib.Path(sys.argv[1]), parts.read_loose
-        parts.WHOLE_UP_TO = 2
+        folder, real = pathlib.Path(sys.argv[1]), parts.read_loose_part
+        parts.READ_WHOLE_UP_TO = 2
         def slowly(*arguments):
             (folder / "reading").touch()
             time.sleep(0.5)
             return real(*arguments)
-        parts.read_loose = slowly
+        parts.read_loose_part = slowly
         with lock_study(folder):
             store.read_rows(folder)
     """)
@@ -90,7 +90,7 @@ def test_a_driver_killed_while_it_reads_leaves_neither_lock_nor_process(tmp_path
         time.sleep(0.01)
     process.send_signal(number)
     process.wait()
-    assert driver_of(tmp_path) is None
+    assert read_lock_holder(tmp_path) is None
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
@@ -103,15 +103,15 @@ def test_a_driver_killed_while_it_reads_leaves_neither_lock_nor_process(tmp_path
 
 def test_the_share_of_a_process_that_was_killed_is_read_all_the_same(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:8])
-    here, real = os.getpid(), parts.read_loose
+    here, real = os.getpid(), parts.read_loose_part
 
     def dies(*arguments):
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments)
 
-    monkeypatch.setattr(parts, "read_loose", dies)
-    monkeypatch.setattr(parts, "WHOLE_UP_TO", 2)
+    monkeypatch.setattr(parts, "read_loose_part", dies)
+    monkeypatch.setattr(parts, "READ_WHOLE_UP_TO", 2)
     rows, damaged = store.read_rows(tmp_path)
     assert (len(rows), damaged) == (8, [])
-    assert set(TRIALS.part_names(parts.read_parts(tmp_path, TRIALS)[0])) == parts.all_parts(tmp_path, TRIALS)
+    assert set(TRIALS.part_names(parts.read_parts(tmp_path, TRIALS)[0])) == parts.list_parts(tmp_path, TRIALS)

@@ -19,10 +19,10 @@ DRIVER = (
 
 
 def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
-    assert lock.driver_of(tmp_path) is None
+    assert lock.read_lock_holder(tmp_path) is None
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "locked\n"
-        driver = lock.driver_of(tmp_path)
+        driver = lock.read_lock_holder(tmp_path)
         assert driver["pid"] == first.pid
         assert driver["host"] == os.uname().nodename
         assert dt.datetime.fromisoformat(driver["started_at"]).tzinfo is not None
@@ -30,11 +30,11 @@ def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
             pass
         assert f"pid {first.pid} on {driver['host']}, since {driver['started_at']}" in str(caught.value)
         first.kill()
-    assert lock.driver_of(tmp_path) is None
+    assert lock.read_lock_holder(tmp_path) is None
     with lock.lock_study(tmp_path):
-        assert lock.driver_of(tmp_path)["pid"] == os.getpid()
+        assert lock.read_lock_holder(tmp_path)["pid"] == os.getpid()
         assert json.loads((tmp_path / "driver.lock").read_text())["pid"] == os.getpid()
-    assert lock.driver_of(tmp_path) is None
+    assert lock.read_lock_holder(tmp_path) is None
 
 
 def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
@@ -46,7 +46,7 @@ def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
             os.read(read, 1)  # until the parent has looked
             os._exit(0)
     try:
-        assert lock.driver_of(tmp_path) is None
+        assert lock.read_lock_holder(tmp_path) is None
     finally:
         os.close(write)
         os.close(read)
@@ -54,13 +54,13 @@ def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
 
 
 def test_every_driver_has_a_token_of_its_own(tmp_path):
-    assert lock.token_of(tmp_path) == ""
+    assert lock.read_last_holder_token(tmp_path) == ""
     tokens = []
     for _ in range(2):
         with lock.lock_study(tmp_path):
-            tokens.append(lock.token_of(tmp_path))
-            assert lock.driver_of(tmp_path)["token"] == tokens[-1]
-        assert lock.token_of(tmp_path) == tokens[-1], "what the last one started is still told apart"
+            tokens.append(lock.read_last_holder_token(tmp_path))
+            assert lock.read_lock_holder(tmp_path)["token"] == tokens[-1]
+        assert lock.read_last_holder_token(tmp_path) == tokens[-1], "what the last one started is still told apart"
     assert len({"", *tokens}) == 3
 
 
@@ -68,7 +68,7 @@ def test_every_driver_has_a_token_of_its_own(tmp_path):
 def test_a_lock_without_a_whole_word_still_locks(tmp_path, text):
     with lock.lock_study(tmp_path):
         (tmp_path / "driver.lock").write_text(text)
-        assert lock.token_of(tmp_path) == ""
+        assert lock.read_last_holder_token(tmp_path) == ""
         with pytest.raises(UserError, match="another process runs this study: pid"), lock.lock_study(tmp_path):
             pass
 
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
     monkeypatch.setattr("fcntl.flock", unable)
     with pytest.raises(UserError, match=r"a study needs hard links and flock"), lock.lock_study(tmp_path):
         pass
-    assert lock.driver_of(tmp_path) is None, "a copy there can still be looked at"
+    assert lock.read_lock_holder(tmp_path) is None, "a copy there can still be looked at"
 
 
 def test_a_new_driver_removes_what_killed_ones_were_writing(tmp_path):

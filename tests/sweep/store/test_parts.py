@@ -12,13 +12,13 @@ import pytest
 from synthetic_study import curve, results, save, table_plan
 
 from sweep.files.checksum import CorruptFile
-from sweep.files.names import is_plain
+from sweep.files.names import is_safe_name
 from sweep.schema import ResultRow, arrow_schema
 from sweep.store import parts
 from sweep.store import study as store
 from sweep.store.compaction import manifest
 from sweep.store.compaction.compact import compact
-from sweep.store.outcomes import outcomes
+from sweep.store.outcomes import select_outcomes
 from sweep.store.row_kinds import EPOCHS, TRIALS
 
 ROWS = results(table_plan(2))
@@ -42,7 +42,7 @@ def test_some_columns_are_those_of_all(tmp_path):
     assert damaged == []
     assert list(some) == ["trial_id", "attempt", "status", "error", "schedule", "started_at"]
     pd.testing.assert_frame_equal(some, everything[list(some)])
-    pd.testing.assert_frame_equal(outcomes(some), outcomes(everything)[list(some)[1:]])
+    pd.testing.assert_frame_equal(select_outcomes(some), select_outcomes(everything)[list(some)[1:]])
 
 
 @pytest.mark.parametrize("cut", [1, 9, 4000])
@@ -67,13 +67,13 @@ def test_no_flipped_bit_changes_what_a_part_says(tmp_path):
     save(tmp_path, ROWS[:1])
     for kind in (TRIALS, EPOCHS):
         part = tmp_path / kind.name / f"{ROWS[0].trial_id}.1.parquet"
-        whole, table = part.read_bytes(), parts.read_loose(part, kind, kind.schema)
+        whole, table = part.read_bytes(), parts.read_loose_part(part, kind, kind.schema)
         for bit in range(0, 8 * len(whole), 59):
             flipped = bytearray(whole)
             flipped[bit // 8] ^= 1 << bit % 8
             part.write_bytes(flipped)
             with contextlib.suppress(CorruptFile):
-                assert parts.read_loose(part, kind, kind.schema).equals(table)
+                assert parts.read_loose_part(part, kind, kind.schema).equals(table)
         part.write_bytes(whole)
 
 
@@ -128,7 +128,7 @@ def test_one_attempt_comes_back_as_it_was_written(tmp_path):
 def test_a_part_that_is_set_aside_meanwhile_is_not_missed_elsewhere(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:4])
     part = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
-    real, moved = parts.part_names, []
+    real, moved = parts.list_loose_parts, []
 
     def then_it_moves(folder, kind):
         names = real(folder, kind)
@@ -136,7 +136,7 @@ def test_a_part_that_is_set_aside_meanwhile_is_not_missed_elsewhere(tmp_path, mo
             moved.append(part.rename(folder / part.name))
         return names
 
-    monkeypatch.setattr(parts, "part_names", then_it_moves)
+    monkeypatch.setattr(parts, "list_loose_parts", then_it_moves)
     rows, damaged = store.read_rows(tmp_path)
     assert moved
     assert damaged == []
@@ -177,7 +177,7 @@ def test_parts_of_the_first_version_are_read(tmp_path):
      ("a/b", False), ("a\0", False), ("a\n", False), ("é", False), (None, False), (1, False)],
 )  # fmt: skip
 def test_plain_names(name, plain):
-    assert is_plain(name) is plain
+    assert is_safe_name(name) is plain
 
 
 def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_many_parts_are_read_by_several_processes_and_are_the_same(tmp_path, mon
     torn.write_bytes(torn.read_bytes()[:-5])
     alone, damaged = store.read_rows(tmp_path, ("status", "error"))
     assert damaged == [torn]
-    monkeypatch.setattr(parts, "WHOLE_UP_TO", 2)
+    monkeypatch.setattr(parts, "READ_WHOLE_UP_TO", 2)
     together, damaged = store.read_rows(tmp_path, ("status", "error"))
     assert damaged == [torn]
     pd.testing.assert_frame_equal(together, alone)

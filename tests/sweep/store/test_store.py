@@ -17,7 +17,7 @@ from synthetic_study import curve, files, result, results, save, table_plan
 import sweep
 from sweep.schema import EpochRow, ResultRow, arrow_schema
 from sweep.store import study as store
-from sweep.store.outcomes import completed, outcomes
+from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.store.recovery import quarantine
 
 PLAN = table_plan(2)
@@ -229,9 +229,9 @@ def test_completed_takes_the_first_completed_attempt(tmp_path):
         ],
     )
     rows = store.read_rows(tmp_path)[0]
-    done = completed(rows)
+    done = select_completed(rows)
     assert done.set_index("trial_id")["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
-    assert outcomes(rows)["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
+    assert select_outcomes(rows)["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
 
 
 def test_import_sweep_is_light():

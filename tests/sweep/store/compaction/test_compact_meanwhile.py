@@ -20,7 +20,7 @@ from sweep.store.rungs import fold_rungs
 
 
 @pytest.mark.parametrize("before", ["loose", "compacted"])
-@pytest.mark.parametrize("moment", ["read_manifest", "part_names", "_read_all"])
+@pytest.mark.parametrize("moment", ["read_manifest", "list_loose_parts", "_read_loose_parts"])
 def test_a_reader_that_a_compaction_overtakes_sees_every_row_once(tmp_path, monkeypatch, moment, before):
     save(tmp_path, ROWS[:4])
     if before == "compacted":

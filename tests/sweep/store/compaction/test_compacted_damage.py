@@ -219,7 +219,7 @@ def test_a_curve_is_there_whole_or_not_at_all(study):
 def test_groups_of_rows_divide_no_part_and_lose_none(study, monkeypatch, kind, rows):
     monkeypatch.setattr(compacted, "SMALLEST_GROUP", 3)
     table = compacted.read_compacted(study, kind, read_manifest(study)[kind.name]).table.slice(5, rows)
-    groups = list(compacted._groups(table, kind))
+    groups = list(compacted._split_rows(table, kind))
     assert sum(group.num_rows for group in groups) == rows
     parts = [kind.part_names(group) for group in groups]
     assert sum(map(len, parts)) == len(kind.part_names(table))
