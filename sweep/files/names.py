@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 def is_safe_name(name: object) -> bool:
-    """Whether a name is letters, digits, "_", "-" and ".", not first: no path out of a folder, no hidden file.
+    """True for letters, digits, "_", "-" and (except at the start) ".": neither a path nor a hidden file.
 
-    Rows and plans may come from anywhere, and the folders of checkpoints that are removed are named by their ids.
+    Plans and rows may come from other people, and checkpoint folders are removed by the ids in them.
     """
-    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None
+    return isinstance(name, str) and _SAFE.fullmatch(name) is not None

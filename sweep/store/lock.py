@@ -1,4 +1,4 @@
-"""One driver for a study at a time."""
+"""The lock of a study: one driver at a time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.study import create_study
 
-_locked_fds: set[int] = set()  # the locks' files
+_locked_fds: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """A forked child shares the lock, and must not keep it when this process is killed."""
+    """Close a forked child's copies of the lock files, which would keep the locks after this process is killed."""
     while _locked_fds:
         os.close(_locked_fds.pop())
 
@@ -33,10 +33,10 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextlib.contextmanager
 def lock_study(folder: Path) -> Iterator[None]:
-    """Be the only driver of a study while the block runs; the kernel frees the lock of a process that dies.
+    """Hold the lock of a study during the block; the kernel releases it if the process dies.
 
-    What earlier drivers and their workers were writing when they were killed is removed.
-    Raises UserError if another process drives the study, naming it, or where the folder cannot be written.
+    Temporary files that killed processes have left are removed.
+    Raises UserError if another process holds the lock, naming it, or if the folder cannot be written.
     """
     create_study(folder)
     with contextlib.ExitStack() as stack:
@@ -45,8 +45,8 @@ def lock_study(folder: Path) -> Iterator[None]:
             if not _try_lock(file, fcntl.LOCK_EX):
                 time.sleep(0.1)  # `read_lock_holder` holds it for an instant
                 if not _try_lock(file, fcntl.LOCK_EX):
-                    driver = "pid {pid} on {host}, since {started_at}".format_map(_read_holder(file))
-                    sentence = f"another process runs this study: {driver}; wait for it, or stop it first"
+                    holder = "pid {pid} on {host}, since {started_at}".format_map(_read_holder(file))
+                    sentence = f"another process runs this study: {holder}; wait until it ends, or stop it first"
                     raise UserError([Problem(str(folder), "", sentence)])
             _locked_fds.add(file.fileno())
             _write_holder(file)
@@ -56,13 +56,13 @@ def lock_study(folder: Path) -> Iterator[None]:
             yield
         finally:
             _locked_fds.discard(file.fileno())
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a child has not closed it yet
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a child has not closed its copy yet
 
 
 def read_lock_holder(folder: Path) -> dict[str, Any] | None:
-    """Who runs the study now: pid, host, started_at (UTC, ISO 8601), token; None if nobody does.
+    """Return pid, host, started_at (UTC, ISO 8601) and token of the process that runs the study; None if none does.
 
-    Nobody does on a file system that has no locks, such as that of a copy which is only looked at.
+    Also None on a file system without locks, such as one that holds a copy of the study to look at.
     """
     path = StudyPaths(folder).lock
     if not path.exists():
@@ -75,9 +75,9 @@ def read_lock_holder(folder: Path) -> dict[str, Any] | None:
 
 
 def read_last_holder_token(folder: Path) -> str:
-    """Of the driver that took the lock last, whether or not it still runs; "" if there was none.
+    """Return the token of the process that took the lock last, even if it has ended; "" if there was none.
 
-    A worker leaves it with its progress: whose work that is must not be told from times of day, which jump.
+    A worker stores it with its progress, which shows whose work that is without comparing times of day, which jump.
     """
     try:
         with open(StudyPaths(folder).lock, encoding="utf-8") as file:
@@ -87,7 +87,7 @@ def read_last_holder_token(folder: Path) -> str:
 
 
 def _write_holder(file: IO[str]) -> None:
-    """Write into the lock who holds it. Unbuffered: closing must not try again what a full disk has refused."""
+    """Write into the lock file who holds it. Unbuffered: closing must not repeat a write that a full disk refused."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": now, "token": uuid.uuid4().hex}
     os.ftruncate(file.fileno(), 0)
@@ -103,10 +103,9 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 
 def _read_holder(file: IO[str]) -> dict[str, Any]:
-    """What the holder of the lock wrote into it; it may have been about to, or have found a full disk."""
+    """Read who holds the lock. The holder may not have written it yet, or may have found a full disk."""
     file.seek(0)
-    unknown = {"pid": "unknown", "host": "unknown", "started_at": "just now"}
-    try:
-        return unknown | json.loads(file.read())
-    except (ValueError, TypeError):
-        return unknown
+    holder = {"pid": "unknown", "host": "unknown", "started_at": "just now"}
+    with contextlib.suppress(ValueError, TypeError):
+        holder |= json.loads(file.read())
+    return holder

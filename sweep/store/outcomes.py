@@ -1,4 +1,4 @@
-"""TODO."""
+"""Selects one row per trial from all stored attempts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import pandas as pd
 
 
 def select_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    """The row that counts for each stored trial, by trial_id: its first completed attempt, or without one its last."""
+    """Return one row per stored trial, indexed by trial_id: its first completed attempt, else its last attempt.
+
+    Args:
+        rows: as `read_rows` returns them, with at least trial_id, attempt and status.
+    """
     done = rows["status"] == "completed"
     rank = rows["attempt"].where(~done, -rows["attempt"])
     ranked = rows.assign(done=done, rank=rank).sort_values(["trial_id", "done", "rank"])
@@ -14,5 +18,5 @@ def select_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that enter tables: those outcomes that are completed."""
+    """Return the outcomes that are completed, which enter the tables."""
     return select_outcomes(rows).query("status == 'completed'").reset_index()

@@ -1,11 +1,11 @@
-"""Parts: a study's Parquet files, loose ones and the compacted ones that stand for many, each row seen once.
+"""Reads parts, loose and compacted ones, so that each row is seen once.
 
-    <kind>/<name>.parquet            loose: written once, by one worker
-    compacted/<kind>-<id>.parquet    the rows of many parts
-    manifest.json                names the compacted file of each kind, and the parts whose rows it holds
+    trials/<name>.parquet            a loose part: written once, by one worker
+    compacted/trials-<id>.parquet    the rows of many parts
+    manifest.json                    names the compacted file of each kind, and the parts whose rows it holds
 
-A loose part that the manifest names is not read, whether it is still there or not; so the moment in which the manifest
-is replaced is the moment in which its rows move.
+A loose part that the manifest names is not read, whether it still exists or not. So all rows of a compaction move at
+the moment in which the manifest is replaced.
 """
 
 from __future__ import annotations
@@ -32,65 +32,82 @@ from sweep.store.compaction.manifest import is_manifest_lost, read_manifest
 from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import RowKind, conform
 
-CONCAT_EVERY = 500
-READ_WHOLE_UP_TO = 1000  # so many parts are read whole, which takes a second, and shows damage also where nobody looks
+CONCAT_EVERY = 500  # tables
+# Up to this many parts, all columns are read, which takes a second and also shows damage in columns not asked for.
+READ_WHOLE_UP_TO = 1000
 
 
 def list_compacted_parts(folder: Path, kind: RowKind) -> frozenset[str]:
-    """The names of the parts that a compacted file stands for."""
+    """Return the names of the parts that a compacted file has replaced."""
     entry = read_manifest(folder).get(kind.name)
     return entry.parts if entry else frozenset()
 
 
 def list_parts(folder: Path, kind: RowKind) -> set[str]:
-    """The names of all parts that are stored, loose and compacted."""
+    """Return the names of all stored parts, loose and compacted."""
     loose = list_loose_parts(folder, kind)  # first: a part may be compacted meanwhile
     return {*loose, *list_compacted_parts(folder, kind)}
+
+
+def list_loose_parts(folder: Path, kind: RowKind) -> list[str]:
+    """Return the sorted names of a kind's loose parts; none if its folder does not exist yet."""
+    try:
+        return sorted(name for name in os.listdir(folder / kind.name) if name.endswith(".parquet"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError([Problem(str(folder / kind.name), "", f"cannot be read: {error.strerror}")]) from error
 
 
 def read_parts(
     folder: Path, kind: RowKind, columns: Collection[str] | None = None, newest: int | None = None
 ) -> tuple[pa.Table, list[Path]]:
-    """All rows of a kind, with the schema's columns (or those asked for and the key), and the files that are damaged
-    or cannot be read: parts, a compacted file, whose other rows count, or the manifest, which is not needed.
+    """Read all rows of a kind; return them and the files that are damaged or cannot be read.
 
-    Every row that was stored when the call began is there once, whatever is compacted meanwhile; with `newest`, those
-    of so many loose parts, the last written.
-    Raises UserError where the folder cannot be read.
+    Such a file is a loose part, a compacted file, whose other rows are returned, or the manifest, which is not needed.
+    Every row that was stored when the call began is returned once, even if parts are compacted concurrently.
+
+    Args:
+        columns: only these and the sort columns.
+        newest: at most this many loose parts, the last written.
+
+    Raises UserError if the folder cannot be read.
     """
-    schema = _select_columns(kind, columns)
+    schema = kind.schema
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in {*columns, *kind.sort_columns}])
     while True:
         manifest = read_manifest(folder)
         names = list_loose_parts(folder, kind)
         damaged = [StudyPaths(folder).manifest] if is_manifest_lost(folder) else []
         try:
-            compacted, held = kind.schema.empty_table(), frozenset[str]()
+            compacted, replaced = kind.schema.empty_table(), frozenset[str]()
             if entry := manifest.get(kind.name):
                 compacted, whole, found = _read_compacted_or_empty(folder, kind, entry)
-                held = entry.parts if whole else frozenset(kind.part_names(compacted))
+                replaced = entry.parts if whole else frozenset(kind.part_names(compacted))
                 damaged += found
-            parts = [folder / kind.name / name for name in names if name not in held]
+            parts = [folder / kind.name / name for name in names if name not in replaced]
             if newest is not None and len(parts) > newest:
                 parts = sorted(parts, key=lambda part: part.lstat().st_mtime_ns)[-newest:]
             loose, unread = _read_loose_parts(parts, kind, kind.schema if len(parts) <= READ_WHOLE_UP_TO else schema)
-        except FileNotFoundError:  # compacted or set aside since it was listed
+        except FileNotFoundError:  # compacted or moved to quarantine/ since it was listed
             continue
         if read_manifest(folder) == manifest:
             return concat_tables(schema, [compacted.select(schema.names), loose.select(schema.names)]), damaged + unread
 
 
 def read_part(folder: Path, kind: RowKind, *key: str | int) -> list[dict[str, Any]] | None:
-    """The rows of one part, as plain values; None if it is not stored, or damaged.
+    """Return the rows of one part as plain values, or None if the part is not stored or damaged.
 
-    Raises OSErrors of the file system as they come.
+    Raises OSErrors of the file system.
     """
-    name = f"{'.'.join(map(str, key))}.parquet"
+    part = folder / kind.name / kind.part_name(*key)
     while True:
         manifest = read_manifest(folder)
         entry = manifest.get(kind.name)
         try:
-            if entry is None or name not in entry.parts:
-                return _to_dicts(read_loose_part(folder / kind.name / name, kind, kind.schema))
+            if entry is None or part.name not in entry.parts:
+                return _to_dicts(read_loose_part(part, kind, kind.schema))
             table, whole, _ = read_compacted(folder, kind, entry, key)
             return _to_dicts(table) if whole or table.num_rows else None
         except CorruptFile:
@@ -101,17 +118,18 @@ def read_part(folder: Path, kind: RowKind, *key: str | int) -> list[dict[str, An
 
 
 def read_loose_part(part: Path, kind: RowKind, schema: pa.Schema) -> pa.Table:
-    """The rows of a loose part: those that its name says, and no others, which may be somewhere else as well.
+    """Read one part; check that it holds exactly the rows its file name promises.
 
     Raises CorruptFile, FileNotFoundError, and OSErrors of the file system.
     """
-    if not stat.S_ISREG(part.lstat().st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(part.lstat().st_mode):  # reading a pipe would block
         raise CorruptFile(part)
     data = part.read_bytes()
     if verify_checksum(data) is False:
         raise CorruptFile(part)
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)  # older ones have no other
+        # Parts of older versions have no checksum but those of Parquet's pages.
+        parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         table = parquet.read(columns=schema.names, use_threads=False)
         table = table if table.schema.equals(schema) else conform(table, schema)
         identifiers, names = set(table[kind.key[0]].to_pylist()), kind.part_names(table)
@@ -124,73 +142,66 @@ def read_loose_part(part: Path, kind: RowKind, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def list_loose_parts(folder: Path, kind: RowKind) -> list[str]:
-    """The loose parts of a kind, by name; none where there is no such folder yet."""
-    try:
-        return sorted(name for name in os.listdir(folder / kind.name) if name.endswith(".parquet"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError([Problem(str(folder / kind.name), "", f"cannot be read: {error.strerror}")]) from error
-
-
-def _select_columns(kind: RowKind, columns: Collection[str] | None) -> pa.Schema:
-    schema = kind.schema
-    if columns is None:
-        return schema
-    return pa.schema([field for field in schema if field.name in columns or field.name in kind.sort_columns])
+def concat_tables(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
+    """Concatenate tables. Small tables take many times the memory of their rows, so only a few are held at once."""
+    held = [schema.empty_table()]
+    for table in tables:
+        held.append(table)
+        if len(held) == CONCAT_EVERY:
+            held = [pa.concat_tables(held).combine_chunks()]
+    return pa.concat_tables(held).combine_chunks()
 
 
 def _read_compacted_or_empty(folder: Path, kind: RowKind, entry: CompactedFile) -> CompactedRows:
-    """What cannot be read counts as damaged. Raises FileNotFoundError if it was replaced."""
+    """Read a compacted file; one that cannot be read counts as damaged. Raises FileNotFoundError if it was replaced."""
     try:
         return read_compacted(folder, kind, entry)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and read_manifest(folder).get(kind.name) != entry:
             raise
-        return CompactedRows(kind.schema.empty_table(), False, entry.places(folder))
+        return CompactedRows(kind.schema.empty_table(), False, entry.paths(folder))
 
 
 def _read_loose_parts(parts: Sequence[Path], kind: RowKind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
+    """Read loose parts, in two processes if they are many; return the rows and the parts that cannot be read.
+
+    Threads would not help: most of the time of a small file is spent in Python, under its global lock.
+    """
     read = functools.partial(_read_serially, kind=kind, schema=schema)
     if len(parts) <= READ_WHOLE_UP_TO:
         return read(parts)
-    # Threads would wait for the interpreter: most of a small file's time is spent there.
     context = multiprocessing.get_context("fork")
-    receiving, sending = context.Pipe(duplex=False)
-    child = context.Process(target=_read_in_child, args=(read, parts[1::2], sending), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_read_in_child, args=(read, parts[1::2], receiver, sender), daemon=True)
     child.start()
-    sending.close()
-    table, damaged = read(parts[::2])
+    sender.close()
+    table, unread = read(parts[::2])
     try:
-        other = receiving.recv()
-    except EOFError:  # it was killed
-        other = read(parts[1::2])
+        other_table, other_unread = receiver.recv()
+    except EOFError:  # the child was killed or has failed
+        other_table, other_unread = read(parts[1::2])
     child.join()
-    if isinstance(other, Exception):
-        raise other
-    return concat_tables(schema, [table, other[0]]), sorted([*damaged, *other[1]])
+    return concat_tables(schema, [table, other_table]), sorted([*unread, *other_unread])
 
 
 def _read_in_child(
-    read: Callable[[Sequence[Path]], tuple[pa.Table, list[Path]]], parts: Sequence[Path], answers: Connection
+    read: Callable[[Sequence[Path]], tuple[pa.Table, list[Path]]],
+    parts: Sequence[Path],
+    receiver: Connection,
+    sender: Connection,
 ) -> None:
-    """In the other process, which ends with its share, whatever becomes of the first one."""
+    """Send what `read` returns. The child ends afterwards, even if its parent has died."""
+    receiver.close()  # the parent's; with this copy open, sending to a dead parent would block
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    answer: tuple[pa.Table, list[Path]] | Exception
-    try:
-        answer = read(parts)
-    except Exception as error:
-        answer = error
-    with contextlib.suppress(BrokenPipeError):
-        answers.send(answer)
+    with contextlib.suppress(FileNotFoundError, BrokenPipeError):  # if a part is gone, the parent notices it too
+        sender.send(read(parts))
 
 
 def _read_serially(parts: Sequence[Path], kind: RowKind, schema: pa.Schema) -> tuple[pa.Table, list[Path]]:
     unread = []
 
-    def read() -> Iterator[pa.Table]:
+    def tables() -> Iterator[pa.Table]:
         for part in parts:
             try:
                 yield read_loose_part(part, kind, schema)
@@ -199,17 +210,7 @@ def _read_serially(parts: Sequence[Path], kind: RowKind, schema: pa.Schema) -> t
             except (CorruptFile, OSError):
                 unread.append(part)
 
-    return concat_tables(schema, read()), unread
-
-
-def concat_tables(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
-    """One table of many, in one piece: small ones take many times the memory of their rows, so few are held at once."""
-    held = [schema.empty_table()]
-    for table in tables:
-        held.append(table)
-        if len(held) == CONCAT_EVERY:
-            held = [pa.concat_tables(held).combine_chunks()]
-    return pa.concat_tables(held).combine_chunks()
+    return concat_tables(schema, tables()), unread
 
 
 def _to_dicts(table: pa.Table) -> list[dict[str, Any]]:

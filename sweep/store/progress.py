@@ -1,4 +1,4 @@
-"""How far a trial has come: a small file beside its checkpoint, for `status` and for the clock of a resumed trial."""
+"""The progress of an unfinished trial: a small file beside its checkpoint, read by `status` and by a resumed trial."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialProgress:
-    """What an interrupted attempt leaves for its continuation. Written when a trial starts and after each epoch."""
+    """Progress of one attempt, written when it starts and after each epoch."""
 
     attempt: int
-    epoch: int  # the last one that ended; 0 in the first
+    epoch: int  # the last that ended; 0 during the first
     epochs: int
     started_at: str  # UTC, ISO 8601
-    wall_time_s: float  # spent on this attempt, interruptions left out
-    driver: str = ""  # token of the driver under which it runs
-    suggestion: int | None = None  # the trial's, of a search
+    wall_time_s: float  # spent on this attempt, without interruptions
+    driver: str = ""  # token of the driver that started the worker
+    suggestion: int | None = None  # 1-based index among the search's suggestions
 
     @classmethod
     def begin(cls, attempt: int, epochs: int, driver: str = "") -> TrialProgress:
-        """An attempt that starts now."""
+        """Return the progress of an attempt that starts now."""
         started_at = dt.datetime.now(dt.UTC).isoformat()
         return cls(attempt=attempt, epoch=0, epochs=epochs, started_at=started_at, wall_time_s=0.0, driver=driver)
 
     @classmethod
     def read(cls, checkpoint: Path) -> TrialProgress | None:
-        """None where no attempt has started, or the file is damaged: it only informs."""
+        """Return the progress in a checkpoint folder; None if there is none or it is damaged, as it only informs."""
         try:
             progress = _PROGRESS.validate_json((checkpoint / PROGRESS_FILE).read_bytes(), strict=True)
             dt.datetime.fromisoformat(progress.started_at)
@@ -43,6 +43,7 @@ class TrialProgress:
         return progress
 
     def write(self, checkpoint: Path) -> None:
+        """Write the progress to a checkpoint folder. Raises OSErrors."""
         checkpoint.mkdir(parents=True, exist_ok=True)
         write_atomically(checkpoint / PROGRESS_FILE, json.dumps(asdict(self)).encode())
 

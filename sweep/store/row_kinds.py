@@ -1,4 +1,4 @@
-"""What the parts of a study hold."""
+"""The three kinds of stored rows: results, learning curves and measurements."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
 
 @dataclass(frozen=True, kw_only=True)
 class RowKind:
-    """What a folder of parts holds."""
+    """One kind of stored row: its type, key and sort order."""
 
-    name: str  # of the folder
+    name: str  # also of the folder that holds its parts
     row_type: type
-    key: tuple[str, ...]  # the columns that name a part; the first is also the name of other files
-    sort_columns: tuple[str, ...]  # of the rows; longer than the key where a part has several
+    key: tuple[str, ...]  # the columns whose values name a part
+    sort_columns: tuple[str, ...]  # the key, and one more column where a part has several rows
 
     @property
     def schema(self) -> pa.Schema:
@@ -24,26 +24,29 @@ class RowKind:
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether a part may have no row, as the curve of a trial that failed in its first epoch."""
+        """True if a part may have no row: the curve of a trial that failed in its first epoch."""
         return self.sort_columns != self.key
 
+    def part_name(self, *key: str | int) -> str:
+        """Return the file name of the part with this key."""
+        return f"{'.'.join(map(str, key))}.parquet"
+
     def part_names(self, table: pa.Table) -> set[str]:
-        """Of the parts that these rows come from."""
+        """Return the file names of the parts that these rows belong to."""
         keys = zip(*(table[column].to_pylist() for column in self.key), strict=True)
-        return {f"{'.'.join(map(str, key))}.parquet" for key in keys}
+        return {self.part_name(*key) for key in keys}
 
 
-TRIALS = RowKind(name="trials", row_type=ResultRow, key=("trial_id", "attempt"), sort_columns=("trial_id", "attempt"))
-EPOCHS = RowKind(
-    name="epochs", row_type=EpochRow, key=("trial_id", "attempt"), sort_columns=("trial_id", "attempt", "epoch")
-)
+_ATTEMPT = ("trial_id", "attempt")
+TRIALS = RowKind(name="trials", row_type=ResultRow, key=_ATTEMPT, sort_columns=_ATTEMPT)
+EPOCHS = RowKind(name="epochs", row_type=EpochRow, key=_ATTEMPT, sort_columns=(*_ATTEMPT, "epoch"))
 MEASUREMENTS = RowKind(name="measurements", row_type=MeasureRow, key=("measure_id",), sort_columns=("measure_id",))
 ROW_KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
-COMPACTED_KINDS = (TRIALS, EPOCHS)  # written once; a step may be measured again, on another device
+COMPACTED_KINDS = (TRIALS, EPOCHS)  # not measurements, which may be replaced by those of another device
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows of an older version: columns that it lacks are missing numbers, columns since removed are dropped."""
+    """Bring rows of an older version to a schema: missing columns become null, removed columns are dropped."""
     columns = [
         table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
         for field in schema

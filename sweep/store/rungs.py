@@ -1,9 +1,10 @@
-"""Rungs: what trials had reached after as many epochs, and whether they went on (worker/early_stop.py decides).
+"""Rungs: the values that trials had reached after a number of epochs, and whether they went on.
 
     rungs/<group>/<epoch>/<trial_id>=<value>=<goes_on or stops>    an empty file for each trial
-    rungs/<group>/<epoch>/folded                                   the names of many, a line each
+    rungs/<group>/<epoch>/folded                                   the names of many such files, one per line
 
-One listing tells everything, and there is no content to be torn. A trial's file wins over its line.
+The names hold everything, so no content can be torn. A trial's file takes precedence over its line.
+worker/early_stop.py decides which trials go on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FOLDED = "folded"
 
 
 class Arrival(NamedTuple):
-    """A trial at a rung."""
+    """What a trial had reached at a rung, and the decision on it."""
 
     trial_id: str
     value: float  # more is better; NaN is the worst
@@ -34,14 +35,14 @@ class Arrival(NamedTuple):
 
 
 def read_rung(rung: Path) -> dict[str, Arrival]:
-    """Who has arrived, by trial_id. Raises OSError where there is no such folder."""
-    names = os.listdir(rung)  # before the lines: what is folded meanwhile is in both
+    """Return the arrivals at a rung by trial_id. Raises OSError if the folder does not exist."""
+    names = os.listdir(rung)  # before the lines: a file that is folded meanwhile is in both
     lines = (rung / FOLDED).read_text(encoding="utf-8", errors="replace").splitlines() if FOLDED in names else []
     return {arrival.trial_id: arrival for name in [*lines, *names] if (arrival := _parse_name(name))}
 
 
 def store_arrival(rung: Path, arrival: Arrival, before: Arrival | None) -> None:
-    """Store an arrival, in place of the trial's one `before`. Raises OSError if it cannot be stored."""
+    """Store an arrival, which replaces the trial's earlier one. Raises OSError if it cannot be stored."""
     if before and (rung / before.name).exists():  # else it is a line
         os.replace(rung / before.name, rung / arrival.name)
     else:
@@ -50,7 +51,7 @@ def store_arrival(rung: Path, arrival: Arrival, before: Arrival | None) -> None:
 
 
 def fold_rungs(study: Path) -> None:
-    """Make the files of each rung lines of one. Killed at any point it loses nothing. Raises OSErrors as they come."""
+    """Turn the files of each rung into lines of one file. Loses nothing if killed. Raises OSErrors."""
     for rung in sorted(StudyPaths(study).rungs.glob("*/*/")):
         if files := [name for name in os.listdir(rung) if _parse_name(name)]:
             lines = sorted(f"{arrival.name}\n" for arrival in read_rung(rung).values())
@@ -60,9 +61,9 @@ def fold_rungs(study: Path) -> None:
 
 
 def _parse_name(name: str) -> Arrival | None:
-    """None for the name of something else."""
+    """Return None if the name is not that of an arrival."""
     with contextlib.suppress(ValueError):
-        trial_id, value, decided = name.split("=")
-        if is_safe_name(trial_id) and decided in (GO_ON, STOP):
-            return Arrival(trial_id, float(value), decided == GO_ON)
+        trial_id, value, decision = name.split("=")
+        if is_safe_name(trial_id) and decision in (GO_ON, STOP):
+            return Arrival(trial_id, float(value), decision == GO_ON)
     return None

@@ -1,21 +1,4 @@
-"""A study's folder: parts written atomically and read back, and plan.json.
-
-    plan.json                             the resolved plan
-    trials/<trial_id>.<attempt>.parquet   one row: that attempt's result
-    epochs/<trial_id>.<attempt>.parquet   its learning curve
-    measurements/<measure_id>.parquet     one row: a training step measured alone, for the trials that share it
-    compacted/, manifest.json             many of these parts as one file (parts.py)
-    checkpoints/<trial_id>/               while a trial runs
-    rungs/<group>/<epoch>/                what trials had reached there (rungs.py)
-    quarantine/                           parts that could not be read
-    logs/<trial_id>.<attempt>.txt         traceback of what failed; folded.txt holds many
-    optuna.log                            a copy of a search for optuna-dashboard, never read
-    report/                               drawn from the above, and replaceable
-    driver.lock                           held by the process that runs the study (driver_lock.py)
-
-The parts are the truth: a file for each attempt, which no other writer touches, and which takes no other row with it
-when it is damaged. Checksums show damage inside a file (checksum.py).
-"""
+"""Creates a study's folder, stores rows there and reads them back."""
 
 from __future__ import annotations
 
@@ -35,26 +18,26 @@ import pyarrow.parquet as pq
 from famba_core.files import write_atomically
 from sweep.errors import Problem, UserError
 from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, with_checksum
-from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
+from sweep.schema import EpochRow, MeasureRow, ResultRow
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.parts import list_compacted_parts, list_parts, read_part, read_parts
 from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, RowKind
 
-PROBE_BYTES = 64 * 1024  # a file system that is full takes an empty file
+PROBE_BYTES = 64 * 1024  # an empty file can be written even to a full disk
 
 
 class StoredRows(NamedTuple):
-    """What a reading of a study's rows has found."""
+    """Rows that were read, and the files that could not be read."""
 
     rows: pd.DataFrame
-    damaged: list[Path]  # parts that cannot be read
+    damaged: list[Path]
 
 
 def create_study(folder: Path) -> None:
-    """Make the folders of a study and check that a part can be stored in them; those that exist stay.
+    """Create the folders of a study where they are missing, and write a probe file.
 
-    Raises UserError where the folder cannot be written, now rather than after the first trial.
+    Raises UserError if the folder cannot be written: now rather than after the first trial.
     """
     paths = StudyPaths(folder)
     with as_user_error(folder):
@@ -74,14 +57,14 @@ def check_is_study(folder: Path) -> None:
 
 
 def save_plan(folder: Path, text: str) -> None:
-    """Store plan.json, replacing the one before. Raises UserError where the folder cannot be written."""
+    """Write or replace plan.json. Raises UserError if the folder cannot be written."""
     create_study(folder)
     with as_user_error(folder):
         write_atomically(StudyPaths(folder).plan, text.encode())
 
 
 def read_plan_json(folder: Path) -> bytes:
-    """What plan.json holds. Raises UserError where there is none."""
+    """Return the content of plan.json. Raises UserError if it cannot be read."""
     plan = StudyPaths(folder).plan
     try:
         return plan.read_bytes()
@@ -91,83 +74,77 @@ def read_plan_json(folder: Path) -> bytes:
 
 
 def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> None:
-    """Store one attempt: the curve first and then the row, so that a stored row always has its curve.
+    """Store one attempt: first the learning curve, then the row, so that a stored row always has its curve.
 
-    Raises FileExistsError if this attempt is stored already, and other OSErrors as they come.
+    Raises FileExistsError if this attempt is already stored, and other OSErrors of the file system.
     """
-    name = f"{row.trial_id}.{row.attempt}.parquet"
-    row_part, curve_part = StudyPaths(folder).trials / name, StudyPaths(folder).epochs / name
-    if row_part.exists() or name in list_compacted_parts(folder, TRIALS):
-        raise FileExistsError(f"{row_part} is stored already; an attempt is written once")
-    for part in (row_part, curve_part):
-        part.parent.mkdir(parents=True, exist_ok=True)
-    # A curve without its row is what a crash between the two left, and may be replaced.
-    write_atomically(curve_part, _to_parquet(epochs, EpochRow))
-    write_atomically(row_part, _to_parquet([row], ResultRow), replace=False)
+    key = (row.trial_id, row.attempt)
+    part = StudyPaths(folder).trials / TRIALS.part_name(*key)
+    if part.exists() or part.name in list_compacted_parts(folder, TRIALS):
+        raise FileExistsError(f"{part} is already stored; an attempt is written once")
+    # A curve without its row was left by a crash between the two writes, and may be replaced.
+    _write_part(folder, EPOCHS, key, epochs)
+    _write_part(folder, TRIALS, key, [row], replace=False)
 
 
 def write_measurement(folder: Path, row: MeasureRow) -> None:
-    """Store an isolated measurement. Raises OSErrors as they come."""
-    measurements = StudyPaths(folder).measurements
-    measurements.mkdir(parents=True, exist_ok=True)
-    write_atomically(measurements / f"{row.measure_id}.parquet", _to_parquet([row], MeasureRow))
+    """Store an isolated measurement, or replace it. Raises OSErrors of the file system."""
+    _write_part(folder, MEASUREMENTS, (row.measure_id,), [row])
 
 
 def read_rows(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> StoredRows:
-    """All stored rows, in the order of trial and attempt, and the parts that cannot be read.
+    """Read all stored results, sorted by trial and attempt.
 
-    Columns and dtypes are those of ResultRow, with or without rows: whole numbers are Int64 (missing: NA), other
+    Columns and dtypes are those of ResultRow even if there are no rows: whole numbers are Int64 (missing: NA), other
     numbers float64 (missing: NaN), times UTC, schedules tuples.
 
     Args:
-        columns: only these, and trial_id and attempt; that is several times as fast.
-        newest: not more than so many of the parts that are not compacted, those that were written last.
+        columns: only these, with trial_id and attempt; this is several times as fast.
+        newest: at most this many loose parts, the last written.
 
-    Raises UserError where the folder cannot be read.
+    Raises UserError if the folder cannot be read.
     """
-    return StoredRows(*_read_frame(folder, TRIALS, columns, newest))
+    return _read_frame(folder, TRIALS, columns, newest)
 
 
-def is_current(folder: Path, stored: StoredRows) -> bool:
-    """Whether what was read is what is stored still; not known, and so False, of parts that were damaged.
-
-    Names tell it, at a hundredth of the time: what a part holds never changes.
-    """
-    keys = zip(stored.rows["trial_id"], stored.rows["attempt"], strict=True)
-    return not stored.damaged and {f"{trial_id}.{attempt}.parquet" for trial_id, attempt in keys} == list_parts(
-        folder, TRIALS
-    )
-
-
-def read_epochs(folder: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """All stored epochs, in the order of trial, attempt and epoch, and the parts that cannot be read."""
+def read_epochs(folder: Path) -> StoredRows:
+    """Read all stored epochs, sorted by trial, attempt and epoch. Raises as `read_rows`."""
     return _read_frame(folder, EPOCHS)
 
 
-def read_measurements(folder: Path, columns: Collection[str] | None = None) -> tuple[pd.DataFrame, list[Path]]:
-    """All stored isolated measurements, in the order of their ids, and the parts that cannot be read."""
+def read_measurements(folder: Path, columns: Collection[str] | None = None) -> StoredRows:
+    """Read all stored isolated measurements, sorted by measure_id. Raises as `read_rows`."""
     return _read_frame(folder, MEASUREMENTS, columns)
 
 
+def is_current(folder: Path, stored: StoredRows) -> bool:
+    """True if `stored` still holds all results; False if parts were damaged, as these may have been replaced.
+
+    Compares file names alone, which takes a hundredth of the time of reading: the content of a part never changes.
+    """
+    keys = zip(stored.rows["trial_id"], stored.rows["attempt"], strict=True)
+    return not stored.damaged and {TRIALS.part_name(*key) for key in keys} == list_parts(folder, TRIALS)
+
+
 def read_result(folder: Path, trial_id: str, attempt: int) -> dict[str, Any] | None:
-    """One attempt's row, as plain values (missing: None); None if it is not stored, or damaged."""
+    """Return one attempt's row as plain values (missing: None), or None if it is not stored or damaged."""
     rows = read_part(folder, TRIALS, trial_id, attempt)
     return rows[0] if rows else None
 
 
 def read_curve(folder: Path, trial_id: str, attempt: int) -> list[dict[str, Any]] | None:
-    """One attempt's epochs, in their order, as plain values; None if they are not stored, or damaged."""
+    """Return one attempt's epochs in order, as plain values, or None if they are not stored or damaged."""
     return read_part(folder, EPOCHS, trial_id, attempt)
 
 
 def read_measurement(folder: Path, measure_id: str) -> dict[str, Any] | None:
-    """One isolated measurement, as plain values; None if it is not stored, or damaged."""
+    """Return one isolated measurement as plain values, or None if it is not stored or damaged."""
     rows = read_part(folder, MEASUREMENTS, measure_id)
     return rows[0] if rows else None
 
 
 def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The results of a study, one row per attempt, as `read_rows` gives them.
+    """Return the results of a study, one row per attempt, with the columns of `read_rows`.
 
     Warns about parts that cannot be read. Raises UserError if the folder holds no study.
     """
@@ -175,38 +152,47 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The learning curves of a study, one row per epoch of an attempt; warns and raises as `load_results`."""
+    """Return the learning curves of a study, one row per epoch of an attempt. Warns and raises as `load_results`."""
     return _load(folder, read_epochs)
 
 
-def _to_parquet(rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[MeasureRow], row_type: type) -> bytes:
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=arrow_schema(row_type))
+def _write_part(
+    folder: Path,
+    kind: RowKind,
+    key: Sequence[str | int],
+    rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[MeasureRow],
+    *,
+    replace: bool = True,
+) -> None:
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=kind.schema)
     sink = io.BytesIO()
-    # Dictionaries, statistics and Arrow's own schema would be most of a part this small, and of the time to read it.
+    # Dictionaries, statistics and the Arrow schema would be most of such a small file, and of the time to read it.
     with pq.ParquetWriter(
         sink, table.schema, use_dictionary=False, write_statistics=False, store_schema=False
     ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({CHECKSUM_KEY: CHECKSUM_PLACEHOLDER})
-    return with_checksum(sink.getvalue())
+    part = folder / kind.name / kind.part_name(*key)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(part, with_checksum(sink.getvalue()), replace=replace)
 
 
-def _load(folder: str | os.PathLike[str], read: Callable[[Path], tuple[pd.DataFrame, list[Path]]]) -> pd.DataFrame:
+def _load(folder: str | os.PathLike[str], read: Callable[[Path], StoredRows]) -> pd.DataFrame:
     check_is_study(Path(folder))
-    frame, damaged = read(Path(folder))
+    rows, damaged = read(Path(folder))
     if damaged:
         names = ", ".join(str(part) for part in damaged)
         warnings.warn(f"left out {len(damaged)} damaged part(s), as if not run: {names}", stacklevel=3)
-    return frame
+    return rows
 
 
 def _read_frame(
     folder: Path, kind: RowKind, columns: Collection[str] | None = None, newest: int | None = None
-) -> tuple[pd.DataFrame, list[Path]]:
+) -> StoredRows:
     table, damaged = read_parts(folder, kind, columns, newest)
-    # Numbers keep a missing value apart from zero without turning layer 6 into 6.0.
+    # Int64 tells a missing value from zero without turning layer 6 into 6.0.
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     for field in table.schema:
         if pa.types.is_list(field.type):
             frame[field.name] = frame[field.name].map(tuple)
-    return frame.sort_values(list(kind.sort_columns), ignore_index=True), damaged
+    return StoredRows(frame.sort_values(list(kind.sort_columns), ignore_index=True), damaged)

@@ -114,7 +114,7 @@ def _remove_superseded(folder: Path, manifest: Manifest) -> None:
         now = manifest.get(kind.name)
         held = now.parts if now else frozenset()
         if (now is None or entry.file != now.file) and entry.parts <= held | set(list_loose_parts(folder, kind)):
-            for place in entry.places(folder):
+            for place in entry.paths(folder):
                 place.unlink(missing_ok=True)
     for kind in COMPACTED_KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()

@@ -40,7 +40,7 @@ class CompactedFile:
     rows: int
     parts: frozenset[str]  # names of the parts
 
-    def places(self, folder: Path) -> tuple[Path, Path]:
+    def paths(self, folder: Path) -> tuple[Path, Path]:
         """The file and its copy, of a study's folder."""
         path = StudyPaths(folder).compacted / self.file
         return path, path.with_suffix(COPY)
@@ -70,7 +70,7 @@ def write_compacted(folder: Path, kind: RowKind, table: pa.Table, parts: frozens
     entry = CompactedFile(file=f"{kind.name}-{uuid.uuid4().hex}.parquet", rows=table.num_rows, parts=parts)
     data = with_checksum(sink.getvalue())
     StudyPaths(folder).compacted.mkdir(exist_ok=True)
-    for place in entry.places(folder):
+    for place in entry.paths(folder):
         write_atomically(place, data)
     return entry
 
@@ -82,7 +82,7 @@ def read_compacted(folder: Path, kind: RowKind, entry: CompactedFile, key: Seque
     and OSErrors of the file system where what may be whole cannot be read now.
     """
     damaged: list[Path] = []
-    places, unreadable = entry.places(folder), None
+    places, unreadable = entry.paths(folder), None
     for place in places:
         try:
             return CompactedRows(_select_part(key, _read(place, kind, key), kind), True, tuple(damaged))

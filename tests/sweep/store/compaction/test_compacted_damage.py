@@ -40,7 +40,7 @@ def study(whole_study, tmp_path):
 
 def files_of(study, kind):
     """The compacted file and its copy."""
-    return read_manifest(study)[kind].places(study)
+    return read_manifest(study)[kind].paths(study)
 
 
 def flip(file, place):
