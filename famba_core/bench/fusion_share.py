@@ -29,7 +29,7 @@ def fusion_ms(load: Workload, fusion: FusionConfig) -> float | None:
     sizes = load.model.sizes
     width = sizes.width
     probe = torch.empty(1, 1, width, device=load.device)
-    _, kernels = choose(load.backend, probe, state_size=sizes.state_size)
+    kernels = choose(load.backend, probe, state_size=sizes.state_size).kernels
     if kernels is None:
         return None
     dtype = torch.bfloat16 if load.precision == "bf16" else torch.float32

@@ -24,7 +24,7 @@ MAMBAPY_TENSORS = 6
 class Implementation:
     """A scan backend as the benchmark sees it."""
 
-    backend: str  # its key in BACKENDS
+    backend: str  # its name in the registry
     peer: bool
     missing: str | None = None  # why it cannot run here
 
@@ -42,7 +42,7 @@ PEERS = {"mambapy": "mambapy", "mamba_ssm": "mamba_ssm"}  # backend -> package t
 
 def implementations(device: torch.device, sizes: Backbone) -> list[Implementation]:
     """Every backend and every peer, those that cannot run here too, with the reason."""
-    names = [name for name in registry.BACKENDS if name not in (NEVER_TIMED, *PEERS)]
+    names = [name for name in registry.backend_names() if name not in (NEVER_TIMED, *PEERS)]
     return [
         Implementation(backend=name, peer=name in PEERS, missing=_unsupported_reason(name, device, sizes))
         for name in (*names, *PEERS)
@@ -51,7 +51,7 @@ def implementations(device: torch.device, sizes: Backbone) -> list[Implementatio
 
 def chosen(device: torch.device, sizes: Backbone) -> str:
     """The backend that "auto" takes."""
-    return registry.choose("auto", _probe(device), state_size=sizes.state_size)[0]
+    return registry.choose("auto", _probe(device), state_size=sizes.state_size).name
 
 
 def _unsupported_reason(backend: str, device: torch.device, sizes: Backbone) -> str | None:
@@ -71,7 +71,7 @@ def _probe(device: torch.device) -> torch.Tensor:
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
     """mambapy among the scan backends, as long as a benchmark runs."""
-    registry.register("mambapy", mambapy_ops.__name__)
+    registry.register(mambapy_ops.BACKEND)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The selective scan of Mamba (Famba-V equations 1-3) and the convolution before it, with exchangeable backends.
+"""The selective scan of Mamba (Famba-V equations 1-3) and the convolution before it, on any backend.
 
-Both work on G independent directions over one sequence, tensors [B, L, G, E] with the channels last.
+Both work on G independent directions over one sequence: tensors [B, L, G, E], channels last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from famba_core.ops.registry import backend_module, choose
+from famba_core.ops.registry import choose
 
 
 def selective_scan(
@@ -24,7 +24,7 @@ def selective_scan(
     reverse: Sequence[bool],
     backend: str = "auto",
 ) -> Tensor:
-    """Scan each direction.
+    """Return the scan of each direction, y [B, L, G, E] in the dtype of u.
 
         step_t = softplus(delta_t + delta_bias)
         h_t    = exp(step_t A) h_{t-1} + step_t B_t u_t        (h is zero before the first step)
@@ -37,30 +37,29 @@ def selective_scan(
         B, C: input and output projections, shared by a direction's channels [B, L, G, N].
         D: skip [G, E].
         delta_bias: [G, E].
-        reverse: for each direction, whether time runs from L to 1.
-        backend: a key of BACKENDS; "auto" takes the fastest one that fits.
+        reverse: for each direction, True if time runs from L to 1.
+        backend: the name of a registered backend; "auto" takes the fastest that fits.
 
-    Returns y [B, L, G, E] in u's dtype. Raises ConfigError for a backend that is unknown or does not fit.
+    Raises ConfigError for a backend that is unknown or cannot take the tensors.
     """
-    name, _ = choose(backend, u, delta, A, B, C, D, delta_bias, state_size=A.shape[2])
-    y: Tensor = backend_module(name).selective_scan(u, delta, A, B, C, D, delta_bias, reverse=reverse)
-    return y
+    chosen = choose(backend, u, delta, A, B, C, D, delta_bias, state_size=A.shape[2])
+    return chosen.selective_scan(u, delta, A, B, C, D, delta_bias, reverse=reverse)
 
 
 def causal_conv_silu(
     x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool], backend: str = "auto"
 ) -> Tensor:
-    """SiLU of each direction's own depthwise convolution, causal in the direction's order.
+    """Return SiLU of each direction's own depthwise convolution, u [B, L, G, E] in the dtype of x.
+
+    The convolution is causal in the order of the direction.
 
     Args:
         x: [B, L, E], shared by the directions.
-        weight: [G, E, taps]; the last tap is the present token's.
+        weight: [G, E, taps]; the last tap belongs to the current token.
         bias: [G, E].
-        reverse: for each direction, whether time runs from L to 1.
-        backend: a key of BACKENDS; "auto" takes the fastest one that fits.
+        reverse, backend: as in `selective_scan`.
 
-    Returns [B, L, G, E] in x's dtype. Raises ConfigError as `selective_scan` does.
+    Raises ConfigError as `selective_scan` does.
     """
-    name, _ = choose(backend, x, weight, bias, taps=weight.shape[2])
-    u: Tensor = backend_module(name).causal_conv_silu(x, weight, bias, reverse=reverse)
-    return u
+    chosen = choose(backend, x, weight, bias, taps=weight.shape[2])
+    return chosen.causal_conv_silu(x, weight, bias, reverse=reverse)

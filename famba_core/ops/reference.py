@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from famba_core.ops.backend import Backend
+
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
 ) -> Tensor:
-    """See `ops.interface.selective_scan`. Computes in float64 whatever comes in, and returns the input's dtype."""
+    """Compute `ops.interface.selective_scan` in float64; the result has the dtype of u."""
     dtype = u.dtype
     u, delta, A, B, C, D, delta_bias = (x.double() for x in (u, delta, A, B, C, D, delta_bias))
     step = F.softplus(delta + delta_bias)
@@ -30,7 +32,7 @@ def selective_scan(
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
-    """See `ops.interface.causal_conv_silu`. Computes in float64 whatever comes in, and returns the input's dtype."""
+    """Compute `ops.interface.causal_conv_silu` in float64; the result has the dtype of x."""
     dtype = x.dtype
     x, weight, bias = x.double(), weight.double(), bias.double()
     length, taps = x.shape[1], weight.shape[2]
@@ -46,3 +48,6 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequen
             outputs.append(value * torch.sigmoid(value))
         directions.append(torch.stack(outputs, dim=1))
     return torch.stack(directions, dim=2).to(dtype)
+
+
+BACKEND = Backend(name="reference", selective_scan=selective_scan, causal_conv_silu=causal_conv_silu)

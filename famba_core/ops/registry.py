@@ -1,65 +1,60 @@
-"""The scan backends by name: register, unregister, and choose the one that fits."""
+"""The registered backends, and the choice of the one that computes."""
 
 from __future__ import annotations
-
-import functools
-import importlib
-from types import ModuleType
-from typing import cast
 
 from torch import Tensor
 
 from famba_core.config import ConfigError
-from famba_core.ops.kernels import Kernels
+from famba_core.ops import reference, torch_ops
+from famba_core.ops.backend import Backend
+from famba_core.ops.cpu import backend as cpu
+from famba_core.ops.external import mamba_ssm_ops
+from famba_core.ops.kernels import TAPS
+from famba_core.ops.triton import backend as triton
 
-TAPS = 4  # width of Mamba's convolution
-NEVER_AUTO = ("reference", "mambapy")  # there to compare with
-# name -> module; "auto" takes the first that fits
-BACKENDS = {
-    "cpu": "famba_core.ops.cpu.backend",
-    "triton": "famba_core.ops.triton.backend",
-    "mamba_ssm": "famba_core.ops.external.mamba_ssm_ops",
-    "torch": "famba_core.ops.torch_ops",
-    "reference": "famba_core.ops.reference",
-}
-FUSED = ("cpu", "triton")  # those with the kernels of a fused block
+AUTO_ORDER = ("cpu", "triton", "mamba_ssm", "torch")  # "auto" takes the first that fits; others are chosen by name
+
+_backends: dict[str, Backend] = {}
 
 
-def register(name: str, module: str) -> None:
-    """Add a backend: a module with `selective_scan` and `causal_conv_silu`."""
-    BACKENDS[name] = module
+def register(backend: Backend) -> None:
+    """Add a backend. Raises ValueError if its name is taken."""
+    if backend.name in ("auto", *_backends):
+        raise ValueError(f"the backend name {backend.name!r} is taken")
+    _backends[backend.name] = backend
 
 
-def unregister(name: str) -> None:
-    """Remove a backend that `register` added."""
-    del BACKENDS[name]
+def unregister(name: str) -> Backend:
+    """Remove a backend and return it."""
+    return _backends.pop(name)
 
 
-def choose(backend: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> tuple[str, Kernels | None]:
-    """The backend that computes with these tensors, and its kernels of a fused block where it has them.
+def backend_names() -> tuple[str, ...]:
+    """Return the names of the registered backends, in the order of registration."""
+    return tuple(_backends)
 
-    Raises ConfigError for a backend that is unknown, or that was named and does not fit.
+
+def check_backend(name: str) -> None:
+    """Raise ConfigError unless `name` is "auto" or a registered backend."""
+    if name not in _backends and name != "auto":
+        raise ConfigError([("backend", f"{name!r} is not a scan backend; choose from auto, {', '.join(_backends)}")])
+
+
+def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> Backend:
+    """Return the backend that computes with these tensors: the named one, or for "auto" the first that fits.
+
+    Raises ConfigError for an unknown name, and for a named backend that cannot take the tensors.
     """
-    check_backend(backend)
-    for name in [name for name in BACKENDS if name not in NEVER_AUTO] if backend == "auto" else (backend,):
-        module = backend_module(name)
-        refuse = getattr(module, "unsupported_reason", None)
-        reason = refuse(*tensors, state_size=state_size, taps=taps) if refuse else None
-        if reason is None:
-            return name, cast(Kernels, module) if name in FUSED else None
-    raise ConfigError([("backend", f"the {backend} backend does not fit: {reason}; choose auto or torch")])
+    check_backend(name)
+    reason: str | None = None
+    for candidate in AUTO_ORDER if name == "auto" else (name,):
+        backend = _backends.get(candidate)
+        if backend is not None:
+            reason = backend.unsupported_reason(*tensors, state_size=state_size, taps=taps)
+            if reason is None:
+                return backend
+    raise ConfigError([("backend", f"the {name} backend does not fit: {reason}; choose auto or torch")])
 
 
-def check_backend(backend: str) -> None:
-    """Raise ConfigError for a backend that does not exist."""
-    if backend not in ("auto", *BACKENDS):
-        raise ConfigError([("backend", f"{backend!r} is not a scan backend; choose from auto, {', '.join(BACKENDS)}")])
-
-
-def backend_module(name: str) -> ModuleType:
-    return _imported(BACKENDS[name])
-
-
-@functools.cache
-def _imported(module: str) -> ModuleType:
-    return importlib.import_module(module)
+for _each in (cpu.BACKEND, triton.BACKEND, mamba_ssm_ops.BACKEND, torch_ops.BACKEND, reference.BACKEND):
+    register(_each)

@@ -73,7 +73,7 @@ class Trainer:
         model: its num_classes must be the data set's.
         threads: CPU threads to compute with; None leaves torch's choice.
         device: "cpu", "cuda", ...; None takes CUDA where there is one.
-        backend: of the layers' kernels, a key of `registry.BACKENDS`; "auto" takes the fastest that fits.
+        backend: name of the registered backend that computes; "auto" takes the fastest that fits.
         checkpoint: folder for the state after each epoch; None keeps none.
         progress: wraps the batches of each epoch, as tqdm does.
 

@@ -60,10 +60,10 @@ class Block(nn.Module):
 
     def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
         taps = self.mixer.conv1d.weight.shape[2]
-        backend, kernels = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
+        backend = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
         # the fused block's kernels read the residual and the parameters as float32, whatever autocast does in between
         is_float32 = residual.dtype == self.norm.weight.dtype == torch.float32
-        return backend, kernels if is_float32 else None
+        return backend.name, backend.kernels if is_float32 else None
 
     def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
         hidden = self.norm(residual)
@@ -147,7 +147,7 @@ class Vim(nn.Module):
 def build_model(config: ModelConfig, fusion: FusionConfig | None = None, backend: str = "auto") -> Vim:
     """A freshly initialised model from torch's global generator, on the CPU, in float32.
 
-    backend: one of famba_core.ops.registry.BACKENDS; "auto" takes the fastest one where the model runs.
+    backend: the name of a registered backend; "auto" takes the fastest one where the model runs.
 
     Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
     """

@@ -1,240 +1,29 @@
-"""The C++ kernels: what the fused block calls, and the scan and the convolution as autograd functions.
-
-Only inputs are kept for backward; states and convolutions are computed again, in memory that stays in the caches.
-"""
+"""The backend of the C++ kernels, for float32 and bfloat16 on the CPU."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from famba_core.config import Order
-from famba_core.fusion import matching
-from famba_core.fusion.matching import Match, Merge
+from famba_core.ops.autograd import kernel_backend
+from famba_core.ops.cpu import bindings
 from famba_core.ops.cpu.build import library
-from famba_core.ops.kernels import Reverse, ScanGradients
-
-STATE_SIZES = (1, 2, 4, 8, 16, 32)  # that the kernels are compiled for
-TAPS = 4  # width of the convolution that the kernels are compiled for
-SUFFIX = {torch.float32: "_float32", torch.bfloat16: "_bfloat16", None: ""}  # of a kernel's name
+from famba_core.ops.kernels import TAPS, unsupported_inputs
 
 
 def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> str | None:
-    """Why the kernels cannot take these tensors, or None."""
+    """Return why the kernels cannot take these tensors, or None."""
     if any(t.device.type != "cpu" for t in tensors):
         return "the tensors are not on the CPU"
-    if any(t.dtype not in (torch.float32, torch.bfloat16) for t in tensors):
-        return "the tensors are neither float32 nor bfloat16"
-    if state_size not in STATE_SIZES:
-        return f"{state_size} states; compiled are {', '.join(map(str, STATE_SIZES))}"
-    if taps != TAPS:
-        return f"a convolution of width {taps}; compiled is {TAPS}"
+    reason = unsupported_inputs(tensors, state_size, taps)
+    if reason is not None:
+        return reason
     kernels = library()
     return kernels if isinstance(kernels, str) else None
 
 
-def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
-    batch, length, width = metric.shape
-    if length == 3:  # where the class token may be all of the odd ones
-        return matching.match(metric, r, class_index, order)
-    target, class_after = torch.empty(batch, length, dtype=torch.long), torch.empty_like(class_index)
-    sizes = batch, length, width, r, int(order == "raster")
-    _call("match", None, *sizes, metric.float().contiguous(), class_index.contiguous(), target, class_after)
-    return Match(target, length - r, class_after)
-
-
-def rms_norm(residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
-    return _merge_rows(residual, weight, eps, merge, dtype)
-
-
-def merge(x: Tensor, merge: Merge) -> Tensor:
-    return _merge_rows(x, None, 0.0, merge, x.dtype)
-
-
-def _merge_rows(x: Tensor, weight: Tensor | None, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
-    batch, length, width = x.shape
-    target, share, merged = merge or (None, None, length)
-    out = torch.empty(batch, merged, width, dtype=dtype)
-    _call("merge_rows", dtype, batch, length, merged, width, target, share, x, weight, eps, out)
-    return out
-
-
-def rms_norm_backward(
-    residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, grad_hidden: Tensor, grad_skip: Tensor
-) -> tuple[Tensor, Tensor]:
-    batch, length, width = residual.shape
-    target, share, merged = merge or (None, None, length)
-    grad_residual, grad_weight = torch.empty_like(residual), torch.empty(batch, width)
-    _call(
-        "norm_backward", grad_hidden.dtype, batch, length, merged, width, target, share, residual, weight, eps,
-        grad_hidden, grad_skip, grad_residual, grad_weight,
-    )  # fmt: skip
-    return grad_residual, grad_weight.sum(0)
-
-
-def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    u = _directions_first(len(reverse), x.shape, x.dtype)
-    _call("conv_forward", x.dtype, *_conv_sizes(x, u), x, _taps_first(weight), bias, bytes(reverse), u)
-    return u
-
-
-def conv_backward(
-    x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse, grad_u: Tensor, grad_x: Tensor
-) -> tuple[Tensor, Tensor]:
-    batch, _, groups, width = grad_u.shape
-    parameters = torch.empty(batch, groups, TAPS + 1, width)
-    _call(
-        "conv_backward", x.dtype, *_conv_sizes(x, grad_u), x, _taps_first(weight), bias, bytes(reverse), grad_u,
-        grad_x, parameters,
-    )  # fmt: skip
-    parameters = parameters.sum(0)
-    return parameters[:, :TAPS].transpose(1, 2), parameters[:, TAPS]
-
-
-def scan_forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
-    reverse: Reverse,
-) -> Tensor:  # fmt: skip
-    """Without z: y [B, L, G, E], laid out like u."""
-    out = torch.empty_like(u) if z is None else torch.empty(z.shape, dtype=z.dtype)
-    _call(
-        "scan_forward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
-        z, out,
-    )  # fmt: skip
-    return out
-
-
-def scan_backward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
-    reverse: Reverse, grad_out: Tensor, grad_B: Tensor, grad_C: Tensor, grad_z: Tensor | None,
-) -> ScanGradients:  # fmt: skip
-    """Without z: grad_out is laid out like u, and `gated` is not computed."""
-    batch, length, groups, width = u.shape
-    states = A.shape[2]
-    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
-    gated = torch.empty(batch, length, width, dtype=u.dtype) if z is not None else u.new_empty(0)
-    parameters = torch.empty(batch, groups, states + 2, width)
-    low_parts = torch.empty(batch, _library().famba_scan_parts(batch, width), groups, length, 2 * states)
-    _call(
-        "scan_backward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
-        z, grad_out, gated, grad_u, grad_delta, parameters, low_parts, grad_B, grad_C, grad_z,
-    )  # fmt: skip
-    parameters = parameters.sum(0)
-    grad_A = parameters[:, :states].transpose(1, 2)
-    return ScanGradients(gated, grad_u, grad_delta, grad_A, parameters[:, states], parameters[:, states + 1])
-
-
-def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Reverse
-) -> Tensor:
-    """See `famba_core.ops.interface.selective_scan`. Computes in float32."""
-    out: Tensor = _Scan.apply(u, delta, A, B, C, D, delta_bias, tuple(reverse))
-    return out
-
-
-def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Reverse) -> Tensor:
-    """See `famba_core.ops.interface.causal_conv_silu`. Computes in float32."""
-    out: Tensor = _Conv.apply(x, weight, bias, tuple(reverse))
-    return out
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        delta_bias: Tensor,
-        reverse: Reverse,
-    ) -> Tensor:
-        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
-        ctx.reverse = reverse
-        dtype = u.dtype
-        u, delta, A, B, C, D, delta_bias = _float(u, delta, A, B, C, D, delta_bias)
-        return scan_forward(u, delta, A, B, C, D, delta_bias, None, reverse).to(dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, D, delta_bias = _float(*ctx.saved_tensors)
-        grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
-        (grad_y,) = _float(grad_y)
-        grad = scan_backward(u, delta, A, B, C, D, delta_bias, None, ctx.reverse, grad_y, grad_B, grad_C, None)
-        grads = (grad.u, grad.delta, grad.A, grad_B, grad_C, grad.D, grad.delta_bias)
-        return (*(g.to(t.dtype) for g, t in zip(grads, ctx.saved_tensors, strict=True)), None)
-
-
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.reverse = reverse
-        dtype = x.dtype
-        x, weight, bias = _float(x, weight, bias)
-        return conv_forward(x, weight, bias, reverse).to(dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = _float(*ctx.saved_tensors)
-        (grad_u,) = _float(grad_u)
-        grad_x = torch.empty_like(x)
-        grad_weight, grad_bias = conv_backward(x, weight, bias, ctx.reverse, grad_u, grad_x)
-        return grad_x.to(ctx.saved_tensors[0].dtype), grad_weight, grad_bias, None
-
-
-def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | bytes | None) -> None:
-    """Call a kernel, of a `dtype` where it has several, which also gets the number of threads."""
-    kernel = _kernel(f"famba_{name}{SUFFIX[dtype]}")
-    if kernel.argtypes is None:
-        kinds = {int: ctypes.c_long, float: ctypes.c_float}  # everything else is a pointer
-        kernel.argtypes = [*(kinds.get(type(a), ctypes.c_void_p) for a in arguments), ctypes.c_int]
-    code = kernel(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
-    assert code == 0, f"{name} has no kernel for this number of states"
-
-
-@functools.cache
-def _kernel(name: str) -> Any:
-    return getattr(_library(), name)
-
-
-def _library() -> ctypes.CDLL:
-    kernels = library()
-    assert isinstance(kernels, ctypes.CDLL), kernels
-    return kernels
-
-
-def _directions_first(groups: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """[B, L, G, E] whose directions lie one after the other, as matrix products want them."""
-    return torch.empty(groups, *shape, dtype=dtype).permute(1, 2, 0, 3)
-
-
-def _conv_sizes(x: Tensor, u: Tensor) -> tuple[int, ...]:
-    return (*u.shape, _row(x), _row(u), u.stride(2))
-
-
-def _scan_sizes(u: Tensor, B: Tensor, z: Tensor | None) -> tuple[int, ...]:
-    return (*u.shape, B.shape[3], _row(u), u.stride(2), _row(B), B.stride(2), 0 if z is None else _row(z))
-
-
-def _row(x: Tensor) -> int:
-    """Elements from one token to the next, of the same image or not."""
-    return x.stride(1) if x.shape[1] > 1 else x.stride(0)
-
-
-def _taps_first(weight: Tensor) -> Tensor:
-    """[G, E, k] -> [G, k, E], so that channels are contiguous."""
-    return weight.transpose(1, 2).contiguous()
-
-
-def _float(*tensors: Tensor) -> list[Tensor]:
-    return [t.float().contiguous() for t in tensors]
+BACKEND = kernel_backend(
+    "cpu",
+    unsupported_reason=unsupported_reason,
+    load_kernels=lambda: bindings,
+    prepare=lambda tensor: tensor.float().contiguous(),
+)

@@ -1,7 +1,7 @@
-"""The published CUDA kernels of mamba-ssm and causal-conv1d (the extra `cuda`), for comparison.
+"""The published CUDA kernels of mamba-ssm and causal-conv1d (the extra `cuda`).
 
-Their tensors are [B, channels, L] with time contiguous. Directions become further channels, each with its own B and
-C, so that one call does them all; a direction that runs backwards is flipped before and after.
+Their tensors are [B, channels, L] with time contiguous. The directions become additional channels with their own B and
+C, so one call computes all of them; a reversed direction is flipped before and after.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from famba_core.ops.backend import Backend
+
 MAX_STATES = 256
 TAPS = (2, 3, 4)
 
 
 class Functions(NamedTuple):
+    """The functions of the two packages."""
+
     selective_scan_fn: Callable[..., Tensor]
     causal_conv1d_fn: Callable[..., Tensor]
 
 
 @functools.cache
 def functions() -> Functions | str:
-    """The packages' functions, or why there are none."""
+    """Return the functions of the packages, or a sentence that says why they cannot be imported."""
     found = []
     for package, module, name in (
         ("mamba-ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
@@ -33,22 +37,22 @@ def functions() -> Functions | str:
     ):
         try:
             found.append(getattr(importlib.import_module(module), name))
-        except (ImportError, AttributeError, OSError, RuntimeError) as error:  # its compiled part may be missing too
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:  # the compiled part can be missing too
             reason = str(error).partition("\n")[0]
             return f"{package} cannot be imported ({reason})"
     return Functions(*found)
 
 
 def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS[-1]) -> str | None:
-    """Why the kernels cannot take these tensors, or None."""
+    """Return why the kernels cannot take these tensors, or None."""
     if any(t.device.type != "cuda" for t in tensors):
         return "the tensors are not on a CUDA device"
     if any(t.dtype not in (torch.float32, torch.bfloat16, torch.float16) for t in tensors):
         return "the tensors are neither float32, bfloat16 nor float16"
     if state_size > MAX_STATES:
-        return f"{state_size} states; at most {MAX_STATES} fit"
+        return f"the kernels take at most {MAX_STATES} states, not {state_size}"
     if taps not in TAPS:
-        return f"a convolution of width {taps}; there are {', '.join(map(str, TAPS))}"
+        return f"the kernels take a convolution of width {', '.join(map(str, TAPS))}, not {taps}"
     available = functions()
     return available if isinstance(available, str) else None
 
@@ -56,7 +60,7 @@ def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS[-
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
 ) -> Tensor:
-    """See `famba_core.ops.interface.selective_scan`. States are float32."""
+    """Compute `ops.interface.selective_scan`; the states are float32."""
     available = functions()
     assert not isinstance(available, str), available
     dtype = u.dtype
@@ -74,7 +78,7 @@ def selective_scan(
 
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
-    """See `famba_core.ops.interface.causal_conv_silu`. Accumulates in float32."""
+    """Compute `ops.interface.causal_conv_silu`; sums are float32."""
     available = functions()
     assert not isinstance(available, str), available
     directions = x.unsqueeze(2).expand(-1, -1, len(reverse), -1)
@@ -88,16 +92,24 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequen
 
 
 def _channels_first(x: Tensor, reverse: Sequence[bool]) -> Tensor:
-    """[B, L, G, X] -> [B, G, X, L], contiguous, time running forwards in every direction."""
+    """Return [B, L, G, X] as [B, G, X, L], contiguous, with time running forwards in every direction."""
     return torch.stack([_in_time(x[:, :, g], backwards).transpose(1, 2) for g, backwards in enumerate(reverse)], dim=1)
 
 
 def _channels_last(x: Tensor, reverse: Sequence[bool]) -> Tensor:
-    """[B, G * X, L] -> [B, L, G, X], undoing the flips."""
+    """Return [B, G X, L] as [B, L, G, X], with the flips undone."""
     directions = x.unflatten(1, (len(reverse), -1)).transpose(2, 3)
     return torch.stack([_in_time(directions[:, g], backwards) for g, backwards in enumerate(reverse)], dim=2)
 
 
 def _in_time(x: Tensor, backwards: bool) -> Tensor:
-    """[B, L, X], flipped in time where the direction runs backwards."""
+    """Return x [B, L, X], flipped in time if the direction is reversed."""
     return x.flip(1) if backwards else x
+
+
+BACKEND = Backend(
+    name="mamba_ssm",
+    selective_scan=selective_scan,
+    causal_conv_silu=causal_conv_silu,
+    unsupported_reason=unsupported_reason,
+)

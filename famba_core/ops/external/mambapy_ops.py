@@ -1,4 +1,4 @@
-"""The scan of mambapy (PyPI), for comparison: its parallel scan in PyTorch, called as mambapy's own model calls it."""
+"""The parallel scan of mambapy (PyPI) in PyTorch, called as the model of mambapy calls it, for comparison."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famba_core.ops import torch_ops
-
-causal_conv_silu = torch_ops.causal_conv_silu  # mambapy has none of its own: it calls torch's
+from famba_core.ops.backend import Backend
+from famba_core.ops.torch_ops import causal_conv_silu
 
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
 ) -> Tensor:
-    """See `famba_core.ops.interface.selective_scan`. Raises ImportError where mambapy is not installed."""
+    """Compute `ops.interface.selective_scan` in the dtype of A. Raises ImportError if mambapy is not installed."""
     pscan = importlib.import_module("mambapy.pscan").pscan
     directions = []
     for g, backwards in enumerate(reverse):
@@ -29,3 +28,7 @@ def selective_scan(
         directions.append(y.flip(1) if backwards else y)
     out: Tensor = torch.stack(directions, dim=2).to(u.dtype)
     return out
+
+
+# mambapy has no convolution of its own: it calls that of torch
+BACKEND = Backend(name="mambapy", selective_scan=selective_scan, causal_conv_silu=causal_conv_silu)

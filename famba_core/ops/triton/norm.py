@@ -17,7 +17,7 @@ from torch import Tensor
 from famba_core.ops.triton.math import on_device
 
 if TYPE_CHECKING:
-    from famba_core.ops.kernels import Merge
+    from famba_core.fusion.matching import Merge
 
 ROWS_OF_A_PROGRAM = 8  # whose share of the weight's gradient is summed before it is written
 

@@ -8,6 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
+from backends import changed_backend
 
 from famba_core import ConfigError, ModelConfig
 from famba_core.bench import cases, cli, run, session, timing, training
@@ -16,7 +17,7 @@ from famba_core.bench.limits import device_limits
 from famba_core.bench.settings import SECTIONS, Settings
 from famba_core.config import FusionConfig
 from famba_core.cost.roofline import Limits
-from famba_core.ops import registry, torch_ops
+from famba_core.ops import registry
 
 LIMITS = Limits(
     matmul_flops_per_s=1e12, vector_ops_per_s=1e12, exps_per_s=1e12, bytes_per_s=1e12, start_s=1e-6, source="made"
@@ -102,12 +103,12 @@ def test_precisions_take_turns(small, tmp_path):
     assert len({row["ratio_to"] for row in read(tmp_path) if row["status"] == "measured"}) == 1
 
 
-def test_a_backend_that_fails_is_reported_and_the_others_go_on(small, tmp_path, capfd, monkeypatch):
+def test_a_backend_that_fails_is_reported_and_the_others_go_on(small, tmp_path, capfd):
     def broken(*tensors, **options):
         raise RuntimeError("kernel panic")
 
-    monkeypatch.setattr(torch_ops, "selective_scan", broken)
-    assert bench(small, "--sections", "scan", "--out", str(tmp_path)) == 0
+    with changed_backend("torch", selective_scan=broken):
+        assert bench(small, "--sections", "scan", "--out", str(tmp_path)) == 0
     by_backend = {row["backend"]: row for row in read(tmp_path)}
     assert by_backend["torch"]["status"] == "failed"
     assert by_backend["torch"]["note"] == "RuntimeError: kernel panic"
@@ -206,6 +207,6 @@ def test_help_needs_no_torch_and_a_run_none_of_the_libraries_of_sweeps():
 
 def test_backends_are_the_projects_and_mambapy_after_a_run(small):
     assert bench(small, "--sections", "scan") == 0
-    assert "mambapy" not in registry.BACKENDS
+    assert "mambapy" not in registry.backend_names()
     assert run.RUNNERS.keys() == SECTIONS.keys()
     assert cases.NUM_CLASSES == 100

@@ -11,7 +11,7 @@ from torch import Tensor
 from famba_core.fusion import matching
 from famba_core.fusion.matching import Match, merge_tokens, shares
 from famba_core.fusion.schedule import most_removable
-from famba_core.ops.cpu import backend
+from famba_core.ops.cpu import bindings
 
 ORDERS = ["concat", "raster"]
 
@@ -19,7 +19,7 @@ ORDERS = ["concat", "raster"]
 @pytest.fixture(params=["torch", pytest.param("cpu", marks=needs_kernels)], scope="module")
 def match(request):
     """Every backend's own."""
-    return {"torch": matching, "cpu": backend}[request.param].match
+    return {"torch": matching, "cpu": bindings}[request.param].match
 
 
 def merge(values: Tensor, sizes: Tensor, matched: Match, weighting: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from reference_weights import reference_images, reference_weights
 from vim_twin import vim_logits
 
 from famba_core import ConfigError, FusionConfig, ModelConfig, build_model
-from famba_core.ops.cpu import backend as cpu_backend
 
 # The official layout of Vim-Ti with 1000 classes: 197 tokens, D = 192, E = 384, N = 16, R = 12.
 OUTSIDE = {
@@ -66,9 +65,9 @@ FUSIONS = {
 }
 
 
-def assert_agrees_with_twin(config: ModelConfig, fusion: FusionConfig) -> None:
+def assert_agrees_with_twin(config: ModelConfig, fusion: FusionConfig, backend: str = "auto") -> None:
     """Logits and every gradient, in float32, within 1e-4 of the twin's scale."""
-    model = build_model(config, fusion)
+    model = build_model(config, fusion, backend)
     model.load_state_dict(reference_weights(model.state_dict()))
     images = reference_images(batch=2, size=config.image_size)
     pull = torch.linspace(-1, 1, 2 * config.num_classes).reshape(2, -1)
@@ -108,13 +107,9 @@ def test_every_strategy_agrees_with_the_twin(fusion, cls_position, image_size, s
 @pytest.mark.parametrize("cls_position", ["head", "middle"])
 @pytest.mark.parametrize("weighting", ["mean", "size"])
 @pytest.mark.parametrize("order", ["concat", "raster"])
-def test_every_order_and_weighting_agrees_with_the_twin(
-    order, weighting, cls_position, backend, small_backbone, monkeypatch
-):
-    if backend == "torch":
-        monkeypatch.setattr(cpu_backend, "unsupported_reason", lambda *tensors, **sizes: "not in this test")
+def test_every_order_and_weighting_agrees_with_the_twin(order, weighting, cls_position, backend, small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5, cls_position=cls_position)
-    assert_agrees_with_twin(config, FusionConfig(schedule=(2, 3, 2, 1), order=order, weighting=weighting))
+    assert_agrees_with_twin(config, FusionConfig(schedule=(2, 3, 2, 1), order=order, weighting=weighting), backend)
 
 
 @pytest.mark.parametrize("cls_position", ["head", "middle"])

@@ -112,8 +112,8 @@ def test_views_and_bfloat16():
 def test_what_the_kernels_cannot_take_is_said():
     assert mamba_ssm_ops.unsupported_reason() is None
     assert mamba_ssm_ops.unsupported_reason(torch.zeros(1)) == "the tensors are not on a CUDA device"
-    assert mamba_ssm_ops.unsupported_reason(state_size=257) == "257 states; at most 256 fit"
-    assert mamba_ssm_ops.unsupported_reason(taps=5) == "a convolution of width 5; there are 2, 3, 4"
+    assert mamba_ssm_ops.unsupported_reason(state_size=257) == "the kernels take at most 256 states, not 257"
+    assert mamba_ssm_ops.unsupported_reason(taps=5) == "the kernels take a convolution of width 2, 3, 4, not 5"
 
 
 @pytest.mark.parametrize(("module", "package"), [

@@ -186,11 +186,13 @@ def test_what_the_kernels_cannot_take_goes_to_torch_or_is_refused():
         causal_conv_silu(*wide_kernel, reverse=(True,)),
         causal_conv_silu(*wide_kernel, reverse=(True,), backend="torch"),
     )
-    with pytest.raises(ConfigError, match="does not fit: 3 states; compiled are 1, 2, 4, 8, 16, 32; choose auto"):
+    with pytest.raises(
+        ConfigError, match="does not fit: the kernels are compiled for 1, 2, 4, 8, 16, 32 states, not 3; choose auto"
+    ):
         selective_scan(*three_states, reverse=(False,), backend="cpu")
     with pytest.raises(ConfigError, match="neither float32 nor bfloat16"):
         selective_scan(*doubles, reverse=(False,), backend="cpu")
-    with pytest.raises(ConfigError, match="a convolution of width 3; compiled is 4"):
+    with pytest.raises(ConfigError, match="compiled for a convolution of width 4, not 3"):
         causal_conv_silu(*wide_kernel, reverse=(False,), backend="cpu")
     with pytest.raises(ConfigError, match="'cuda' is not a scan backend; choose from auto, cpu, triton"):
         selective_scan(*three_states, reverse=(False,), backend="cuda")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from famba_core.ops.kernels import Merge
-from famba_core.ops.triton import backend
+from famba_core.fusion.matching import Merge
+from famba_core.ops.triton.backend import interpreting, load_kernels
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
-    pytest.mark.skipif(backend.interpreting(), reason="the interpreter compiles nothing"),
+    pytest.mark.skipif(interpreting(), reason="the interpreter compiles nothing"),
 ]
 BOTH = (False, True)
 B, L, E, N, D, RANK = 2, 33, 48, 16, 24, 12
@@ -78,22 +78,22 @@ def scan_inputs(dtype: torch.dtype, states: int) -> tuple[Tensor, ...]:
 def test_the_scan_compiles(assembly, dtype, states):
     *inputs, z = scan_inputs(dtype, states)
     u, _, _, b, c, *_ = inputs
-    backend.scan_forward(*inputs, z, BOTH)
+    load_kernels().scan_forward(*inputs, z, BOTH)
     (forward,) = assembly()  # both directions and the gate
     if states == N:
         assert "shfl" not in forward, "lanes exchange values"
-    backend.scan_backward(*inputs, z, BOTH, torch.zeros(B, L, E, dtype=dtype), b, c, z)
+    load_kernels().scan_backward(*inputs, z, BOTH, torch.zeros(B, L, E, dtype=dtype), b, c, z)
     assert len(assembly()) == 3
-    backend.scan_forward(*inputs, None, BOTH)
-    backend.scan_backward(*inputs, None, BOTH, u, b, c, None)
+    load_kernels().scan_forward(*inputs, None, BOTH)
+    load_kernels().scan_backward(*inputs, None, BOTH, u, b, c, None)
     assert len(assembly()) == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_convolution_compiles(assembly, dtype):
     x = torch.zeros(B, L, 2 * E, dtype=dtype)[..., :E]
-    u = backend.conv_forward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH)
-    backend.conv_backward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH, u, x)
+    u = load_kernels().conv_forward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH)
+    load_kernels().conv_backward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH, u, x)
     assert len(assembly()) == 2
 
 
@@ -101,16 +101,16 @@ def test_the_convolution_compiles(assembly, dtype):
 def test_the_norm_compiles(assembly, dtype):
     residual, weight = torch.zeros(B, L, D), torch.zeros(D)
     for merge in (None, Merge(torch.zeros(B, L, dtype=torch.long), torch.zeros(B, L), L - 4)):
-        hidden = backend.rms_norm(residual, weight, 1e-5, merge, dtype)
-        backend.rms_norm_backward(residual, weight, 1e-5, merge, hidden, hidden.float())
+        hidden = load_kernels().rms_norm(residual, weight, 1e-5, merge, dtype)
+        load_kernels().rms_norm_backward(residual, weight, 1e-5, merge, hidden, hidden.float())
         assert len(assembly()) == 2
     assert merge is not None
-    backend.merge(residual, merge)
+    load_kernels().merge(residual, merge)
     assert len(assembly()) == 1
 
 
 @pytest.mark.parametrize("order", ["concat", "raster"])
 def test_the_matching_compiles(assembly, order):
     hidden = torch.zeros(B, L, D, dtype=torch.bfloat16)
-    backend.match(hidden, 4, torch.zeros(B, dtype=torch.long), order)
+    load_kernels().match(hidden, 4, torch.zeros(B, dtype=torch.long), order)
     assert len(assembly()) == 3

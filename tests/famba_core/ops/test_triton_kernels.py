@@ -17,21 +17,21 @@ from test_scan import scan_inputs
 from torch import Tensor
 
 from famba_core.fusion import matching
+from famba_core.fusion.matching import Merge
 from famba_core.models.vim.model import Block
 from famba_core.ops import reference
 from famba_core.ops.interface import causal_conv_silu, selective_scan
-from famba_core.ops.kernels import Merge
-from famba_core.ops.triton import backend
+from famba_core.ops.triton.backend import interpreting, load_kernels, unsupported_reason
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-UNFIT = backend.unsupported_reason(torch.empty(0, device=DEVICE))
+UNFIT = unsupported_reason(torch.empty(0, device=DEVICE))
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(UNFIT is not None, reason=f"{UNFIT}; test_triton_interpreted.py runs these in an interpreter"),
 ]
 BOTH = (False, True)
 # eight bits, through a dozen of roundings, which the interpreter does towards zero
-LAYER_BF16 = 6e-2 if backend.interpreting() else 3e-2
+LAYER_BF16 = 6e-2 if interpreting() else 3e-2
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_the_gated_scan_and_its_gradients(length, width, states, groups, dtype):
     low = by_direction(torch.cat((B, C), dim=-1).to(dtype), before=12)
     B, C = low.split(states, dim=-1)
     inputs = (by_direction(u.to(dtype)), by_direction(delta.to(dtype)), A, B, C, D, bias, z)
-    found = backend.scan_forward(*inputs, BOTH[:groups])
+    found = load_kernels().scan_forward(*inputs, BOTH[:groups])
 
     twins = [x.detach().double().cpu().requires_grad_() for x in inputs]
     expected = gated_twin(*twins)
@@ -102,7 +102,7 @@ def test_the_gated_scan_and_its_gradients(length, width, states, groups, dtype):
     grad_low = torch.full((groups, 2, length, 12 + 2 * states), torch.nan, dtype=dtype, device=DEVICE)
     grad_B, grad_C = grad_low.permute(1, 2, 0, 3)[..., 12:].split(states, dim=-1)
     grad_xz = torch.full((2, length, 2 * width), torch.nan, dtype=dtype, device=DEVICE)
-    grads = backend.scan_backward(*inputs, BOTH[:groups], grad, grad_B, grad_C, grad_xz[..., width:])
+    grads = load_kernels().scan_backward(*inputs, BOTH[:groups], grad, grad_B, grad_C, grad_xz[..., width:])
     assert torch.equal(grads.gated, found)
     expected_grads = torch.autograd.grad((expected * grad.double().cpu()).sum(), twins)
     all_found = (grads.u, grads.delta, grads.A, grad_B, grad_C, grads.D, grads.delta_bias, grad_xz[..., width:])
@@ -162,8 +162,8 @@ def test_the_convolution_between_views(dtype):
     _, weight, bias = (v.to(DEVICE) for v in conv_inputs(2, 21, 2, 24))
     grad_u = by_direction(normal(2, 21, 2, 24, seed=5).to(DEVICE, dtype))
     grad_xz = torch.full((2, 21, 48), torch.nan, dtype=dtype, device=DEVICE)
-    u = backend.conv_forward(x, weight, bias, BOTH)
-    grad_weight, grad_bias = backend.conv_backward(x, weight, bias, BOTH, grad_u, grad_xz[..., :24])
+    u = load_kernels().conv_forward(x, weight, bias, BOTH)
+    grad_weight, grad_bias = load_kernels().conv_backward(x, weight, bias, BOTH, grad_u, grad_xz[..., :24])
     twins = [v.double().cpu().requires_grad_() for v in (x, weight, bias)]
     expected = reference.causal_conv_silu(*twins, reverse=BOTH)
     grads = torch.autograd.grad((expected * grad_u.double().cpu()).sum(), twins)
@@ -209,16 +209,16 @@ def test_the_norm_with_the_merge(length, width, r, dtype):
     expected = torch.autograd.grad(pulled, twins)
 
     on_device = [x.to(DEVICE, torch.float32) for x in (residual, weight)]
-    found = backend.rms_norm(*on_device, 1e-5, merge, dtype)
+    found = load_kernels().rms_norm(*on_device, 1e-5, merge, dtype)
     assert found.dtype == dtype
     assert_close(found, hidden.detach(), 1e-5 if dtype == torch.float32 else 1e-2)
-    grads = backend.rms_norm_backward(
+    grads = load_kernels().rms_norm_backward(
         *on_device, 1e-5, merge, grad_hidden.to(DEVICE), grad_skip.to(DEVICE, torch.float32)
     )
     for a, b in zip(grads, expected, strict=True):
         assert_close(a, b, 1e-4)
     if merge:
-        assert_close(backend.merge(on_device[0], merge), skip.detach(), 1e-5)
+        assert_close(load_kernels().merge(on_device[0], merge), skip.detach(), 1e-5)
 
 
 @pytest.mark.parametrize("order", ["concat", "raster"])
@@ -226,7 +226,7 @@ def test_the_norm_with_the_merge(length, width, r, dtype):
 def test_the_same_tokens_fuse_as_in_torch(length, r, order):
     metric = normal(5, length, 12, seed=length).float().to(DEVICE)
     class_index = torch.tensor([0, length - 1, length // 2, 1, 2], device=DEVICE)
-    found = backend.match(metric, r, class_index, order)
+    found = load_kernels().match(metric, r, class_index, order)
     expected = matching.match(metric, r, class_index, order)
     assert found.length == expected.length
     assert torch.equal(found.target, expected.target)
@@ -236,7 +236,7 @@ def test_the_same_tokens_fuse_as_in_torch(length, r, order):
 def test_of_equal_tokens_the_first_fuse_and_never_the_class_token():
     metric = torch.ones(2, 11, 4, device=DEVICE)
     metric[1] = torch.nan
-    found = backend.match(metric, 3, torch.tensor([0, 2], device=DEVICE), "raster")
+    found = load_kernels().match(metric, 3, torch.tensor([0, 2], device=DEVICE), "raster")
     # even tokens 2, 4, 6 into token 1; in the second image, where 2 is the class token, 0, 4 and 6
     assert found.target.tolist() == [[0, 1, 1, 2, 1, 3, 1, 4, 5, 6, 7], [0, 0, 1, 2, 0, 3, 0, 4, 5, 6, 7]]
     assert found.class_index.tolist() == [0, 1]
