@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever a process or the machine dies."""
+"""Files that are written whole or not at all, and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import uuid
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write a file so that readers see all of it or nothing, whenever this process or the machine dies.
+def write_atomically(path: Path, data: bytes | memoryview, *, replace: bool = True) -> None:
+    """Write a file so that readers see all of it or nothing, even if this process or the machine dies.
 
-    Raises FileExistsError if `replace` is off and the file exists, and other OSErrors as they come.
+    The data are synced to the disk before the file gets its name.
+
+    Raises FileExistsError if `replace` is False and the file exists, and other OSErrors as they come; an existing
+    file is unchanged then.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a process id repeats across hosts
     try:
@@ -29,7 +32,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a crash of the machine."""
+    """Sync a folder to the disk, so that the names in it survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,11 +40,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Return the project's folder in the user's cache ($XDG_CACHE_HOME or ~/.cache). It may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "famba-sweep"
+
+
 def _link(temporary: Path, path: Path) -> None:
-    """Give a file its name, which, unlike renaming, fails where the name is taken."""
+    """Give a file a second name. Unlike renaming, this fails if the name is taken."""
     try:
         os.link(temporary, path)
     except PermissionError as error:
         if error.errno != errno.EPERM:
             raise
-        raise OSError(errno.ENOTSUP, "there are no hard links on its file system") from error
+        raise OSError(errno.ENOTSUP, "the file system has no hard links") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.bench.rows import BenchRow
+from famba_core.files import write_atomically
 from famba_core.palette import PALETTE
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def write_plot(rows: Sequence[BenchRow], folder: Path) -> None:
         sink = io.BytesIO()
         with rc_context({"svg.hashsalt": "famba-bench"}):
             figure.savefig(sink, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        temporary = folder / f".bench.{kind}.{os.getpid()}.tmp"
-        temporary.write_bytes(sink.getvalue())
-        os.replace(temporary, folder / f"bench.{kind}")
+        write_atomically(folder / f"bench.{kind}", sink.getbuffer())
 
 
 def draw(rows: Sequence[BenchRow]) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+from famba_core.files import write_atomically
 
 Status = Literal["measured", "skipped", "failed"]
 
@@ -101,9 +103,9 @@ def write_parquet(rows: Sequence[BenchRow], path: Path, metadata: Mapping[str, s
         metadata=dict(metadata),
     )
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    write_atomically(path, content.getbuffer())
 
 
 def _optional(hint: Any) -> bool:

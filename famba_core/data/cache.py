@@ -1,48 +1,40 @@
-"""Arrays that are slow to make from files, kept in the user's cache folder."""
+"""Arrays that are slow to compute from files, stored in the user's cache folder."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from famba_core.files import cache_folder, write_atomically
+
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def cached_arrays(name: str, files: Sequence[Path], build: Callable[[], Arrays]) -> Arrays:
-    """What `build` makes of `files`, read from the cache where it holds it for just these files.
+    """Return the arrays that `build` makes of `files`, from the cache if it has them for these very files.
 
-    A file counts as the same while its path, size and modification time stay. A damaged entry is built again (the
-    archive carries checksums), and a folder that cannot be written only costs time.
+    A file counts as unchanged while its path, size and modification time are. A damaged entry is built again (the
+    archive has checksums). If the folder cannot be written, only time is lost.
     """
-    entry = _cache_folder() / f"{name}-{_fingerprint(files)}.npz"
+    entry = cache_folder() / f"{name}-{_identity(files)}.npz"
     with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(entry) as stored:
         return dict(stored)
     arrays = build()
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
     with contextlib.suppress(OSError):
-        _write(entry, arrays)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(entry, content.getbuffer())
     return arrays
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "famba-sweep"
-
-
-def _fingerprint(files: Sequence[Path]) -> str:
+def _identity(files: Sequence[Path]) -> str:
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _write(entry: Path, arrays: Arrays) -> None:
-    """Atomic: another process sees the whole entry or none."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
-        new = Path(folder, entry.name)
-        np.savez(new, allow_pickle=False, **arrays)
-        os.replace(new, entry)

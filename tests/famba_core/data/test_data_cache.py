@@ -1,7 +1,6 @@
-"""The cache of decoded arrays: it saves time, and never changes what is loaded."""
+"""The cache of decoded arrays: it saves time and never changes what is loaded."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ def source(tmp_path):
 
 
 class Reader:
-    """Makes an array of what the file says, and counts how often."""
+    """Builds an array from the number in a file, and counts the builds."""
 
     def __init__(self, file):
         self.file = file
@@ -41,13 +40,13 @@ class Reader:
         return self.builds
 
 
-def test_a_second_read_builds_nothing(folder, source):
+def test_second_read_builds_nothing(folder, source):
     assert Reader(source).read() == 1
     assert Reader(source).read() == 0
 
 
 @pytest.mark.parametrize("change", ["content", "time", "path"])
-def test_other_files_are_other_entries(folder, source, change, tmp_path):
+def test_changed_file_is_built_again(folder, source, change, tmp_path):
     Reader(source).read()
     if change == "content":
         before = source.stat()
@@ -75,7 +74,7 @@ def flip_a_bit(content):
         flip_a_bit,
     ],
 )
-def test_a_damaged_entry_is_built_again(folder, source, damage):
+def test_damaged_entry_is_built_again(folder, source, damage):
     Reader(source).read()
     (entry,) = folder.iterdir()
     entry.write_bytes(damage(entry.read_bytes()))
@@ -83,17 +82,16 @@ def test_a_damaged_entry_is_built_again(folder, source, damage):
     assert Reader(source).read() == 0
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(folder, source):
+def test_missing_cache_folder_is_not_an_error(folder, source):
     folder.parent.write_text("a file where the folder should be")
     assert Reader(source).read() == 1
     assert Reader(source).read() == 1
 
 
-def test_a_full_disk_leaves_no_entry(folder, source, monkeypatch):
-    def savez(file, **arrays):
-        Path(file).write_bytes(b"half of it")
+def test_full_disk_leaves_no_entry(folder, source, monkeypatch):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.np, "savez", savez)
+    monkeypatch.setattr("famba_core.files.os.fsync", full)
     assert Reader(source).read() == 1
     assert list(folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Building the C++ kernels: what is missing becomes a sentence, what is built is kept, builders keep apart."""
+"""The build of the C++ kernels: reasons why it fails, the cache, and concurrent builds."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from famba_core.ops.cpu import build
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a source that compiles at once."""
+    """An empty cache folder, and a source that compiles quickly."""
     source = tmp_path / "tiny.cpp"
     source.write_text('extern "C" int famba_answer() { return 42; }')
     monkeypatch.setattr(build, "SOURCE", source)
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compiler(folder: Path, script: str) -> str:
-    """A program that stands in for the compiler; it calls the real one as "$REAL"."""
+    """Return the path of a script that acts as the compiler; it calls the real one as "$REAL"."""
     path = folder / "compiler"
     path.write_text(f"#!/bin/sh\nREAL={os.environ.get('CXX') or 'c++'}\n{script}\n")
     path.chmod(0o755)
@@ -37,28 +37,28 @@ def answer(kernels: ctypes.CDLL | str) -> int:
     return int(kernels.famba_answer())
 
 
-def test_no_compiler(monkeypatch):
+def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     assert build.library.__wrapped__() == "no C++ compiler (g++ or clang++) was found"
 
 
-def test_a_compiler_that_does_not_run(monkeypatch):
+def test_broken_compiler_is_reported(monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert build.library.__wrapped__().startswith("the C++ compiler does not run (")
 
 
-def test_a_compiler_that_fails(cache, tmp_path, monkeypatch, capfd):
+def test_failed_build_is_reported(cache, tmp_path, monkeypatch, capfd):
     broken = compiler(
         tmp_path, '[ "$1" = --version ] && exec "$REAL" --version; echo "no such instruction" >&2; exit 1'
     )
     monkeypatch.setenv("CXX", broken)
-    assert build.library.__wrapped__() == f"{broken} could not build them (no such instruction)"
+    assert build.library.__wrapped__() == f"{broken} could not build the kernels (no such instruction)"
     assert list(cache.iterdir()) == []
 
 
 @needs_kernels
-def test_a_build_is_kept(cache, tmp_path, monkeypatch, capfd):
+def test_build_is_cached(cache, tmp_path, monkeypatch, capfd):
     counting = compiler(tmp_path, f'[ "$1" = --version ] || echo built >> {tmp_path}/builds; exec "$REAL" "$@"')
     monkeypatch.setenv("CXX", counting)
     for _ in range(3):
@@ -66,31 +66,31 @@ def test_a_build_is_kept(cache, tmp_path, monkeypatch, capfd):
     assert (tmp_path / "builds").read_text() == "built\n"
     assert capfd.readouterr().err.count("once (a few seconds)") == 1
 
-    # another source is another build, beside the first
+    # another source is built as well; the first build stays
     build.SOURCE.write_text('extern "C" int famba_answer() { return 43; }')
     assert answer(build.library.__wrapped__()) == 43
     assert len(list(cache.iterdir())) == 2
 
 
 @needs_kernels
-def test_a_damaged_build_does_not_stop_the_next_one(cache):
+def test_damaged_build_is_built_again(cache):
     build.library.__wrapped__()
     (built,) = cache.iterdir()
-    built.unlink()  # the library in use keeps its own file
+    built.unlink()  # the loaded library keeps its file
     built.write_bytes(b"not a library")
     assert answer(build.library.__wrapped__()) == 42
 
 
 @needs_kernels
-def test_a_cache_that_cannot_be_written(cache, tmp_path, monkeypatch):
+def test_build_works_without_a_writable_cache(cache, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert answer(build.library.__wrapped__()) == 42
-    assert list(tmp_path.glob("famba-sweep-*/kernels-*.so")), "in a folder of this process alone"
+    assert list(tmp_path.glob("famba-sweep-*/kernels-*.so")), "not in a temporary folder of the process"
 
 
 @needs_kernels
-def test_two_processes_may_build_at_once(cache, tmp_path, monkeypatch):
+def test_two_processes_build_concurrently(cache, tmp_path, monkeypatch):
     slow = compiler(
         tmp_path,
         # the compiler waits until both processes are compiling
