@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
-from famba_core.fusion.schedule import token_schedule
+from famba_core.config import (
+    AugmentConfig,
+    ConfigError,
+    DataConfig,
+    FusionConfig,
+    FusionSchedule,
+    ModelConfig,
+    TokenGrid,
+    TrainConfig,
+)
+from famba_core.fusion.schedule import resolve, token_schedule
 
 if TYPE_CHECKING:
     from famba_core.models.vim.model import build_model
@@ -16,10 +25,13 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "FusionConfig",
+    "FusionSchedule",
     "ModelConfig",
+    "TokenGrid",
     "TrainConfig",
     "build_model",
     "load_checkpoint",
+    "resolve",
     "token_schedule",
 ]
 

@@ -12,7 +12,16 @@ from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from famba_core.config import BACKBONES, AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import (
+    BACKBONES,
+    AugmentConfig,
+    ConfigError,
+    DataConfig,
+    FusionConfig,
+    FusionSchedule,
+    ModelConfig,
+    TrainConfig,
+)
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 
 # The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a set that is not photographs needs another.
@@ -72,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
         for field in fields(config):
             if field.name != "num_classes":  # the data set's
                 _add_option(group, field, hints[field.name], comments.get(field.name, ""))
+        if config is FusionConfig:
+            group.add_argument(
+                "--schedule",
+                default=argparse.SUPPRESS,
+                type=_schedule,
+                metavar="R,R,...",
+                help="tokens removed in each layer, by hand",
+            )
     group = result.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
     group.add_argument(
@@ -103,10 +120,6 @@ def _add_option(group: Any, field: Field[Any], hint: Any, comment: str) -> None:
     kind = kinds[0]
     if field.name in CHOICES:
         group.add_argument(option, default=default, choices=CHOICES[field.name], help=shown)
-    elif field.name == "schedule":
-        group.add_argument(
-            option, default=default, type=_schedule, metavar="R,R,...", help="tokens removed in each layer, by hand"
-        )
     elif get_origin(kind) is Literal:
         group.add_argument(option, default=default, choices=get_args(kind), help=shown)
     elif kind is bool:
@@ -149,7 +162,8 @@ def _train(options: argparse.Namespace) -> int:
         checkpoint=options.checkpoint,
         progress=lambda batches: tqdm(batches, unit="step", leave=False),
     )
-    asked, effective = requested_schedule(configs["fusion"], len(trainer.schedule)), trainer.schedule
+    fusion, effective = configs["fusion"], trainer.schedule
+    asked = fusion.schedule if isinstance(fusion, FusionSchedule) else requested_schedule(fusion, len(effective))
     if asked != effective:
         print(f"clamped: layers 1 to {len(effective)} remove {', '.join(map(str, effective))}; more cannot fuse there")
     if trainer.history:
@@ -178,7 +192,8 @@ def _configs(values: dict[str, Any]) -> dict[str, Any]:
     """Each group's configuration. Raises one ConfigError with the problems of all of them."""
     configs: dict[str, Any] = {}
     problems: list[tuple[str, str]] = []
-    for group, config in GROUPS.items():
+    groups = GROUPS | {"fusion": FusionSchedule if "schedule" in values else FusionConfig}
+    for group, config in groups.items():
         known = {field.name: values[field.name] for field in fields(config) if field.name in values}
         try:
             configs[group] = config(**known)

@@ -6,7 +6,7 @@ Importing this module imports nothing but the standard library, so a plan can be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from famba_core.errors import ConfigError as ConfigError
 from famba_core.errors import check_types, reject
@@ -44,6 +44,13 @@ BACKBONES = {
     "vim_micro": Backbone(width=32, depth=24, state_size=4, patch_size=4, stands_for="vim_tiny"),
     "vim_micro_small": Backbone(width=64, depth=24, state_size=4, patch_size=4, stands_for="vim_small"),
 }
+
+
+class TokenGrid(NamedTuple):
+    """What a model offers to fusion."""
+
+    layers: int
+    tokens: int  # L at the first layer, class token included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +114,17 @@ class ModelConfig:
         """L: the patches and the class token."""
         return self.num_patches + 1
 
+    @property
+    def token_grid(self) -> TokenGrid:
+        """Layers, and tokens at the first of them."""
+        return TokenGrid(layers=self.sizes.depth, tokens=self.num_tokens)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Which layers fuse how many tokens, and how (Famba-V section 3.2).
+    """Labels of a fusion: which layers fuse how many tokens, and how (Famba-V section 3.2). Layers count from 1.
 
-    Layers count from 1. With `schedule` (tokens removed in each layer) that is what runs, and strategy,
-    start_layer, stop_layer and r are only its labels; without, they define the schedule.
+    `famba_core.fusion.schedule.resolve` makes what runs of them.
     """
 
     strategy: str = "none"  # which layers fuse, see famba_core/fusion/schedule.py
@@ -122,26 +133,36 @@ class FusionConfig:
     r: int | None = None  # tokens removed in each fusing layer
     order: Order = "concat"  # "concat" is the published code's, "raster" keeps the image's order
     weighting: Weighting = "mean"  # "mean" is the paper's, "size" weighs a token by its patches
-    schedule: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        reject(("r", self.r is not None and self.r < 0, f"must be at least 0, not {self.r}"), *_merge_rules(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSchedule:
+    """A fusion as it runs: the tokens that each layer removes, and how they merge."""
+
+    schedule: tuple[int, ...]  # tokens removed in each layer
+    order: Order = "concat"
+    weighting: Weighting = "mean"
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, list):
             object.__setattr__(self, "schedule", tuple(self.schedule))
         check_types(self)
         reject(
-            ("r", self.r is not None and self.r < 0, f"must be at least 0, not {self.r}"),
-            (
-                "order",
-                self.order not in ("concat", "raster"),
-                f"{self.order!r} is not an order; choose from concat, raster",
-            ),
-            (
-                "weighting",
-                self.weighting not in ("mean", "size"),
-                f"{self.weighting!r} is not a weighting; choose from mean, size",
-            ),
-            ("schedule", any(r < 0 for r in self.schedule or ()), "no layer can remove fewer than 0 tokens"),
+            ("schedule", any(r < 0 for r in self.schedule), "no layer can remove fewer than 0 tokens"),
+            *_merge_rules(self),
         )
+
+
+def _merge_rules(fusion: FusionConfig | FusionSchedule) -> tuple[tuple[str, bool, str], ...]:
+    order, weighting = fusion.order, fusion.weighting
+    return (
+        ("order", order not in ("concat", "raster"), f"{order!r} is not an order; choose from concat, raster"),
+        ("weighting", weighting not in ("mean", "size"), f"{weighting!r} is not a weighting; choose from mean, size"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

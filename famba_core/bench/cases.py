@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from famba_core.config import BACKBONES, FusionConfig, ModelConfig
-from famba_core.fusion.schedule import token_schedule, tokens_per_layer
+from famba_core.fusion.schedule import resolve, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES, read_published_table
 
 NUM_CLASSES = 100
@@ -63,9 +63,8 @@ def model_config(backbone: str) -> ModelConfig:
 
 def token_ratio(model: ModelConfig, fusion: FusionConfig) -> float:
     """Tokens that the mixers see, summed over the layers, over what they see without fusion."""
-    depth = model.sizes.depth
-    schedule = token_schedule(fusion, depth, model.num_tokens)
-    return sum(tokens_per_layer(schedule, model.num_tokens)) / (depth * model.num_tokens)
+    layers, tokens = model.token_grid
+    return sum(tokens_per_layer(resolve(fusion, model.token_grid).schedule, tokens)) / (layers * tokens)
 
 
 # Patches along a side: 65, 145, 197, 257, 401, 577 and 785 tokens.

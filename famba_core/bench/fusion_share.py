@@ -11,7 +11,7 @@ from famba_core.bench.timing import Contender, Rounds, interleave
 from famba_core.bench.workloads import Workload
 from famba_core.config import FusionConfig
 from famba_core.fusion.matching import shares
-from famba_core.fusion.schedule import token_schedule, tokens_per_layer
+from famba_core.fusion.schedule import resolve, tokens_per_layer
 from famba_core.models.vim.model import NORM_EPS
 from famba_core.ops.kernels import Kernels
 from famba_core.ops.registry import choose
@@ -33,7 +33,7 @@ def fusion_ms(load: Workload, fusion: FusionConfig) -> float | None:
     if kernels is None:
         return None
     dtype = torch.bfloat16 if load.precision == "bf16" else torch.float32
-    schedule = token_schedule(fusion, sizes.depth, load.model.num_tokens)
+    schedule = resolve(fusion, load.model.token_grid).schedule
     layers = [
         _Layer(load, kernels, fusion, length, r, dtype)
         for length, r in zip(tokens_per_layer(schedule, load.model.num_tokens), schedule, strict=True)

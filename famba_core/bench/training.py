@@ -15,7 +15,7 @@ from famba_core.bench.workloads import saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib
 from famba_core.cost.work import predicted_ratios, step_cost
-from famba_core.fusion.schedule import token_schedule
+from famba_core.fusion.schedule import resolve
 
 RECOMPUTED = ("none", "upper")  # strategies that are measured with recompute too
 
@@ -44,7 +44,7 @@ def step_entry(
     recompute: bool = False,
 ) -> Entry:
     model, batch = session.model, session.batch
-    schedule = token_schedule(case.fusion, model.sizes.depth, model.num_tokens)
+    schedule = resolve(case.fusion, model.token_grid).schedule
     predicted = step_cost(model, schedule, batch=batch, precision=precision, recompute=recompute)
     # the paper's ratios are of its code, which keeps all activations
     published = not recompute and not implementation.peer

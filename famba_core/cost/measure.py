@@ -105,7 +105,7 @@ def peak_tensor_bytes(step: Callable[[], object], resident: Iterable[Tensor]) ->
     allocator while `step` runs, temporaries inside operators included. It is the same number on every run.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter, on stderr
-    gc.collect()  # or what an earlier measurement left behind could be plural as released in this one
+    gc.collect()  # or what an earlier measurement left behind could be counted as released in this one
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in resident}.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
-from famba_core.config import ConfigError, FusionConfig
+from famba_core.config import ConfigError, FusionConfig, FusionSchedule, TokenGrid
 
 STRATEGIES: dict[str, Callable[..., Iterable[int]]] = {}
 
@@ -14,7 +15,7 @@ def strategy(function: Callable[..., Iterable[int]]) -> Callable[..., Iterable[i
     """Register a strategy under its function's name.
 
     It takes the number of layers and, by keyword, those of `start_layer` and `stop_layer` that it needs, and
-    returns the layers that fuse, plural from 1. Grids, help texts and error messages follow from the signature.
+    returns the layers that fuse, counted from 1. Grids, help texts and error messages follow from the signature.
     """
     STRATEGIES[function.__name__.rstrip("_")] = function
     return function
@@ -51,78 +52,83 @@ def layer_keys(name: str) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def fusing_layers(fusion: FusionConfig, num_layers: int = 24) -> tuple[int, ...]:
-    """The layers, plural from 1, in which `fusion.strategy` fuses, in ascending order.
+def fusing_layers(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
+    """Return the layers, counted from 1, in which `labels.strategy` fuses, in ascending order.
 
-    Raises ConfigError for an unknown strategy and for a start or stop layer that is missing, not the
-    strategy's, or outside 1..num_layers.
+    Raises ConfigError for an unknown strategy, and for a start or stop layer that is missing, that the strategy does
+    not take, or that is outside 1..num_layers.
     """
-    if fusion.strategy not in STRATEGIES:
-        raise ConfigError([("strategy", f"{fusion.strategy!r} is not a strategy; choose from {', '.join(STRATEGIES)}")])
-    taken = layer_keys(fusion.strategy)
+    name = labels.strategy
+    if name not in STRATEGIES:
+        raise ConfigError([("strategy", f"{name!r} is not a strategy; choose from {', '.join(STRATEGIES)}")])
+    taken = layer_keys(name)
     problems = []
     for key in ("start_layer", "stop_layer"):
-        layer = getattr(fusion, key)
+        layer = getattr(labels, key)
         if key in taken and layer is None:
-            problems.append((key, f"strategy {fusion.strategy} needs it: a layer from 1 to {num_layers}"))
+            problems.append((key, f"strategy {name!r} needs a layer from 1 to {num_layers}"))
         elif key not in taken and layer is not None:
-            problems.append((key, f"strategy {fusion.strategy} takes none, and {layer} was given"))
+            problems.append((key, f"strategy {name!r} does not take {key} (got {layer})"))
         elif layer is not None and not 1 <= layer <= num_layers:
             problems.append((key, f"must be a layer from 1 to {num_layers}, not {layer}"))
     if problems:
         raise ConfigError(problems)
-    layers = STRATEGIES[fusion.strategy](num_layers, **{key: getattr(fusion, key) for key in taken})
-    return tuple(sorted(layers))
+    return tuple(sorted(STRATEGIES[name](num_layers, **{key: getattr(labels, key) for key in taken})))
 
 
-def requested_schedule(fusion: FusionConfig, num_layers: int = 24) -> tuple[int, ...]:
-    """Tokens that each layer is asked to remove, before the sequence's length limits it.
+def requested_schedule(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
+    """Return the tokens that each layer is asked to remove, before the sequence's length limits it.
 
-    Raises ConfigError for a schedule of another length, and for a fusing strategy without r.
+    Raises ConfigError as `fusing_layers` does, and for a fusing strategy without r.
     """
-    if fusion.schedule is not None:
-        if len(fusion.schedule) != num_layers:
-            raise ConfigError([("schedule", f"has {len(fusion.schedule)} numbers, and the model {num_layers} layers")])
-        return fusion.schedule
-    layers = fusing_layers(fusion, num_layers)
-    if layers and fusion.r is None:
-        raise ConfigError([("r", f"strategy {fusion.strategy} needs it: tokens to remove in each fusing layer")])
-    return tuple((fusion.r or 0) if layer in layers else 0 for layer in range(1, num_layers + 1))
+    layers = fusing_layers(labels, num_layers)
+    if layers and labels.r is None:
+        raise ConfigError([("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")])
+    return tuple((labels.r or 0) if layer in layers else 0 for layer in range(1, num_layers + 1))
+
+
+def resolve(fusion: FusionConfig | FusionSchedule, grid: TokenGrid) -> FusionSchedule:
+    """Return what runs: each layer's r, as asked for and clamped to what the sequence still allows.
+
+    Raises ConfigError as `requested_schedule` does, and for a schedule of another length than `grid.layers`.
+    """
+    if isinstance(fusion, FusionConfig):
+        asked = requested_schedule(fusion, grid.layers)
+    elif len(asked := fusion.schedule) != grid.layers:
+        raise ConfigError([("schedule", f"has {len(asked)} numbers, but the model has {grid.layers} layers")])
+    return FusionSchedule(schedule=clamp(asked, grid.tokens), order=fusion.order, weighting=fusion.weighting)
+
+
+def token_schedule(fusion: FusionConfig | FusionSchedule, num_layers: int, num_tokens: int) -> tuple[int, ...]:
+    """Return the effective r of each of `num_layers` layers, as `resolve` does.
+
+    Args:
+        num_tokens: L at the first layer, class token included.
+    """
+    return resolve(fusion, TokenGrid(num_layers, num_tokens)).schedule
 
 
 def most_removable(num_tokens: int) -> int:
-    """The most tokens that one layer can fuse away from `num_tokens`: (L - 1) // 2, the class token never fuses."""
+    """Return the most tokens that one layer can fuse away: (L - 1) // 2, because the class token never fuses."""
     return max(0, num_tokens - 1) // 2
 
 
-def token_schedule(fusion: FusionConfig, num_layers: int = 24, num_tokens: int = 197) -> tuple[int, ...]:
-    """Effective r of every layer: what is asked for, clamped to what the sequence still allows.
-
-    Args:
-        fusion: strategy and r, or an explicit schedule.
-        num_layers: layers of the model.
-        num_tokens: L at the first layer, class token included.
-
-    Returns a tuple of `num_layers` numbers. Raises ConfigError as `requested_schedule` does.
-    """
-    effective = []
-    for r in requested_schedule(fusion, num_layers):
+def clamp(schedule: Sequence[int], num_tokens: int) -> tuple[int, ...]:
+    """Return the schedule with each layer's r limited to what the sequence before it allows."""
+    effective: list[int] = []
+    for r in schedule:
         effective.append(min(r, most_removable(num_tokens)))
         num_tokens -= effective[-1]
     return tuple(effective)
 
 
 def tokens_per_layer(schedule: Sequence[int], num_tokens: int) -> tuple[int, ...]:
-    """Length of the sequence that each layer's mixer sees (fusion comes before the mixer)."""
-    lengths = []
-    for r in schedule:
-        num_tokens -= r
-        lengths.append(num_tokens)
-    return tuple(lengths)
+    """Return the length of the sequence that each layer's mixer sees (fusion comes before the mixer)."""
+    return tuple(num_tokens - removed for removed in accumulate(schedule))
 
 
-def spread(total: int, layers: Sequence[int], num_layers: int = 24) -> tuple[int, ...]:
-    """A schedule that removes `total` tokens in the given layers, evenly: they differ by at most one.
+def spread(total: int, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return a schedule that removes `total` tokens in the given layers, evenly: they differ by at most one.
 
     The i-th of n fusing layers removes floor((i + 1) total / n) - floor(i total / n).
     """

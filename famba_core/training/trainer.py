@@ -15,11 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import (
+    AugmentConfig,
+    ConfigError,
+    DataConfig,
+    FusionConfig,
+    FusionSchedule,
+    ModelConfig,
+    TrainConfig,
+)
 from famba_core.cost.measure import mib, peak_tensor_bytes, tensors_of
 from famba_core.cost.work import cost
 from famba_core.data.datasets import load_dataset
 from famba_core.device import choose_device, device_name, prepare, synchronize
+from famba_core.fusion.schedule import resolve
 from famba_core.models.vim.model import build_model
 from famba_core.ops.registry import choose
 from famba_core.training import checkpoint
@@ -85,7 +94,7 @@ class Trainer:
         self,
         *,
         model: ModelConfig,
-        fusion: FusionConfig,
+        fusion: FusionConfig | FusionSchedule,
         data: DataConfig,
         augment: AugmentConfig,
         train: TrainConfig,
@@ -108,8 +117,8 @@ class Trainer:
         self.test_split = self.dataset.test.to(self.device)
         self.batch_size = min(train.batch_size, len(self.train_split.labels))
         self.steps_per_epoch = len(self.train_split.labels) // self.batch_size
-        self.model_config, self.fusion, self.backend = model, fusion, backend
-        self.identity = repr((CHECKPOINT_FORMAT, model, fusion, data.dataset, data.train_images, augment, train))
+        self.model_config, self.fusion, self.backend = model, resolve(fusion, model.token_grid), backend
+        self.identity = _identity(model, self.fusion, data, augment, train)
         self.file = None if checkpoint is None else checkpoint / CHECKPOINT
         self.progress = progress
         self.history: tuple[EpochMetrics, ...] = ()
@@ -142,7 +151,7 @@ class Trainer:
     @property
     def schedule(self) -> tuple[int, ...]:
         """Tokens that each layer removes."""
-        return self.step.model.schedule
+        return self.fusion.schedule
 
     def result(self) -> TrainResult:
         """The run's figures, once every epoch is done."""
@@ -234,6 +243,20 @@ class Trainer:
         self.step.load_state_dict(saved)
         self.history = tuple(EpochMetrics(**metrics) for metrics in saved["history"])
         self.peak_bytes = saved["peak_bytes"]
+
+
+def _identity(
+    model: ModelConfig, fusion: FusionSchedule, data: DataConfig, augment: AugmentConfig, train: TrainConfig
+) -> str:
+    """Return what a checkpoint must agree in with the run that resumes from it."""
+    # The fusion as the first version wrote it, so that its checkpoints still resume.
+    fused = (
+        "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
+        f"order={fusion.order!r}, weighting={fusion.weighting!r}, schedule={fusion.schedule!r})"
+    )
+    parts = (CHECKPOINT_FORMAT, model, data.dataset, data.train_images, augment, train)
+    before, *after = map(repr, parts)
+    return f"({before}, {after[0]}, {fused}, {', '.join(after[1:])})"
 
 
 def _seed(seed: int, epoch: int) -> int:

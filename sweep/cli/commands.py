@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from sweep.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from sweep.executors.base import Executor
+    from sweep.executors.base import Executor, ResourceRequest
     from sweep.grid.spec import SweepSpec
-    from sweep.plan.model import Plan, Trial
+    from sweep.plan.model import Plan
     from sweep.price.estimate import Price
     from sweep.store.study import StoredRows
 
@@ -35,10 +35,10 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--address is for --executor ray; in-process stays in this process")
     from sweep.run.listeners.screen import Screen
     from sweep.run.result_cache import ResultCache
-    from sweep.run.runner import run_plan, untrained
+    from sweep.run.runner import missing_trials, run_plan
 
     _, plan, folder, stored, priced = _prepared(options)
-    missing = untrained(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
+    missing = missing_trials(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
     if missing and not options.yes:
         _refuse_long(priced, [trial.trial_id for trial in missing])
     if missing and not plan.trials[0].gpus_per_trial:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         plan,
         folder,
         partial(_executor, options),
-        screen=Screen(weights),
+        listeners=[Screen(weights)],
         stored=stored,
         limit=options.limit,
         retry_failed=options.retry_failed,
@@ -207,17 +207,17 @@ def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
         )
 
 
-def _executor(options: argparse.Namespace, folder: Path, trials: Sequence[Trial]) -> Executor:
+def _executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:
     # imported where there is work: each takes seconds
     from sweep.worker.job import run_job
 
     if options.executor == "in-process":
         from sweep.executors.local import LocalExecutor
 
-        return LocalExecutor(folder, trials, run=run_job)
+        return LocalExecutor(folder, resources, run=run_job)
     from sweep.executors.ray_tune.executor import RayExecutor
 
-    return RayExecutor(folder, trials, run=run_job, address=options.address)
+    return RayExecutor(folder, resources, run=run_job, address=options.address)
 
 
 def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:

@@ -12,10 +12,19 @@ from typing import Any, NamedTuple
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import STRATEGIES, layer_keys
 from famba_core.paper.published import PAPER_PATCHES
-from sweep.grid.budget import Budget, OffBudget, asked_for, at_patches, case_label, scaled_to
+from sweep.grid.budget import (
+    PAPER_GRID,
+    Budget,
+    FusionRequest,
+    OffBudget,
+    apply_budget,
+    case_label,
+    find_schedule_on,
+    schedule_on,
+)
 from sweep.grid.validator import Validator, field_types
 
-CASE_KEYS = field_types(FusionConfig, without={"schedule"})
+CASE_KEYS = field_types(FusionConfig)
 _AXES = {key: list[type_] for key, type_ in CASE_KEYS.items()}  # type: ignore[valid-type]
 _FUSING_KEYS = ("r", "order", "weighting")  # of every strategy that fuses
 _BUDGET_KEYS = field_types(Budget)
@@ -23,15 +32,22 @@ _RANGE_KEYS = {"from": int, "to": int, "step": int}
 MOST_COMBINATIONS = 20_000  # of a space; each is a trial in plan.json
 
 
-class GridCase(NamedTuple):
-    """A case, and where in the file it stands."""
+class LabelledCase(NamedTuple):
+    """Labels, and where in the file they stand."""
 
     key: str  # such as "cases[3]"
-    fusion: FusionConfig
+    labels: FusionConfig
+
+
+class GridCase(NamedTuple):
+    """A case under the grid's budget, and where in the file it stands."""
+
+    key: str
+    request: FusionRequest
 
 
 class GridCases(NamedTuple):
-    """All cases of a grid, each with its schedule for 196 patches."""
+    """All cases of a grid."""
 
     baselines: list[GridCase]
     cases: list[GridCase]
@@ -61,20 +77,20 @@ def read_cases(grid: Mapping[str, Any], findings: Validator, *, leave_out: bool)
     if "space" in grid:
         # A baseline among the combinations is no second case.
         crossed = _crossed(grid["space"], findings)
-        cases = [GridCase("space", labels) for labels in crossed if labels not in first_keys]
+        cases = [LabelledCase("space", labels) for labels in crossed if labels not in first_keys]
 
     budget = _budget(grid["budget"], findings) if "budget" in grid else None
     if "budget" in refused or ("budget" in grid and budget is None):
         # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
-        baselines = [GridCase(key, replace(labels, r=0)) for key, labels in baselines]
-        cases = [GridCase(key, replace(labels, r=0)) for key, labels in cases]
+        baselines = [LabelledCase(key, replace(labels, r=0)) for key, labels in baselines]
+        cases = [LabelledCase(key, replace(labels, r=0)) for key, labels in cases]
     leave_out = leave_out and "space" in grid
     before = len(findings.problems)
-    resolved = _with_schedules(cases, budget, findings, leave_out=leave_out)
+    resolved = _requests(cases, budget, findings, leave_out=leave_out)
     if leave_out and cases and not resolved and len(findings.problems) == before:
         findings.add("space", f"none of its {len(cases)} combinations is within 197 tokens and the budget")
     return GridCases(
-        baselines=_with_schedules(baselines, budget, findings, leave_out=False),
+        baselines=_requests(baselines, budget, findings, leave_out=False),
         cases=resolved,
         left_out=len(cases) - len(resolved),
         budget=budget,
@@ -89,7 +105,7 @@ def _budget(values: Mapping[str, Any], findings: Validator) -> Budget | None:
     return budget if len(good) == len(values) else None
 
 
-def _listed(grid: Mapping[str, Any], section: str, findings: Validator) -> list[GridCase]:
+def _listed(grid: Mapping[str, Any], section: str, findings: Validator) -> list[LabelledCase]:
     cases = []
     for i, values in enumerate(grid.get(section, ())):
         key = f"{section}[{i}]"
@@ -101,7 +117,7 @@ def _listed(grid: Mapping[str, Any], section: str, findings: Validator) -> list[
             if name in good and name not in _keys_taken(good["strategy"]):
                 findings.add(f"{key}.{name}", f"strategy {good['strategy']} takes none, and {good[name]} was given")
         if fusion:
-            cases.append(GridCase(key, fusion))
+            cases.append(LabelledCase(key, fusion))
     return cases
 
 
@@ -165,23 +181,25 @@ def _keys_taken(strategy: str) -> set[str]:
     return {"strategy", *layer_keys(strategy), *(_FUSING_KEYS if strategy != "none" else ())}
 
 
-def _with_schedules(
-    cases: Sequence[GridCase], budget: Budget | None, findings: Validator, *, leave_out: bool
+def _requests(
+    cases: Sequence[LabelledCase], budget: Budget | None, findings: Validator, *, leave_out: bool
 ) -> list[GridCase]:
-    resolved = []
+    """Return the cases that the budget and 197 tokens allow."""
+    allowed = []
     for key, labels in cases:
         if budget and labels.r is not None:
             findings.add(f"{key}.r", f"the budget derives r, and {labels.r} was given; drop one of the two")
             continue
         try:
-            asked = asked_for(labels, budget)
-            fusion = scaled_to(asked, PAPER_PATCHES) if leave_out else at_patches(asked, PAPER_PATCHES)
+            request = apply_budget(labels, budget)
+            if leave_out and find_schedule_on(request, PAPER_GRID) is None:
+                continue
+            schedule_on(request, PAPER_GRID)
         except ConfigError as error:
             if leave_out and isinstance(error, OffBudget):
                 continue
             for field, sentence in error.problems:
                 findings.add(f"budget.{budget.key}" if budget and field == "r" else f"{key}.{field}", sentence)
             continue
-        if fusion:
-            resolved.append(GridCase(key, fusion))
-    return resolved
+        allowed.append(GridCase(key, request))
+    return allowed

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from famba_core.config import ConfigError, FusionConfig
-from sweep.grid.budget import Budget, at_patches, scaled_to, share_at
+from famba_core.config import ConfigError
+from sweep.grid.budget import Budget, FusionRequest, find_schedule_on, schedule_on, share_at
 from sweep.grid.cases import GridCase, GridCases, read_cases
 from sweep.grid.objectives import Constraint, Direction, check_measured, check_objectives
 from sweep.grid.profiles import Profile, read_profiles
@@ -24,12 +24,12 @@ from sweep.grid.yaml_file import read_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:
-    """What a grid file asks for. Each case holds its schedule for 196 patches beside its labels."""
+    """What a grid file asks for."""
 
     file: Path
     study: str
-    baselines: tuple[FusionConfig, ...]
-    cases: tuple[FusionConfig, ...]
+    baselines: tuple[FusionRequest, ...]
+    cases: tuple[FusionRequest, ...]
     profiles: Mapping[str, Profile]
     paper_table: int | None = None  # 1, 2 or 3
     seeds: tuple[int, ...] = (0,)
@@ -93,8 +93,8 @@ def load_spec(path: Path) -> SweepSpec:
     return SweepSpec(
         file=path,
         study=grid["study"],
-        baselines=tuple(case.fusion for case in found.baselines),
-        cases=tuple(case.fusion for case in found.cases),
+        baselines=tuple(case.request for case in found.baselines),
+        cases=tuple(case.request for case in found.cases),
         profiles=profiles,
         search=searching.search,
         early_stop=searching.early_stop,
@@ -152,15 +152,15 @@ def _check_cases_fit(
     space = [case for case in cases if leave_out and case.key == "space"]
     strict = [case for case in cases if not (leave_out and case.key == "space")]
     for name, profile in profiles.items():
-        for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
-            where = f"in profile {name} ({num_patches + 1} tokens)"
+        for tokens in dict.fromkeys(model.token_grid for model in profile.models):
+            where = f"in profile {name} ({tokens.tokens} tokens)"
             for case in strict:
                 try:
-                    at_patches(case.fusion, num_patches)
+                    schedule_on(case.request, tokens)
                 except ConfigError as error:
                     for _, sentence in error.problems:
                         findings.add(case.key, f"{where}, {sentence}")
-            if space and not any(scaled_to(case.fusion, num_patches) for case in space):
+            if space and not any(find_schedule_on(case.request, tokens) for case in space):
                 findings.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
 
 

@@ -101,7 +101,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """How many values a node comes to, plural no further than needed. Raises _Refused for one that holds itself."""
+    """How many values a node comes to, counted no further than needed. Raises _Refused for one that holds itself."""
     if id(node) not in counts:
         counts[id(node)] = 0  # until all that it holds is plural
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value

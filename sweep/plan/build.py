@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from famba_core.config import ConfigError, DataConfig, FusionConfig, ModelConfig
+from famba_core.config import ConfigError, DataConfig, FusionConfig, FusionSchedule, ModelConfig
 from sweep.errors import Problem, UserError
-from sweep.grid.budget import at_patches, scaled_to
-from sweep.grid.cases import CASE_KEYS
+from sweep.grid.budget import find_schedule_on, schedule_on
 from sweep.grid.resources import placed
 from sweep.grid.spec import SweepSpec
 from sweep.grid.validator import unknown
@@ -47,12 +46,12 @@ def make_plan(
     models = [replace(model, num_classes=described.num_classes) for model in profile.models]
     # made before they are combined: each checks itself, which for thousands of trials takes seconds
     trains = [replace(profile.train, seed=seed) for seed in spec.seeds]
-    runs = [(model, *case) for model in models for case in _cases_on(model, spec)]
+    runs = [(model, *case) for model in models for case in _runs_on(model, spec)]
     trials: dict[str, Trial] = {}
     cases = []
     # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
     # that can be compared with each other, rather than one row many times.
-    for train, (model, baseline, case, fusion) in itertools.product(trains, runs):
+    for train, (model, baseline, labels, fusion) in itertools.product(trains, runs):
         trial = Trial(
             trial_id="",
             study=spec.study,
@@ -70,10 +69,10 @@ def make_plan(
         )
         trial = replace(trial, trial_id=trial_id(trial))
         trials.setdefault(trial.trial_id, trial)
-        labels = {name: getattr(case, name) for name in CASE_KEYS}
-        cases.append(
-            Case(backbone=model.backbone, seed=train.seed, baseline=baseline, trial_id=trial.trial_id, **labels)
+        case = Case(
+            backbone=model.backbone, seed=train.seed, baseline=baseline, trial_id=trial.trial_id, **vars(labels)
         )
+        cases.append(case)
     return Plan(
         study=spec.study,
         profile=profile_name,
@@ -87,13 +86,13 @@ def make_plan(
     )
 
 
-def _cases_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionConfig]]:
-    """Each case that the model has the tokens for: whether it is a baseline, its labels, and what runs."""
-    for case in spec.baselines:
-        yield True, case, at_patches(case, model.num_patches)
-    for case in spec.cases:
-        if not spec.search or scaled_to(case, model.num_patches):
-            yield False, case, at_patches(case, model.num_patches)
+def _runs_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionSchedule]]:
+    """Yield (is baseline, labels, schedule) of each case that the model has the tokens for."""
+    for baseline, requests in ((True, spec.baselines), (False, spec.cases)):
+        for request in requests:
+            if not baseline and spec.search and find_schedule_on(request, model.token_grid) is None:
+                continue
+            yield baseline, request.labels, schedule_on(request, model.token_grid)
 
 
 def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:

@@ -79,14 +79,12 @@ def _meaning() -> dict[str, Any]:
 
 
 def _readable(trial: Trial) -> str:
-    schedule, fusing = trial.fusion.schedule, _fusing_layers(trial)
-    assert schedule is not None
-    fused = f"{fusing[0]}to{fusing[-1]}-{sum(schedule)}tokens" if fusing else "none"
+    fusing = _fusing_layers(trial)
+    fused = f"{fusing[0]}to{fusing[-1]}-{sum(trial.fusion.schedule)}tokens" if fusing else "none"
     return f"{trial.model.backbone}-{fused}"
 
 
 def _fusing_layers(trial: Trial) -> list[int]:
-    assert trial.fusion.schedule is not None
     return [layer for layer, r in enumerate(trial.fusion.schedule, start=1) if r]
 
 

@@ -1,12 +1,13 @@
-"""TODO."""
+"""A plan: the trials that a study will run, and the cases that its grid asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from sweep.grid.budget import case_label
 from sweep.grid.cases import CASE_KEYS
 from sweep.grid.objectives import Constraint
@@ -16,27 +17,26 @@ from sweep.grid.search import EarlyStop, Search
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training run: everything the worker needs, and nothing that a second machine would decide otherwise."""
+    """One training run: everything that defines its result, and nothing that a second machine would choose."""
 
-    trial_id: str  # readable parts and a hash, both of what defines the result
+    trial_id: str  # readable parts and a hash of what defines the result
     study: str
     profile: str
     model: ModelConfig
-    fusion: FusionConfig  # the labels of the first case that asks for this trial, and the schedule that runs
+    fusion: FusionSchedule
     data: DataConfig
-    data_fingerprint: str | None = None  # of the images; None for those that come with a library
+    data_fingerprint: str | None = None  # of the images; None for data sets that a library ships
     augment: AugmentConfig
     train: TrainConfig
-    cpus_per_trial: int  # threads, on every executor: sums in another order would change the numbers
+    cpus_per_trial: int  # threads, equal on every executor: sums in another order would change the numbers
     gpus_per_trial: float
-    accelerator_type: str | None = None  # Ray's name of the GPU that it must get
+    accelerator_type: str | None = None  # Ray's name of the required GPU type
     early_stop: EarlyStop | None = None
-    suggestion: int | None = None  # of a search: its how many-th trial, from 1; set when it is suggested
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row that the grid asks for. Different cases with one schedule share a trial."""
+    """One row that the grid asks for. Cases with equal schedules share a trial."""
 
     backbone: str
     strategy: str
@@ -50,9 +50,13 @@ class Case:
     trial_id: str
 
     @property
+    def labels(self) -> FusionConfig:
+        return FusionConfig(**{name: getattr(self, name) for name in CASE_KEYS})
+
+    @property
     def label(self) -> str:
-        """The case in a few words, such as "upper from layer 6, r 9"."""
-        return case_label(FusionConfig(**{name: getattr(self, name) for name in CASE_KEYS}))
+        """Return the case in a few words, such as "upper from layer 6, r 9"."""
+        return case_label(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +69,26 @@ class Plan:
     objectives: dict[str, str]  # column -> "max" or "min"
     trials: tuple[Trial, ...]  # by seed, then backbone; baselines before the cases in the grid's order
     cases: tuple[Case, ...]  # in the same order
-    search: Search | None = None  # chooses among the trials that are no baseline; without one, all of them run
+    search: Search | None = None  # chooses among the candidates; without a search all trials run
     constraints: tuple[Constraint, ...] = ()
     pool: Pool = field(default_factory=Pool)
 
+    @property
+    def baselines(self) -> tuple[Trial, ...]:
+        """Return the trials that others are compared with."""
+        wanted = {case.trial_id for case in self.cases if case.baseline}
+        return tuple(trial for trial in self.trials if trial.trial_id in wanted)
 
-def baselines(plan: Plan) -> tuple[Trial, ...]:
-    """The trials that others are compared with."""
-    wanted = {case.trial_id for case in plan.cases if case.baseline}
-    return tuple(trial for trial in plan.trials if trial.trial_id in wanted)
+    @property
+    def candidates(self) -> tuple[Trial, ...]:
+        """Return the trials that a search chooses from: all but the baselines. Empty without a search."""
+        ids = candidate_ids(self.cases) if self.search else frozenset()
+        return tuple(trial for trial in self.trials if trial.trial_id in ids)
+
+    @functools.cached_property
+    def first_cases(self) -> Mapping[str, Case]:
+        """Return the first case that asks for each trial, by trial_id."""
+        return {case.trial_id: case for case in reversed(self.cases)}
 
 
 class PlannedCase(Protocol):
@@ -85,6 +100,6 @@ class PlannedCase(Protocol):
     def baseline(self) -> bool: ...
 
 
-def candidates(cases: Collection[PlannedCase]) -> frozenset[str]:
-    """The ids of the trials that a search chooses from: of no baseline."""
+def candidate_ids(cases: Collection[PlannedCase]) -> frozenset[str]:
+    """Return the ids of the trials that no baseline asks for."""
     return frozenset(case.trial_id for case in cases) - {case.trial_id for case in cases if case.baseline}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,7 +64,9 @@ P = TypeVar("P", "Plan", "PlanOutline")
 
 
 def plan_to_json(plan: Plan) -> str:
-    return with_checksum(_PLAN_FILE.dump_json(_PlanFile(**vars(plan)), indent=2)).decode()
+    return with_checksum(
+        _PLAN_FILE.dump_json(_PlanFile(**{field.name: getattr(plan, field.name) for field in fields(plan)}), indent=2)
+    ).decode()
 
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:

@@ -22,7 +22,7 @@ class PoolDevice:
 
     @property
     def words(self) -> str:
-        """What hours are plural of."""
+        """What hours are counted of."""
         return (self.name or "A100") if self.gpu else "CPU thread"
 
     def is_named(self, device_name: str) -> bool:

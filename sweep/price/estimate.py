@@ -10,7 +10,7 @@ import pandas as pd
 
 from famba_core.cost.work import TRAINING, cost
 from famba_core.fusion.schedule import tokens_per_layer
-from sweep.plan.model import Plan, Trial, baselines
+from sweep.plan.model import Plan, Trial
 from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
 from sweep.price.makespan import makespan
@@ -68,7 +68,6 @@ def price(plan: Plan, device: PoolDevice, calibration: Calibration) -> Price:
 
 def _trial_price(trial: Trial, train_images: int, test_images: int, device: PoolDevice, factor: float) -> TrialPrice:
     schedule, train = trial.fusion.schedule, trial.train
-    assert schedule is not None
     fused, unfused = cost(trial.model, schedule), cost(trial.model, [0] * len(schedule))
     seconds = factor * device_seconds(
         device,
@@ -95,26 +94,20 @@ def _trial_price(trial: Trial, train_images: int, test_images: int, device: Pool
     )
 
 
-def asked(plan: Plan, limit: int | None) -> tuple[list[Trial], int]:
-    """What a run with this limit trains in a folder without results: trials for sure, and how many a search chooses."""
+def trials_to_run(plan: Plan, limit: int | None) -> tuple[list[Trial], int]:
+    """Return the trials that a run in an empty folder trains for certain, and how many more its search chooses."""
     if plan.search is None:
         return list(plan.trials[:limit]), 0
-    count = len(candidates(plan))
-    return list(baselines(plan)), min(plan.search.trials, count, limit or count)
-
-
-def candidates(plan: Plan) -> list[Trial]:
-    """What a search chooses from."""
-    certain = {trial.trial_id for trial in baselines(plan)}
-    return [trial for trial in plan.trials if plan.search and trial.trial_id not in certain]
+    count = len(plan.candidates)
+    return list(plan.baselines), min(plan.search.trials, count, limit or count)
 
 
 def device_hours(plan: Plan, priced: Price, limit: int | None) -> Total:
     """Of what a run with this limit trains. A search's trials are each at the mean of its candidates, and its band
     reaches from the cheapest of them to the dearest."""
-    certain, chosen = asked(plan, limit)
+    certain, chosen = trials_to_run(plan, limit)
     fixed = sum(priced.trials[trial.trial_id].device_hours for trial in certain)
-    each = [priced.trials[trial.trial_id].device_hours for trial in candidates(plan)] or [0.0]
+    each = [priced.trials[trial.trial_id].device_hours for trial in plan.candidates] or [0.0]
     factor, low, high, _ = priced.calibration
     return Total(
         low=low / factor * (fixed + chosen * min(each)),
@@ -125,9 +118,9 @@ def device_hours(plan: Plan, priced: Price, limit: int | None) -> Total:
 
 def wall_hours(plan: Plan, priced: Price, limit: int | None, *, at_a_time: int) -> float:
     """Until the last of what a run with this limit trains has ended, so many running at a time."""
-    certain, chosen = asked(plan, limit)
+    certain, chosen = trials_to_run(plan, limit)
     hours = [priced.trials[trial.trial_id].hours for trial in certain]
-    each = [priced.trials[trial.trial_id].hours for trial in candidates(plan)]
+    each = [priced.trials[trial.trial_id].hours for trial in plan.candidates]
     if each:
         hours += [sum(each) / len(each)] * chosen
     return makespan([], hours, at_a_time)
@@ -141,7 +134,6 @@ def plan_table(plan: Plan, price: Price) -> pd.DataFrame:
     rows = []
     for trial in plan.trials:
         schedule, priced = trial.fusion.schedule, price.trials[trial.trial_id]
-        assert schedule is not None
         rows.append(
             {
                 "trial": trial.trial_id,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from famba_core.cost.work import step_cost
 from sweep.errors import Problem, UserError
-from sweep.plan.model import Plan, Trial, baselines
+from sweep.plan.model import Plan, Trial
 from sweep.price.device import PoolDevice
 from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
 
@@ -30,7 +30,7 @@ def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Pla
     to_run = [trial for trial in plan.trials if trial.trial_id not in stored]
     large = [trial for trial in to_run if needed[trial.trial_id] > room_gib]
     kept = {trial.trial_id for trial in plan.trials} - {trial.trial_id for trial in large}
-    listed = {trial.trial_id for trial in baselines(plan)}
+    listed = {trial.trial_id for trial in plan.baselines}
     can_leave_out = plan.search is not None and kept > kept & listed
     labels = {case.trial_id: case.label for case in reversed(plan.cases)}
     problems = [
@@ -51,7 +51,6 @@ def fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Pla
 
 def _too_large(trial: Trial, label: str, needed_gib: float, room_gib: float, sharing: int) -> str:
     train = trial.train
-    assert trial.fusion.schedule is not None
     layer = step_cost(
         trial.model,
         trial.fusion.schedule,

@@ -16,7 +16,6 @@ CONTEXT_MIB = 1024
 def predicted_peak_mib(trial: Trial) -> float:
     """What the tensors of a training step take at their peak, where it has not been measured."""
     model, train = trial.model, trial.train
-    assert trial.fusion.schedule is not None, "a planned trial knows its schedule"
     step = step_cost(
         model,
         trial.fusion.schedule,

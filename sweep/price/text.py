@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweep.plan.model import Plan, Trial
-from sweep.price.estimate import Price, asked, candidates, device_hours, wall_hours
+from sweep.price.estimate import Price, device_hours, trials_to_run, wall_hours
 from sweep.text import clock
 
 LISTED_CANDIDATES = 20  # of a search, where no limit asks for more
@@ -13,18 +13,18 @@ LISTED_CANDIDATES = 20  # of a search, where no limit asks for more
 
 def listed(plan: Plan, limit: int | None) -> list[Trial]:
     """The trials that `famba-sweep plan` shows one by one."""
-    certain, _ = asked(plan, limit)
-    return [*certain, *candidates(plan)[: max(limit or 0, LISTED_CANDIDATES)]]
+    certain, _ = trials_to_run(plan, limit)
+    return [*certain, *plan.candidates[: max(limit or 0, LISTED_CANDIDATES)]]
 
 
 def headline(plan: Plan, limit: int | None, *, left_out: int) -> str:
     """What would run, and how much of it is listed. `left_out`: combinations of a searched space that cannot run."""
-    certain, chosen = asked(plan, limit)
+    certain, chosen = trials_to_run(plan, limit)
     name = f"{plan.study}, profile {plan.profile}: "
     if plan.search is None:
         return f"{name}{len(certain)} of {len(plan.trials)} trials"
     without = f" ({left_out} combinations that cannot run are left out)" if left_out else ""
-    possible, shown = len(candidates(plan)), len(listed(plan, limit)) - len(certain)
+    possible, shown = len(plan.candidates), len(listed(plan, limit)) - len(certain)
     which = "all" if shown == possible else f"the first {shown}"
     return (
         f"{name}a search ({plan.search.sampler}) tries {chosen} of {possible} candidates{without}, "

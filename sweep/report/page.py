@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sweep.plan.model import Plan, candidates
+from sweep.plan.model import Plan, candidate_ids
 from sweep.report import table_text, tables
 from sweep.report.figures.style import axis_name
 from sweep.report.pareto import REFERENCE_MARGIN, Frontier
@@ -97,7 +97,7 @@ def page(
 
 def _planned_number(plan: Plan) -> int:
     """Of trials that there will be; of a search, what it may choose from counts as often as it chooses."""
-    possible = len(candidates(plan.cases))
+    possible = len(candidate_ids(plan.cases))
     return len(plan.trials) - possible + plan.search.tries(possible) if plan.search else len(plan.trials)
 
 

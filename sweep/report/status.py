@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sweep.errors import Problem, UserError
 from sweep.grid.search import Search
-from sweep.plan.model import candidates
+from sweep.plan.model import candidate_ids
 from sweep.plan.plan_file import PlanOutline, plan_outline_from_json
 from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.lock import read_lock_holder
@@ -84,7 +84,7 @@ def _study_status(folder: Path) -> StudyStatus:
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,
         search=plan.search,
-        tries=plan.search.tries(len(candidates(plan.cases))) if plan.search else 0,
+        tries=plan.search.tries(len(candidate_ids(plan.cases))) if plan.search else 0,
     )
 
 
@@ -100,7 +100,7 @@ def _kept(problems: list[Problem]) -> Iterator[None]:
 def _trials(
     plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], begun: Collection[str], token: str | None
 ) -> tuple[TrialStatus, ...]:
-    suggested = candidates(plan.cases) if plan.search else frozenset()
+    suggested = candidate_ids(plan.cases) if plan.search else frozenset()
     return tuple(
         _trial_status(folder, trial.trial_id, stored, begun, token, trial.trial_id in suggested)
         for trial in plan.trials

@@ -11,7 +11,7 @@ import pandas as pd
 
 from famba_core.config import BACKBONES
 from sweep.grid.objectives import Constraint
-from sweep.plan.model import Case, Plan, candidates
+from sweep.plan.model import Case, Plan, candidate_ids
 from sweep.report.paper.published import paper_table
 from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.text import plural
@@ -94,7 +94,7 @@ def _lines(plan: Plan, cases: Sequence[Case]) -> pd.DataFrame:
     seeds: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
     for case in cases:
         seeds[tuple(getattr(case, label) for label in LABELS)].append(case)
-    removed = {trial.trial_id: sum(trial.fusion.schedule or ()) for trial in plan.trials}
+    removed = {trial.trial_id: sum(trial.fusion.schedule) for trial in plan.trials}
     varying = {label for i, label in enumerate(LABELS) if len({labels[i] for labels in seeds}) > 1}
     return pd.DataFrame(
         [
@@ -165,7 +165,7 @@ def caption(plan: Plan, rows: pd.DataFrame, table: pd.DataFrame) -> str:
 def _search_words(plan: Plan, rows: pd.DataFrame) -> list[str]:
     if plan.search is None:
         return []
-    chosen = candidates(plan.cases)
+    chosen = candidate_ids(plan.cases)
     statuses = select_outcomes(rows)["status"]
     statuses = statuses[statuses.index.isin(chosen)]
     stopped, tries = int((statuses == "pruned").sum()), plural(plan.search.tries(len(chosen)), "schedule")

@@ -40,7 +40,7 @@ class Report:
 def write_report(folder: Path) -> Report:
     """Draw the tables and figures of a study into its folder `report`, replacing those of the same names.
 
-    Parts that cannot be read are left out and plural on the page; what is stored of trials that the plan no longer
+    Parts that cannot be read are left out and counted on the page; what is stored of trials that the plan no longer
     has is left out. Raises UserError if the folder holds no plan, or cannot be written.
     """
     plan = plan_from_json(read_plan_json(folder), folder)

@@ -1,4 +1,4 @@
-"""The loop that runs an agenda: it fills the executor's places, and answers what goes wrong there."""
+"""The loop of a run: submits trials while slots are free, and handles events, lost workers and limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import UserError
-from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Progress, Started
+from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Progress, Started, TrainJob
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Plan, Trial
 from sweep.price.memory import predicted_peak_mib
 from sweep.run.limits import HOUR_S, Limits
-from sweep.run.listeners.screen import Screen
+from sweep.run.listeners.base import RunListener
 from sweep.run.measuring import measure_first
-from sweep.run.packing import MOST_PER_GPU, packed, shares_devices
+from sweep.run.packing import MOST_PER_GPU, pack, shares_devices
 from sweep.run.queue import TrialQueue
 from sweep.run.retries import RetryPolicy
 from sweep.schema import Status
@@ -25,57 +25,61 @@ from sweep.text import clock
 from sweep.worker.rows import failed_row
 
 POLL_S = 0.5
-SMALLEST_LOAD = 1 / MOST_PER_GPU - 1e-3  # shares of a GPU are rounded down
+SMALLEST_SLOT = 1 / MOST_PER_GPU - 1e-3  # shares of a GPU are rounded down
 
 
 @dataclass
 class _Running:
-    """An attempt that is submitted."""
+    """A submitted job."""
 
-    trial: Trial
-    attempt: int
-    since: float | None = None  # when its worker began; until then it waits for room
+    job: TrainJob
+    since: float | None = None  # when its worker started; until then it waits for a slot
     epoch: int = 0  # the last one that ended under this driver
     epoch_ended: float = 0.0
     overdue: str | None = None  # why its worker is being stopped
 
+    @property
+    def gpu_s(self) -> float:
+        """Return the GPU-seconds that its worker has spent."""
+        return 0.0 if self.since is None else (time.monotonic() - self.since) * self.job.resources.gpus
+
 
 class TrialLoop:
-    """Runs what `agenda` gives until nothing is left, or until the run's limits or a preemption end it.
+    """Submits trials while slots are free; handles events, lost workers and limits.
 
     Args:
-        preempted_at: when this process was asked to end soon (time.monotonic()), if it was.
-        is_device: whether a measurement's device_name is a device that trials may get here.
+        preempted_at: returns when this process received SIGTERM (time.monotonic()), or None.
+        is_device: true for a measurement's device_name if trials may get such a device here.
     """
 
     def __init__(
         self,
         plan: Plan,
-        agenda: TrialQueue,
+        queue: TrialQueue,
         executor: Executor,
         folder: Path,
-        screen: Screen,
+        listener: RunListener,
         preempted_at: Callable[[], float | None],
         is_device: Callable[[str], bool],
     ) -> None:
-        self._plan, self._pool, self._agenda = plan, plan.pool, agenda
-        self._executor, self._folder, self._screen = executor, folder, screen
+        self._plan, self._pool, self._queue = plan, plan.pool, queue
+        self._executor, self._folder, self._listener = executor, folder, listener
         self._limits, self._is_device = Limits(plan.pool, preempted_at), is_device
         self._running: dict[str, _Running] = {}
-        self._losses = RetryPolicy()
+        self._retries = RetryPolicy()
         self._capacity = executor.capacity
-        self._gpu_s = 0.0  # of ended trials, and of measuring
+        self._gpu_s = 0.0  # spent by ended trials and by measuring
         self._draining: str | None = None  # why nothing new starts
 
     def run(self) -> str | None:
-        """Why it ended before everything was done, or None."""
+        """Run until the queue is empty; return None, or the limit that ended the run before."""
         if self._plan.search is None:
-            self._measure(self._agenda.waiting)
-            self._drain()
+            self._measure(self._queue.pending)
+            self._check_limits()
         while True:
             if self._draining is None:
                 self._fill()
-            if not self._running and self._is_all_done():
+            if not self._running and self._queue.peek() is None:
                 return None
             if self._draining and self._is_drained():
                 return self._draining
@@ -83,67 +87,63 @@ class TrialLoop:
                 self._handle(event)
             self._note_capacity()
             self._stop_overdue()
-            self._drain()
-
-    def _is_all_done(self) -> bool:
-        if (item := self._agenda.next([])) is None:
-            return True
-        self._agenda.again(*item)
-        return False
+            self._check_limits()
 
     def _fill(self) -> None:
-        """Start trials while there is room. Where trials share a device, a search's are measured first, in rounds."""
-        rounds = self._plan.search is not None and shares_devices(self._plan)
-        waiting_for_room = [running for running in self._running.values() if running.since is None]
+        """Submit jobs while slots are free.
+
+        Where trials share a device, a search's suggestions are measured before they train, one batch after another.
+        """
+        in_batches = self._plan.search is not None and shares_devices(self._plan)
+        starting = [running.job for running in self._running.values() if running.since is None]
         if (
-            (self._running and rounds)
-            or len(waiting_for_room) >= max(1, self._executor.capacity)
-            or any(self._losses.runs_alone(running.trial) for running in waiting_for_room)
+            (self._running and in_batches)
+            or len(starting) >= max(1, self._executor.capacity)
+            or any(map(self._retries.runs_alone, starting))
         ):
             return
-        batch = self._batch()
-        if rounds and batch:
-            self._measure([trial for trial, _ in batch])
-            for item in reversed(batch):  # what it has shown may let fewer of them share a device
-                self._agenda.again(*item)
-            self._drain()
+        batch = self._next_batch()
+        if in_batches and batch:
+            self._measure([job.trial for job in batch])
+            for job in reversed(batch):  # measured memory may allow another number of trials on a device
+                self._queue.requeue(job)
+            self._check_limits()
             if self._draining:
                 return
-            batch = self._batch()
-        for trial, attempt in batch:
-            self._running[trial.trial_id] = _Running(trial, attempt)
-            self._executor.submit(trial, attempt)
-            self._screen.started(trial.trial_id)
+            batch = self._next_batch()
+        for job in batch:
+            self._running[job.job_id] = _Running(job)
+            self._executor.submit(job)
+            self._listener.started(job)
 
-    def _batch(self) -> list[tuple[Trial, int]]:
-        """What finds room beside what runs."""
-        batch: list[tuple[Trial, int]] = []
-        while item := self._next_that_fits(batch):
-            batch.append(item)
+    def _next_batch(self) -> list[TrainJob]:
+        """Take the jobs from the queue that fit beside the running ones."""
+        batch: list[TrainJob] = []
+        while job := self._next_that_fits(batch):
+            batch.append(job)
         return batch
 
-    def _next_that_fits(self, batch: list[tuple[Trial, int]]) -> tuple[Trial, int] | None:
-        """Beside what runs and `batch`."""
-        beside = [*self._trials(), *(trial for trial, _ in batch)]
-        if any(map(self._losses.needs_whole_machine, beside)):
+    def _next_that_fits(self, batch: list[TrainJob]) -> TrainJob | None:
+        concurrent = [*(running.job for running in self._running.values()), *batch]
+        if any(map(self._retries.needs_whole_machine, concurrent)):
             return None
-        room = self._executor.capacity - sum(map(self._load, beside))
-        if room < SMALLEST_LOAD or len(beside) >= (self._pool.max_concurrent or math.inf):
+        free = self._executor.capacity - sum(map(self._slots_used, concurrent))
+        if free < SMALLEST_SLOT or len(concurrent) >= (self._pool.max_concurrent or math.inf):
             return None
-        if (item := self._agenda.next(beside)) is None:
+        if (job := self._queue.next(concurrent)) is None:
             return None
-        trial = self._packed(item[0])
-        # The next one waits for its room, and nothing overtakes it: something small would, for ever.
-        if beside and (self._load(trial) > room + 1e-9 or self._losses.needs_whole_machine(trial)):
-            self._agenda.again(*item)
+        packed = self._packed(job)
+        # Strictly first in, first out; otherwise a large trial could starve.
+        if concurrent and (self._slots_used(packed) > free + 1e-9 or self._retries.needs_whole_machine(packed)):
+            self._queue.requeue(job)
             return None
-        return trial, item[1]
+        return packed
 
     def _measure(self, trials: list[Trial]) -> None:
-        """Where trials have a GPU each, every worker measures its own."""
+        """Measure the trials' steps where trials share a device. Otherwise each worker measures its own step."""
         if not shares_devices(self._plan):
             return
-        began, gpus = time.monotonic(), float(any(trial.gpus_per_trial for trial in trials))  # a whole one
+        began, gpus = time.monotonic(), float(any(trial.gpus_per_trial for trial in trials))  # a whole GPU
 
         def gpu_s() -> float:
             return (time.monotonic() - began) * gpus
@@ -153,7 +153,7 @@ class TrialLoop:
             self._executor,
             trials,
             self._folder,
-            self._screen,
+            self._listener,
             should_end=lambda: self._reason_to_end(gpu_s()) is not None,
             time_limit_s=None if limit_h is None else limit_h * HOUR_S,
             is_device=self._is_device,
@@ -161,8 +161,8 @@ class TrialLoop:
         self._gpu_s += gpu_s()
 
     def _handle(self, event: Event) -> None:
-        running = self._running.get(event.trial_id)
-        if running is None:  # the end of what was measured
+        running = self._running.get(event.job_id)
+        if running is None:  # the end of a measuring job
             return
         now = time.monotonic()
         match event:
@@ -171,97 +171,87 @@ class TrialLoop:
             case Progress(metrics=metrics):
                 if not isinstance(metrics, Measured):
                     running.epoch, running.epoch_ended = metrics.epoch, now
-                    self._screen.progress(event.trial_id, metrics)
+                    self._listener.progress(event.job_id, metrics)
                 elif metrics.error:
-                    self._screen.note(f"{metrics.measure_id}: not measured: {metrics.error}")
+                    self._listener.note(f"{metrics.measure_id}: not measured: {metrics.error}")
             case Finished(status=status, error=error):
                 self._end(running, status, error)
             case Lost():
-                self._answer_loss(running, event)
+                self._handle_loss(running, event)
 
-    def _answer_loss(self, running: _Running, event: Lost) -> None:
-        trial, attempt = running.trial, running.attempt
-        if event.folder_failed:
+    def _handle_loss(self, running: _Running, lost: Lost) -> None:
+        job = running.job
+        if lost.folder_failed:
             raise UserError(
-                f"{self._folder}: cannot be written: {event.reason}; make room or rights there: what has ended is "
-                "stored, and the same command goes on"
+                f"{self._folder}: cannot be written: {lost.reason}; free space or change its permissions. Finished "
+                "trials are stored, and the same command continues"
             )
-        if row := read_result(self._folder, trial.trial_id, attempt):  # the worker died after it had stored it
+        if row := read_result(self._folder, job.job_id, job.attempt):  # the worker died after it had stored its row
             self._end(running, row["status"], row["error"])
         elif running.overdue:
             self._fail(running, running.overdue)
         else:
-            again, sentence = self._losses.answer(trial, running.epoch, event)
-            if again is None:
-                self._fail(running, sentence)
+            retry, reason = self._retries.decide(job, running.epoch, lost)
+            if retry is None:
+                self._fail(running, reason)
                 return
-            self._forget(trial.trial_id)
-            self._screen.lost(trial.trial_id, sentence)
-            self._agenda.again(again, attempt)
+            self._forget(job)
+            self._listener.lost(job.job_id, reason)
+            self._queue.requeue(retry)
 
     def _fail(self, running: _Running, reason: str) -> None:
-        """Store the failure of an attempt whose worker cannot."""
-        write_result(self._folder, failed_row(running.trial, running.attempt, reason), ())
+        """Store the failed row of a job whose worker cannot."""
+        write_result(self._folder, failed_row(running.job, reason), ())
         self._end(running, "failed", reason)
 
     def _end(self, running: _Running, status: Status, error: str | None) -> None:
-        trial_id = running.trial.trial_id
-        self._forget(trial_id)
-        self._agenda.ended(running.trial, running.attempt, status)
-        self._screen.ended(trial_id, status, error if status == "failed" else None)
+        self._forget(running.job)
+        self._queue.record(running.job, status)
+        self._listener.ended(running.job.job_id, status, error if status == "failed" else None)
 
-    def _forget(self, trial_id: str) -> None:
-        self._gpu_s += _spent_s(self._running.pop(trial_id))
+    def _forget(self, job: TrainJob) -> None:
+        self._gpu_s += self._running.pop(job.job_id).gpu_s
 
     def _note_capacity(self) -> None:
-        """NodePool come and go."""
         before, self._capacity = self._capacity, self._executor.capacity
         if self._capacity != before:
-            room = f"room for {self._capacity} at a time" if self._capacity else "no machine has room, the run waits"
-            self._screen.note(f"{room} now (it was {before})")
+            now = f"{self._capacity} concurrent trials" if self._capacity else "none, so the run waits"
+            self._listener.note(f"capacity changed: {now} (it was {before})")
 
     def _stop_overdue(self) -> None:
         limit = self._pool.trial_time_limit_h
         if limit is None:
             return
-        for trial_id, running in self._running.items():
+        for job_id, running in self._running.items():
             if running.since and not running.overdue and time.monotonic() - running.since > limit * HOUR_S:
                 running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
-                self._executor.stop(trial_id)
+                self._executor.stop(job_id)
 
     def _reason_to_end(self, measuring_gpu_s: float = 0.0) -> str | None:
-        running = sum(map(_spent_s, self._running.values()))
+        running = sum(running.gpu_s for running in self._running.values())
         return self._limits.reason_to_end(self._gpu_s + running + measuring_gpu_s)
 
-    def _drain(self) -> None:
-        """From the first reason to end early, nothing new starts."""
+    def _check_limits(self) -> None:
+        """Start draining at the first limit that is reached: nothing new starts."""
         if self._draining is None and (reason := self._reason_to_end()):
             self._draining = reason
-            self._screen.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
+            self._listener.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
 
     def _is_drained(self) -> bool:
-        """Every running trial has a checkpoint since, or the time for that is over."""
+        """True if every running trial has a checkpoint since the limit was reached, or the grace time is over."""
         begun = [running for running in self._running.values() if running.since is not None]
-        return all(running.epoch_ended >= self._limits.since for running in begun) or self._limits.patience_is_over
+        return all(running.epoch_ended >= self._limits.since for running in begun) or self._limits.grace_is_over
 
-    def _load(self, trial: Trial) -> float:
-        """Of the executor's places, which are for jobs of the planned size."""
+    def _slots_used(self, job: TrainJob) -> float:
+        """Return the executor slots that the job occupies; a slot is what a trial is planned to take."""
         planned = self._plan.trials[0].gpus_per_trial
-        return trial.gpus_per_trial / planned if planned else 1.0
+        return job.resources.gpus / planned if planned else 1.0
 
-    def _packed(self, trial: Trial) -> Trial:
-        pool = self._pool
-        memory = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
-        if pool.gpus_per_trial != "pack" or memory is None or self._losses.runs_alone(trial):
-            return trial
+    def _packed(self, job: TrainJob) -> TrainJob:
+        pool, trial = self._pool, job.trial
+        memory_mib = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
+        if pool.gpus_per_trial != "pack" or memory_mib is None or self._retries.runs_alone(job):
+            return job
         measured = read_measurement(self._folder, measure_id(trial))
-        peak = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
-        return packed(trial, peak, memory, pool.memory_margin)
-
-    def _trials(self) -> list[Trial]:
-        return [running.trial for running in self._running.values()]
-
-
-def _spent_s(running: _Running) -> float:
-    """GPU-seconds of the attempt's worker."""
-    return 0.0 if running.since is None else (time.monotonic() - running.since) * running.trial.gpus_per_trial
+        peak_mib = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
+        return pack(job, peak_mib, memory_mib, pool.memory_margin)

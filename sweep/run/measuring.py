@@ -1,4 +1,4 @@
-"""The measuring phase: what no measurement is stored of is measured before the first trial trains."""
+"""The measuring phase: benchmarks every distinct training step without a stored measurement before training starts."""
 
 from __future__ import annotations
 
@@ -11,118 +11,124 @@ from pathlib import Path
 from sweep.executors.base import Event, Executor, Finished, Lost, Measured, MeasureJob, Progress
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
-from sweep.run.listeners.screen import Screen, schedules
+from sweep.run.listeners.base import RunListener
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import read_last_holder_token
 from sweep.store.progress import PROGRESS_FILE, TrialProgress
 from sweep.store.recovery import quarantine
 from sweep.store.study import read_measurements
-from sweep.text import clock
+from sweep.text import clock, plural
 
 POLL_S = 0.5
-LOSSES = 2  # after so many lost workers the trials go on without what is not measured
+MOST_LOSSES = 2  # after so many lost workers the trials go on without the missing measurements
 
 
 def measure_first(
     executor: Executor,
     trials: Sequence[Trial],
     folder: Path,
-    screen: Screen,
+    listener: RunListener,
     *,
     should_end: Callable[[], bool] = lambda: False,
     time_limit_s: float | None = None,
     is_device: Callable[[str], bool],
 ) -> None:
-    """Measure the training step of each distinct configuration among `trials`, unless `folder` holds it already.
+    """Measure the training step of each distinct configuration among `trials` that `folder` holds no measurement of.
 
-    One process measures them one after another, and nothing runs beside it. What cannot be measured is noted on the
-    screen, and stops nothing: its trials are stored with the numbers of their training.
+    One process measures one after another, and nothing else runs meanwhile. A measurement that fails is reported to the
+    listener and stops nothing: its trials are stored with the numbers of their training.
 
     Args:
         should_end: asked at every poll; once true, the rest is not measured.
-        time_limit_s: for one measurement; a worker that takes longer is stopped, and counts as one that died.
-        is_device: whether a stored measurement's device_name is a device of these trials, as far as one knows; those
-            of other devices are taken again.
+        time_limit_s: for one measurement; a worker that takes longer is stopped and counts as lost.
+        is_device: true for a stored measurement's device_name if it may be the trials' device. Measurements of other
+            devices are taken again.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
-    stored = _stored(folder, is_device)
-    waiting: dict[str, Trial] = {}  # of each measurement the first trial
+    stored = _stored_ids(folder, is_device)
+    pending: dict[str, Trial] = {}  # measure_id -> the first trial that needs it
     for trial in trials:
-        waiting.setdefault(measure_id(trial), trial)
-    waiting = {name: trial for name, trial in waiting.items() if name not in stored}
-    if not waiting:
+        pending.setdefault(measure_id(trial), trial)
+    pending = {name: trial for name, trial in pending.items() if name not in stored}
+    if not pending:
         return
-    phase = _Phase(executor, folder, screen, waiting, should_end, time_limit_s, is_device)
+    phase = _Phase(executor, folder, listener, pending, should_end, time_limit_s, is_device)
+    listener.measuring_began(len(pending))
     try:
-        with screen.measuring(len(waiting)):
-            phase.run()
+        phase.run()
     finally:
-        with contextlib.suppress(OSError):  # what is left says nothing to a later driver
+        listener.measuring_ended()
+        with contextlib.suppress(OSError):  # a file that is left means nothing to a later driver
             (StudyPaths(folder).measurements / PROGRESS_FILE).unlink(missing_ok=True)
 
 
-def _stored(folder: Path, is_device: Callable[[str], bool]) -> set[str]:
-    """The ids of the stored measurements that count. CorruptFile ones are set aside."""
+def _stored_ids(folder: Path, is_device: Callable[[str], bool]) -> set[str]:
+    """Return the ids of the stored measurements that count. Corrupt ones are moved to quarantine."""
     rows, damaged = read_measurements(folder, ("device_name",))
     quarantine(folder, damaged)
     return set(rows["measure_id"][rows["device_name"].map(is_device).astype(bool)])
 
 
 class _Phase:
-    """The measurements that are `waiting`, by their ids, and the process that takes them."""
+    """The pending measurements, and the jobs that take them."""
 
     def __init__(
         self,
         executor: Executor,
         folder: Path,
-        screen: Screen,
-        waiting: dict[str, Trial],
+        listener: RunListener,
+        pending: dict[str, Trial],
         should_end: Callable[[], bool],
         time_limit_s: float | None,
         is_device: Callable[[str], bool],
     ) -> None:
-        self._executor, self._folder, self._screen, self._waiting = executor, folder, screen, waiting
+        self._executor, self._folder, self._listener, self._pending = executor, folder, listener, pending
         self._should_end, self._time_limit_s, self._is_device = should_end, time_limit_s, is_device
-        self._progress = TrialProgress.begin(1, len(waiting), read_last_holder_token(folder))
+        self._progress = TrialProgress.begin(1, len(pending), read_last_holder_token(folder))
 
     def run(self) -> None:
-        self._tell()
+        self._save_progress()
         losses = 0
-        while self._waiting and losses < LOSSES:
-            if (lost := self._take()) is None:
+        while self._pending and losses < MOST_LOSSES:
+            if (lost := self._run_job()) is None:
                 return
-            losses += not lost.machine_left  # else it is not the doing of what was measured
-        if self._waiting:
+            if not lost.machine_left:
+                losses += 1
+        if self._pending:
             reason = _not_measured("the measuring worker died again")
-            self._screen.note(f"{schedules(len(self._waiting))} more: {reason}")
+            self._listener.note(f"{plural(len(self._pending), 'schedule')} more: {reason}")
 
-    def _take(self) -> Lost | None:
-        """Take what waits in one job. How its worker was lost, if it was; what it died of waits no longer."""
-        lost = None
-        for event in self._events(MeasureJob(trials=tuple(self._waiting.values()))):
+    def _run_job(self) -> Lost | None:
+        """Take the pending measurements in one job. Return its loss, if it was lost."""
+        for event in self._events(MeasureJob(trials=tuple(self._pending.values()))):
             match event:
-                case Lost(reason=reason):
-                    lost = event
-                    for name in _stored(self._folder, self._is_device) & self._waiting.keys():
-                        del self._waiting[name]
-                    if lost.machine_left:
-                        self._screen.note(f"measuring: {reason}; it goes on elsewhere")
-                    elif died_in := next(iter(self._waiting), None):
-                        del self._waiting[died_in]
-                        self._screen.note(f"{died_in}: {_not_measured(reason)}")
-                case Progress(metrics=Measured(measure_id=ended, error=error)):
-                    self._waiting.pop(ended, None)
+                case Lost():
+                    self._handle_loss(event)
+                    self._save_progress()
+                    return event
+                case Progress(metrics=Measured(measure_id=name, error=error)):
+                    self._pending.pop(name, None)
                     if error:
-                        self._screen.note(f"{ended}: {_not_measured(error)}")
-            self._tell()
-        return lost
+                        self._listener.note(f"{name}: {_not_measured(error)}")
+            self._save_progress()
+        return None
+
+    def _handle_loss(self, lost: Lost) -> None:
+        """Drop what the dead worker had stored, and the measurement that it died in."""
+        for name in _stored_ids(self._folder, self._is_device) & self._pending.keys():
+            del self._pending[name]
+        if lost.machine_left:
+            self._listener.note(f"measuring: {lost.reason}; it continues on another node")
+        elif died_in := next(iter(self._pending), None):
+            del self._pending[died_in]
+            self._listener.note(f"{died_in}: {_not_measured(lost.reason)}")
 
     def _events(self, job: MeasureJob) -> Iterator[Event]:
-        """Submits the job; what it reports, until it has finished or is lost, or the phase should end."""
-        self._executor.submit(job, 1)
-        since: float | None = None  # when the worker began what it is at
+        """Submit the job and yield its events until it is lost or has finished, or the phase should end."""
+        self._executor.submit(job)
+        since: float | None = None  # when the current measurement began
         overdue = None
         while True:
             for event in self._executor.poll(POLL_S):
@@ -134,18 +140,18 @@ class _Phase:
                 since = time.monotonic()
                 yield event
             if self._should_end():
-                self._executor.stop(job.trial_id)
+                self._executor.stop(job.job_id)
                 return
             limit = self._time_limit_s
             if limit is not None and since is not None and not overdue and time.monotonic() - since > limit:
                 overdue = f"took longer than {clock(limit)}"
-                self._executor.stop(job.trial_id)
+                self._executor.stop(job.job_id)
 
-    def _tell(self) -> None:
-        self._progress = replace(self._progress, epoch=self._progress.epochs - len(self._waiting))
+    def _save_progress(self) -> None:
+        self._progress = replace(self._progress, epoch=self._progress.epochs - len(self._pending))
         with as_user_error(self._folder):
             self._progress.write(StudyPaths(self._folder).measurements)
-        self._screen.measured(self._progress.epoch)
+        self._listener.measured(self._progress.epoch)
 
 
 def _not_measured(reason: str) -> str:

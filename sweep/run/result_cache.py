@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import UserError
-from sweep.plan.model import Trial
+from sweep.executors.base import TrainJob
 from sweep.schema import EpochRow, ResultRow
 from sweep.store.errors import as_user_error
 from sweep.store.parts import list_parts
 from sweep.store.row_kinds import TRIALS
 from sweep.store.study import read_curve, read_result, write_result
+from sweep.worker.rows import planned_columns
 
 # Of the planned columns, what the source's numbers were measured with.
 _RESOURCES = ("cpus_per_trial", "gpus_per_trial")
@@ -33,7 +34,7 @@ class ResultCache:
         self._results, self._study = results, study
         self._stored: dict[str, list[tuple[Path, int]]] | None = None  # (study, attempt) of each trial_id, in order
 
-    def take(self, trial: Trial, attempt: int) -> dict[str, Any] | None:
+    def take(self, job: TrainJob) -> dict[str, Any] | None:
         """Store another study's result of this trial as this study's attempt, and return that row, as plain values.
 
         One with an isolated measurement is preferred, then the first study by name. What was planned is this trial's,
@@ -44,23 +45,19 @@ class ResultCache:
             self._stored = self._list()
         found = [
             (study, *result)
-            for study, number in self._stored.get(trial.trial_id, ())
-            if (result := _completed(study, trial.trial_id, number)) is not None
+            for study, number in self._stored.get(job.job_id, ())
+            if (result := _completed(study, job.job_id, number)) is not None
         ]
         if not found:
             return None
         study, row, curve = min(found, key=lambda one: one[1]["measured"] != "isolated")  # the first of several
-        return self._copy(trial, attempt, study, row, curve)
+        return self._copy(job, study, row, curve)
 
-    def _copy(
-        self, trial: Trial, attempt: int, study: Path, row: dict[str, Any], curve: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        from sweep.worker.rows import planned_columns
-
-        source = row["source"] or f"{study.name}/{trial.trial_id}.{row['attempt']}"
-        own = {name: value for name, value in planned_columns(trial).items() if name not in _RESOURCES}
-        copied = ResultRow(**row | own | {"attempt": attempt, "source": source})
-        here = {"study": trial.study, "trial_id": trial.trial_id, "attempt": attempt}
+    def _copy(self, job: TrainJob, study: Path, row: dict[str, Any], curve: list[dict[str, Any]]) -> dict[str, Any]:
+        source = row["source"] or f"{study.name}/{job.job_id}.{row['attempt']}"
+        own = {name: value for name, value in planned_columns(job).items() if name not in _RESOURCES}
+        copied = ResultRow(**row | own | {"source": source})
+        here = {"study": job.trial.study, "trial_id": job.job_id, "attempt": job.attempt}
         with as_user_error(self._study):
             write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
         return asdict(copied)

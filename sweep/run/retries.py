@@ -1,42 +1,42 @@
-"""What becomes of a trial whose worker was lost: it goes on, gets a device to itself, or has failed."""
+"""What happens to a trial whose worker died: it is resumed, retried alone on a device, or marked failed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sweep.executors.base import Lost
-from sweep.plan.model import Trial
+from sweep.executors.base import Lost, TrainJob
 
 
 class RetryPolicy:
-    """Those of one run, told one after another."""
+    """Decides whether a trial whose worker died is resumed, retried alone on a device, or marked failed."""
 
     def __init__(self) -> None:
-        self._lost_at: dict[str, int] = {}  # trial -> epoch; a trial that is lost twice at one epoch has failed
-        self._alone: set[str] = set()  # out of memory, and so with a device to themselves
+        self._lost_at: dict[str, int] = {}  # trial_id -> epoch of the last loss
+        self._alone: set[str] = set()  # trials that ran out of memory
 
-    def runs_alone(self, trial: Trial) -> bool:
-        """Whether it ran out of memory, and gets a device to itself."""
-        return trial.trial_id in self._alone
+    def runs_alone(self, job: TrainJob) -> bool:
+        """True if the trial ran out of memory and now gets a device to itself."""
+        return job.job_id in self._alone
 
-    def needs_whole_machine(self, trial: Trial) -> bool:
-        """Whether the device that it gets to itself is a CPU, and so the whole machine."""
-        return self.runs_alone(trial) and not trial.gpus_per_trial
+    def needs_whole_machine(self, job: TrainJob) -> bool:
+        """True if this is an out-of-memory retry on the CPU, which must run alone."""
+        return self.runs_alone(job) and not job.resources.gpus
 
-    def answer(self, trial: Trial, epoch: int, event: Lost) -> tuple[Trial | None, str]:
-        """The trial as it is to run again, None where it has failed, and why.
+    def decide(self, job: TrainJob, epoch: int, lost: Lost) -> tuple[TrainJob | None, str]:
+        """Return the job to run next, None for a failed trial, and the reason.
 
         Args:
-            epoch: the last one that ended under this driver since the trial was submitted.
+            epoch: the last epoch that ended since this driver submitted the job. A trial that is lost twice without an
+                epoch in between fails.
         """
-        if event.out_of_memory:
-            if self.runs_alone(trial):
-                return None, f"{event.reason}; also with a device to itself"
-            self._alone.add(trial.trial_id)
-            alone = replace(trial, gpus_per_trial=1.0) if trial.gpus_per_trial else trial
-            return alone, f"{event.reason}; once more with a device to itself"
-        if not event.machine_left:  # which is not the trial's doing
-            if epoch <= self._lost_at.get(trial.trial_id, -1):
-                return None, f"lost twice: {event.reason}"
-            self._lost_at[trial.trial_id] = epoch
-        return trial, f"{event.reason}; it goes on from its checkpoint"
+        if lost.out_of_memory:
+            if self.runs_alone(job):
+                return None, f"{lost.reason}; also with a device to itself"
+            self._alone.add(job.job_id)
+            alone = replace(job, resources=replace(job.resources, gpus=1.0)) if job.resources.gpus else job
+            return alone, f"{lost.reason}; retrying with a device to itself"
+        if not lost.machine_left:
+            if epoch <= self._lost_at.get(job.job_id, -1):
+                return None, f"lost twice: {lost.reason}"
+            self._lost_at[job.job_id] = epoch
+        return job, f"{lost.reason}; resuming from its checkpoint"

@@ -1,21 +1,22 @@
-"""Run a plan: what is planned and not stored is measured and trained, and nothing that is stored is done again."""
+"""Runs a plan: measures and trains what has no stored result, and never repeats what has one."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sweep.executors.base import Executor
+from sweep.executors.base import Executor, ExecutorFactory, ResourceRequest
 from sweep.plan.model import Plan, Trial
 from sweep.plan.plan_file import plan_to_json
-from sweep.run.listeners.screen import Screen
+from sweep.run.listeners.base import Broadcast, RunListener
+from sweep.run.listeners.log_file import LogFile
 from sweep.run.loop import TrialLoop
 from sweep.run.queue import TrialQueue
 from sweep.run.result_cache import ResultCache
@@ -23,34 +24,33 @@ from sweep.run.signals import Signals
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
+from sweep.store.log import logging_to
 from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import quarantine
 from sweep.store.study import StoredRows, is_current, read_rows, save_plan
 
-# What resuming a grid reads of each row; a search is told all of it.
+# The columns that resuming a grid reads. A search reads all of them.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
-
-ExecutorFactory = Callable[[Path, Sequence[Trial]], Executor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Where the trials that were asked for stand after a run; what earlier runs stored counts too."""
+    """The state of the requested trials after a run; results of earlier runs count too."""
 
-    asked: int
+    requested: int
     completed: int
     failed: int
     pruned: int = 0  # ended early by early_stop
-    taken: int = 0  # results of other studies
+    copied: int = 0  # results of other studies
     interrupted: bool = False
-    limit_reached: str | None = None  # the limit that ended the run before everything was done
+    limit_reached: str | None = None  # the limit that ended the run early
 
     @property
     def sentence(self) -> str:
         pruned = f", {self.pruned} ended early" if self.pruned else ""
         failed = f", {self.failed} failed (`famba-sweep status` says why, --retry-failed tries again)"
-        return f"{self.completed} of {self.asked} trials completed{pruned}{failed if self.failed else ''}"
+        return f"{self.completed} of {self.requested} trials completed{pruned}{failed if self.failed else ''}"
 
     @property
     def exit_code(self) -> int:
@@ -62,77 +62,97 @@ def run_plan(
     folder: Path,
     executor_factory: ExecutorFactory,
     *,
-    screen: Screen,
+    listeners: Sequence[RunListener] = (),
     stored: StoredRows | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     cache: ResultCache | None = None,
     is_device: Callable[[str], bool] = lambda name: True,
 ) -> RunSummary:
-    """Train what `folder` has no row of, and store the rows: the plan's trials, or those that its search chooses.
+    """Train the plan's trials, or those that its search chooses, that have no row in `folder`, and store their rows.
 
-    A result that the `cache` has is copied instead. What a trial will do in a training step is measured before, alone
-    on a device, where no measurement is stored. A trial that fails is stored as failed and the others go on;
-    `retry_failed` tries it again. `limit` keeps to the first trials of the plan, or ends a search after so many newly
-    completed ones. Ctrl-C stops what runs and leaves its checkpoints; SIGTERM, and a limit of the plan's pool, first
-    give running epochs time to end. Parts that cannot be read are set aside, as if not stored. What has been read of
-    the folder, with `resume_columns`, may be given as `stored`: it is read again if it is no longer all. A measurement
-    whose device_name is none of these trials' devices, by `is_device`, is taken again.
+    Training steps without a stored measurement are measured first, alone on a device. A trial that fails is stored as
+    failed and the others go on. Ctrl-C stops running trials and keeps their checkpoints; SIGTERM, and a limit of the
+    plan's pool, first give running epochs time to end. Corrupt files are moved to quarantine and count as not stored.
+
+    Args:
+        listeners: hear what happens, beside the study's run.log.
+        stored: rows read before with `resume_columns`; they are read again if they are not current.
+        limit: run only the first trials of the plan; with a search, end after so many newly completed suggestions.
+        retry_failed: run trials again that are stored as failed.
+        cache: results of other studies, copied instead of training.
+        is_device: true for a measurement's device_name if it may be these trials' device. Others are taken again.
+
     Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
     written.
     """
-    with lock_study(folder):
-        if stored is None or not is_current(folder, stored):  # another driver may have ended since
-            stored = read_rows(folder, resume_columns(plan))
-        with as_user_error(folder):
-            set_aside = quarantine(folder, stored.damaged)
-        for part in set_aside:
-            screen.note(f"{part.name} could not be read and is set aside in {part.parent}; a trial without a row runs")
+    with lock_study(folder), logging_to(StudyPaths(folder).run_log):
+        listener = Broadcast([*listeners, LogFile()])
+        rows = _read_stored(plan, folder, stored, listener)
         save_plan(folder, plan_to_json(plan))
-        found = by_trial(stored.rows)
-        _remove_checkpoints_of(found, folder)
+        found = by_trial(rows)
+        _remove_stale_checkpoints(found, folder)
+        queue = TrialQueue(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
         with as_user_error(folder):
-            agenda = TrialQueue(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
-        if agenda.taken:
-            screen.note(f"{agenda.taken} results taken from other studies in {folder.parent} (--no-cache trains again)")
-        interrupted, limit_reached = _run(plan, agenda, folder, executor_factory, screen, is_device)
-        if interrupted or limit_reached:  # workers may have stored what nobody heard of any more
+            queue.copy_cached()
+        if queue.copied:
+            source = f"other studies in {folder.parent}"
+            listener.note(f"{queue.copied} results copied from {source} (--no-cache trains them again)")
+        interrupted, limit_reached = _run(plan, queue, folder, executor_factory, listener, is_device)
+        ended_early = interrupted or limit_reached is not None
+        if ended_early:  # workers may have stored rows whose events nobody received
             rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
-            agenda.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
-    states = [agenda.statuses.get(trial_id) for trial_id in agenda.asked]
-    if interrupted or limit_reached:
-        screen.note(
-            f"Stopped: {len(states) - states.count(None)} of {len(states)} trials are stored. "
-            "The same command goes on with the others."
-        )
+            queue.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
+        states = [queue.statuses.get(trial_id) for trial_id in queue.requested]
+        if ended_early:
+            done = f"{len(states) - states.count(None)} of {len(states)} trials are stored"
+            listener.note(f"Stopped: {done}. The same command continues with the others.")
     return RunSummary(
-        asked=len(states),
+        requested=len(states),
         completed=states.count("completed"),
         failed=states.count("failed"),
         pruned=states.count("pruned"),
-        taken=agenda.taken,
+        copied=queue.copied,
         interrupted=interrupted,
         limit_reached=limit_reached,
     )
 
 
 def resume_columns(plan: Plan) -> Collection[str] | None:
-    """What resuming a plan reads of each row; None for all of it, which a search is told."""
+    """Return the columns that resuming a plan reads; None for all of them, which a search needs."""
     return None if plan.search else RESUME_COLUMNS
 
 
-def untrained(
+def missing_trials(
     plan: Plan, folder: Path, stored: StoredRows, *, limit: int | None = None, retry_failed: bool = False
 ) -> list[Trial]:
-    """The trials that `run_plan` would train with these rows stored, unless other studies have them.
+    """Return the trials that `run_plan` would train with these rows stored, unless other studies have their results.
 
-    For those that a search would choose stand as many others that it may, spread over the plan.
+    Candidates, spread over the plan, stand in for what a search has yet to choose.
     """
     return TrialQueue(plan, folder, by_trial(stored.rows), limit=limit, retry_failed=retry_failed).expected
 
 
-def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Left where a worker died after it had stored the row of a trial that needs them no more."""
+def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the row that counts of each trial, by trial_id, with the number of its last attempt as `attempt`."""
+    counting = select_outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
+    records: list[dict[str, Any]] = counting.reset_index().to_dict("records")  # type: ignore[assignment]
+    return {row["trial_id"]: row for row in records}
+
+
+def _read_stored(plan: Plan, folder: Path, stored: StoredRows | None, listener: RunListener) -> pd.DataFrame:
+    """Return the stored rows, reading them again if another driver has added some, and quarantine corrupt files."""
+    if stored is None or not is_current(folder, stored):
+        stored = read_rows(folder, resume_columns(plan))
+    with as_user_error(folder):
+        moved = quarantine(folder, stored.damaged)
+    for part in moved:
+        listener.note(f"{part.name} could not be read and was moved to {part.parent}; a trial without a row runs again")
+    return stored.rows
+
+
+def _remove_stale_checkpoints(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Remove checkpoints of trials whose worker died after it had stored their row."""
     checkpoints = StudyPaths(folder).checkpoints
     for name in os.listdir(checkpoints):
         row, progress = stored.get(name), TrialProgress.read(checkpoints / name)
@@ -141,38 +161,39 @@ def _remove_checkpoints_of(stored: Mapping[str, Mapping[str, Any]], folder: Path
             shutil.rmtree(checkpoints / name, ignore_errors=True)
 
 
-def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The row that counts of each trial, by trial_id, with the number of its last attempt as `attempt`."""
-    counting = select_outcomes(rows).assign(attempt=rows.groupby("trial_id")["attempt"].max())
-    records: list[dict[str, Any]] = counting.reset_index().to_dict("records")  # type: ignore[assignment]
-    return {row["trial_id"]: row for row in records}
-
-
 def _run(
     plan: Plan,
-    agenda: TrialQueue,
+    queue: TrialQueue,
     folder: Path,
     executor_factory: ExecutorFactory,
-    screen: Screen,
+    listener: RunListener,
     is_device: Callable[[str], bool],
 ) -> tuple[bool, str | None]:
-    """Whether it was interrupted, and the limit that it reached."""
-    if (first := agenda.next([])) is None:
+    """Run the queue; return whether it was interrupted, and the limit that ended it."""
+    if queue.peek() is None:
         return False, None
-    agenda.again(*first)
-    trials = plan.trials if plan.search else agenda.waiting
+    trials = plan.trials if plan.search else queue.pending
+    resources = ResourceRequest.largest(map(ResourceRequest.of_trial, trials))
     with Signals() as signals:
         try:
             with (
-                contextlib.closing(executor_factory(folder, trials)) as executor,
-                screen.showing(
-                    [trial.trial_id for trial in agenda.expected], planned=agenda.planned, capacity=executor.capacity
-                ),
+                contextlib.closing(executor_factory(folder, resources)) as executor,
+                _reported(queue, executor, listener),
                 as_user_error(folder),
             ):
                 signals.patient = True
-                drive = TrialLoop(plan, agenda, executor, folder, screen, lambda: signals.preempted_at, is_device)
-                ended_by = drive.run()
+                loop = TrialLoop(plan, queue, executor, folder, listener, lambda: signals.preempted_at, is_device)
+                ended_by = loop.run()
         except KeyboardInterrupt:
             return True, None
     return signals.preempted_at is not None and ended_by is not None, ended_by
+
+
+@contextlib.contextmanager
+def _reported(queue: TrialQueue, executor: Executor, listener: RunListener) -> Iterator[None]:
+    expected = [trial.trial_id for trial in queue.expected]
+    listener.run_began(expected, planned=queue.planned, capacity=executor.capacity)
+    try:
+        yield
+    finally:
+        listener.run_ended()

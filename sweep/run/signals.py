@@ -1,4 +1,4 @@
-"""TODO."""
+"""What signals mean while trials run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 
 class Signals:
-    """While the block runs SIGTERM ends it as Ctrl-C does, unless the block is `patient`: then the first one only
-    leaves the time at which it came. What follows a first Ctrl-C cannot disturb the closing."""
+    """A block in which SIGTERM ends the run as Ctrl-C does.
+
+    While `patient` is set, the first SIGTERM only records its time, so that running epochs can end. Signals after the
+    first Ctrl-C are ignored, so that closing is not disturbed.
+    """
 
     def __init__(self) -> None:
         self.patient = False
-        self.preempted_at: float | None = None  # time.monotonic()
+        self.preempted_at: float | None = None  # time.monotonic() of the first SIGTERM
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import pandas as pd
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweep.plan.model import Plan, Trial, baselines
+from sweep.plan.model import Plan, Trial
 from sweep.search.dashboard_log import Direction, SearchStorage
 from sweep.search.samplers import new_sampler
 from sweep.search.space import SearchSpace
@@ -22,6 +21,13 @@ RETRIES = 20  # times that a sampler is asked again before a trial is drawn at r
 EXPLORE_EVERY = 3
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class Suggestion(NamedTuple):
+    """A trial that a search chose."""
+
+    trial: Trial
+    number: int  # 1-based index among the search's suggestions
 
 
 class OptunaSearch:
@@ -37,9 +43,8 @@ class OptunaSearch:
 
     def __init__(self, plan: Plan, storage: Path | None = None):
         assert plan.search, "a plan without a search runs all of its trials"
-        reference = {trial.trial_id for trial in baselines(plan)}
         self._plan, self._search = plan, plan.search
-        self._candidates = {trial.trial_id: trial for trial in plan.trials if trial.trial_id not in reference}
+        self._candidates = {trial.trial_id: trial for trial in plan.candidates}
         self._space = SearchSpace([case for case in plan.cases if case.trial_id in self._candidates])
         self._told: dict[str, tuple[int, FrozenTrial]] = {}  # by trial_id, with the number of the suggestion
         self._directions: list[Direction] = [
@@ -56,19 +61,20 @@ class OptunaSearch:
         if self._storage:
             self._storage.add(self._ended(row, self._space.params(trial_id)))
 
-    def suggest(self, running: Collection[Trial]) -> Trial | None:
-        """The next trial to run beside `running`, numbered; None if as many as asked for are tried, or none is left.
+    def suggest(self, running: Mapping[str, int]) -> Suggestion | None:
+        """Return the next trial to run; None if the search has made all its suggestions, or no candidate is left.
 
-        It is never one that was told or runs: what the sampler wants a second time has its result already, and the
-        sampler, which knows it, is asked again.
+        A suggestion is never a trial that has ended or runs: the sampler, which knows these, is asked again.
+
+        Args:
+            running: the numbers of the suggestions that run now, by trial_id. Other trials are ignored.
         """
-        now = {t.trial_id: t for t in running if t.trial_id in self._candidates and t.trial_id not in self._told}
+        now = {i: number for i, number in running.items() if i in self._candidates and i not in self._told}
         untried = self._candidates.keys() - self._told.keys() - now.keys()
         if not untried or len(self._told) + len(now) >= self._search.trials:
             return None
-        used = [number for number, _ in self._told.values()] + [trial.suggestion or 0 for trial in now.values()]
-        number = 1 + max(used, default=0)
-        return replace(self._candidates[self._choose(untried, now, number)], suggestion=number)
+        number = 1 + max((*(number for number, _ in self._told.values()), *now.values()), default=0)
+        return Suggestion(self._candidates[self._choose(untried, now, number)], number)
 
     def _choose(self, untried: Collection[str], running: Collection[str], number: int) -> str:
         rng = random.Random(f"{self._search.seed} {number}")

@@ -21,9 +21,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
-from sweep.grid.budget import with_schedule
-from sweep.grid.cases import CASE_KEYS
+from famba_core.config import (
+    AugmentConfig,
+    ConfigError,
+    DataConfig,
+    FusionConfig,
+    FusionSchedule,
+    ModelConfig,
+    TrainConfig,
+)
+from sweep.grid.budget import PAPER_GRID, apply_budget, schedule_on
 from sweep.grid.search import Search
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.figures.style import render
@@ -46,13 +53,14 @@ def grid_plan(method: Method, seed: int) -> Plan:
     for (strategy, layers), r in itertools.product(strategies, range(1, 16)):
         for layer in layers:
             try:
-                fusion = with_schedule(FusionConfig(strategy=strategy, r=r, **layer), None)  # type: ignore[arg-type]
+                labels = FusionConfig(strategy=strategy, r=r, **layer)  # type: ignore[arg-type]
+                fusion = schedule_on(apply_budget(labels, None), PAPER_GRID)
             except ConfigError:  # more tokens than there are
                 continue
             trial = _trial(fusion)
             trials.setdefault(trial.trial_id, trial)
-            labels = {name: getattr(fusion, name) for name in CASE_KEYS}
-            cases.append(Case(backbone=BACKBONE, seed=0, baseline=False, trial_id=trial.trial_id, **labels))
+            case = Case(backbone=BACKBONE, seed=0, baseline=False, trial_id=trial.trial_id, **vars(labels))
+            cases.append(case)
     return Plan(
         study="comparison",
         profile="simulated",
@@ -64,9 +72,9 @@ def grid_plan(method: Method, seed: int) -> Plan:
     )
 
 
-def _trial(fusion: FusionConfig) -> Trial:
+def _trial(fusion: FusionSchedule) -> Trial:
     return Trial(
-        trial_id="-".join(map(str, fusion.schedule or ())),
+        trial_id="-".join(map(str, fusion.schedule)),
         study="comparison",
         profile="simulated",
         model=ModelConfig(backbone=BACKBONE),
@@ -106,13 +114,13 @@ def suggested(plan: Plan) -> Iterator[Simulated]:
     from sweep.search.optuna_search import OptunaSearch  # imports Optuna
 
     search = OptunaSearch(plan)
-    while trial := search.suggest(()):
-        end = _simulate(trial)
+    while suggestion := search.suggest({}):
+        end = _simulate(suggestion.trial)
         yield end
         search.tell(
             {
-                "trial_id": trial.trial_id,
-                "suggestion": trial.suggestion,
+                "trial_id": suggestion.trial.trial_id,
+                "suggestion": suggestion.number,
                 "status": "completed",
                 "measured": "in_training",
                 "top1_best_pct": end.top1_pct,
@@ -123,7 +131,6 @@ def suggested(plan: Plan) -> Iterator[Simulated]:
 
 
 def _simulate(trial: Trial) -> Simulated:
-    assert trial.fusion.schedule is not None
     return simulate(BACKBONE, trial.fusion.schedule)
 
 

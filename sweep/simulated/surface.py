@@ -28,6 +28,7 @@ import pandas as pd
 from famba_core.config import BACKBONES, FusionConfig
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES
+from sweep.grid.budget import PAPER_GRID
 from sweep.report.paper.published import paper_table
 
 PAPER_EPOCHS = 300
@@ -75,7 +76,7 @@ def _schedule(row: Mapping[Any, Any]) -> tuple[int, ...]:
     start = int(row["start_layer"]) if row["strategy"] == "upper" else None
     stop = LOWER_STOP if row["strategy"] == "lower" else None
     fusion = FusionConfig(strategy=row["strategy"], start_layer=start, stop_layer=stop, r=int(row["r"]))
-    return requested_schedule(fusion)
+    return requested_schedule(fusion, PAPER_GRID.layers)
 
 
 def _size_features(schedules: Sequence[Sequence[int]], num_patches: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from famba_core.config import FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import FusionSchedule, ModelConfig, TrainConfig
 from famba_core.cost.work import cost
 from sweep.executors.base import Finished, Job, Lost, Measured
 from sweep.plan.model import Trial
@@ -40,14 +40,13 @@ class SimulatedTrainer:
         self,
         *,
         model: ModelConfig,
-        fusion: FusionConfig,
+        fusion: FusionSchedule,
         train: TrainConfig,
         checkpoint: Path | None = None,
         pause_s: float = 0.0,
         noise_pct: float = 0.0,
         **_: Any,  # what a trainer is told beside these changes nothing here
     ):
-        assert fusion.schedule is not None
         self.model, self.schedule, self.train, self.pause_s = model, fusion.schedule, train, pause_s
         self.end = simulate(model.backbone, fusion.schedule, num_patches=model.num_patches)
         named = repr((fusion.schedule, fusion.order, fusion.weighting, train.seed))
@@ -70,12 +69,12 @@ class SimulatedTrainer:
     def result(self) -> TrainResult:
         from famba_core.training.trainer import TrainResult
 
-        plural = cost(self.model, self.schedule)
+        counted = cost(self.model, self.schedule)
         seconds = self.end.train_time_s * self.train.epochs / PAPER_EPOCHS
         step_s = self.end.train_time_s / (PAPER_EPOCHS * STEPS_PER_EPOCH)
         return TrainResult(
-            parameters=plural.parameters,
-            flops_per_image=plural.flops_per_image,
+            parameters=counted.parameters,
+            flops_per_image=counted.flops_per_image,
             train_time_s=seconds,
             step_time_ms=1e3 * step_s,
             throughput_img_per_s=self.train.batch_size / step_s,
@@ -104,10 +103,10 @@ class SimulatedTrainer:
 
 
 def new_trainer(trial: Trial, checkpoint: Path | None) -> Any:
-    """As `sweep.worker.trial.new_trainer`."""
+    """Return the trial's simulated trainer, as `sweep.worker.trial.new_trainer` returns the real one."""
     return SimulatedTrainer(model=trial.model, fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
 
 
-def run_job(job: Job, attempt: int, folder: Path) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
-    """As `sweep.worker.job.run_job`, with the simulated trainer; nothing is measured."""
-    return (yield from real.run_job(job, attempt, folder, new_trainer))
+def run_job(job: Job, folder: Path) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
+    """Run a job as `sweep.worker.job.run_job` does, with the simulated trainer; nothing is measured."""
+    return (yield from real.run_job(job, folder, new_trainer))

@@ -1,4 +1,4 @@
-"""Why a trial failed, and what is no failure of the trial."""
+"""Explains why a trial failed, and tells errors of the trial from those of its surroundings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from pathlib import Path
 from sweep.plan.model import Trial
 from sweep.store.layout import StudyPaths
 
-# The study's folder, and not the trial, is what fails: no other trial could store its row either.
+# The study's folder fails, not the trial: no other trial could store its row either.
 FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-
-# What else says so: torch's CPU allocator; a CUDA context, graph, kernel or library that finds no room to begin.
+# Words of errors other than torch.OutOfMemoryError: the CPU allocator, CUDA contexts, graphs, kernels and libraries.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(Exception):
-    """A trial did not fit beside what shares its device; its checkpoint stays."""
+    """A trial that does not fit beside the others on its device. Its checkpoint stays."""
 
 
 def explain(error: Exception, trial: Trial, folder: Path, name: str) -> str:
-    """What went wrong, in one sentence; the traceback goes into a log of that name, which the sentence gives."""
+    """Return the error in one sentence, which names the log that holds the traceback."""
     from famba_core.training.trainer import NonFiniteLoss
 
     log = StudyPaths(folder).log(name)

@@ -1,21 +1,21 @@
-"""Isolated measurement: the training step of each distinct configuration, alone on a device, one after another."""
+"""Isolated measurements: the training step of each distinct configuration, alone on a device, one after another."""
 
 from __future__ import annotations
 
 import datetime as dt
 import gc
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.executors.base import Measured, MeasureJob
+from sweep.executors.base import Measured
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
 from sweep.schema import MeasureRow
 from sweep.store.study import write_measurement
 from sweep.worker.errors import explain
-from sweep.worker.rows import git_commit, planned_columns
+from sweep.worker.rows import git_commit, trial_columns
 from sweep.worker.trial import new_trainer
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ BUDGET_S = 0.6  # of timed steps, for each measurement; at least five steps are 
 WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first makes the optimizer's state, compiles kernels, captures graphs
 
 
-def measure_all(job: MeasureJob, folder: Path) -> Generator[Measured, None, None]:
-    """Take the measurements of a job in its order and store each in the study `folder`; yields them as they end.
+def measure_all(trials: Sequence[Trial], folder: Path) -> Generator[Measured, None, None]:
+    """Measure the trials' steps in this order and store each in the study `folder`. Yields each as it ends.
 
-    One that fails is not stored, and the others go on.
+    A measurement that fails is not stored, and the others go on.
     """
-    for trial in job.trials:
+    for trial in trials:
         name, error = measure_id(trial), None
         try:
             write_measurement(folder, measure(trial))
@@ -40,7 +40,7 @@ def measure_all(job: MeasureJob, folder: Path) -> Generator[Measured, None, None
 
 
 def measure(trial: Trial) -> MeasureRow:
-    """Time the trial's training step and measure its memory, here and now."""
+    """Measure time and memory of the trial's training step, in this process."""
     import torch
 
     from famba_core.cost.measure import measure_step, mib, peak_tensor_bytes, tensors_of
@@ -65,7 +65,7 @@ def measure(trial: Trial) -> MeasureRow:
     else:
         training.optimizer.zero_grad(set_to_none=True)
         peak_bytes = peak_tensor_bytes(step, tensors_of(training.state_dict()))
-    planned = planned_columns(trial)
+    planned = trial_columns(trial)
     return MeasureRow(
         measure_id=measure_id(trial),
         **{field.name: planned[field.name] for field in fields(MeasureRow) if field.name in planned},

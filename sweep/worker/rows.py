@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a job knows and measures -> the rows that are stored."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.fusion.schedule import tokens_per_layer
+from sweep.executors.base import TrainJob
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
 
@@ -22,34 +23,39 @@ if TYPE_CHECKING:
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
 
 
-def failed_row(trial: Trial, attempt: int, error: str) -> ResultRow:
-    """The row of an attempt whose worker could not write one."""
+def failed_row(job: TrainJob, error: str) -> ResultRow:
+    """Return the row of an attempt whose worker could not write one."""
+    finished_at = dt.datetime.now(dt.UTC)
     return ResultRow(
-        **planned_columns(trial),
-        attempt=attempt,
-        status="failed",
-        error=error,
-        git_commit=git_commit(),
-        finished_at=dt.datetime.now(dt.UTC),
+        **planned_columns(job), status="failed", error=error, git_commit=git_commit(), finished_at=finished_at
     )
 
 
-def planned_columns(trial: Trial) -> dict[str, Any]:
-    """The columns that are known before a trial runs."""
+def planned_columns(job: TrainJob) -> dict[str, Any]:
+    """Return the columns of a ResultRow that are known before the job runs."""
+    return trial_columns(job.trial) | {
+        "trial_id": job.job_id,
+        "attempt": job.attempt,
+        "strategy": job.labels.strategy,
+        "start_layer": job.labels.start_layer,
+        "stop_layer": job.labels.stop_layer,
+        "r": job.labels.r,
+        "suggestion": job.suggestion,
+        "cpus_per_trial": job.resources.cpus,
+        "gpus_per_trial": job.resources.gpus,
+    }
+
+
+def trial_columns(trial: Trial) -> dict[str, Any]:
+    """Return the columns that a trial defines, whatever its labels and attempt."""
     model, fusion, train = trial.model, trial.fusion, trial.train
-    assert fusion.schedule is not None, "a planned trial knows its schedule"
     return {
         "study": trial.study,
         "profile": trial.profile,
-        "trial_id": trial.trial_id,
         "backbone": model.backbone,
         "image_size": model.image_size,
         "patch_size": model.patch,
         "cls_position": model.cls_position,
-        "strategy": fusion.strategy,
-        "start_layer": fusion.start_layer,
-        "stop_layer": fusion.stop_layer,
-        "r": fusion.r,
         "order": fusion.order,
         "weighting": fusion.weighting,
         "schedule": fusion.schedule,
@@ -63,7 +69,6 @@ def planned_columns(trial: Trial) -> dict[str, Any]:
         "seed": train.seed,
         "cpus_per_trial": trial.cpus_per_trial,
         "gpus_per_trial": trial.gpus_per_trial,
-        "suggestion": trial.suggestion,
     }
 
 
@@ -95,15 +100,16 @@ def columns_of_result(result: TrainResult, epochs: int, isolated: Mapping[Any, A
     }
 
 
-def epoch_row(trial: Trial, attempt: int, metrics: EpochMetrics) -> EpochRow:
+def epoch_row(job: TrainJob, metrics: EpochMetrics) -> EpochRow:
+    """Return the row of the learning curve for one epoch."""
     columns = asdict(metrics)
     columns.pop("epochs")
-    return EpochRow(study=trial.study, trial_id=trial.trial_id, attempt=attempt, **columns)
+    return EpochRow(study=job.trial.study, trial_id=job.job_id, attempt=job.attempt, **columns)
 
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the source that runs, if it runs from a checkout."""
+    """Return the commit of the running source, or None if it does not run from a checkout."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code
         return None

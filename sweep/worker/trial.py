@@ -1,4 +1,4 @@
-"""Trial -> trained epochs and a stored row."""
+"""Trains a trial from its checkpoint, and stores its row."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from famba_core.config import ConfigError, FusionConfig
+from famba_core.config import ConfigError
+from sweep.executors.base import TrainJob
 from sweep.plan.identity import measure_id, rung_group
 from sweep.plan.model import Trial
 from sweep.schema import ResultRow
@@ -25,84 +26,109 @@ from sweep.worker.rows import columns_of_epochs, columns_of_result, epoch_row, g
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics, Trainer
 
+MakeTrainer = Callable[[Trial, Path], "Trainer"]  # of a trial and its checkpoint's folder
+
 
 def run_trial(
-    trial: Trial,
-    attempt: int,
-    folder: Path,
-    trainer_of: Callable[[Trial, Path], Trainer] | None = None,
+    job: TrainJob, folder: Path, make_trainer: MakeTrainer | None = None
 ) -> Generator[EpochMetrics, None, ResultRow]:
     """Train a trial, from its checkpoint if there is one, and store its row in the study `folder`.
 
-    Yields the epochs as they end; returns the row, which is stored by then. Whatever goes wrong in training makes a
-    failed row. An interrupt, and closing the generator, leave the checkpoint and no row. The row's step time and memory
-    are those of the isolated measurement, if one is stored.
+    Yields the epochs as they end; returns the stored row. Any error in training makes a failed row. An interrupt, and
+    closing the generator, leave the checkpoint and no row. The row's step time and memory come from the isolated
+    measurement, if one is stored.
 
     Args:
-        trainer_of: makes the trainer of a trial with its checkpoint's folder; None trains for real.
+        make_trainer: returns the trial's trainer; None trains for real.
 
-    Raises OutOfMemory, because the trial may fit alone, and OSError where the folder is full or the row cannot be
-    stored.
+    Raises OutOfMemory, because the trial may fit alone, and OSError if the folder is full or the row cannot be stored.
     """
-    import torch  # here, because the process that drives the workers needs none of it
-
-    from famba_core.training.trainer import NonFiniteLoss
-
-    checkpoint = StudyPaths(folder).checkpoint(trial.trial_id)
-    progress = TrialProgress.read(checkpoint)
-    driver = read_last_holder_token(folder)
-    if progress is None or progress.attempt != attempt:
-        progress = TrialProgress.begin(attempt, trial.train.epochs, driver)
-    progress = replace(progress, driver=driver, suggestion=trial.suggestion)
-    progress.write(checkpoint)
-    isolated = read_measurement(folder, measure_id(trial))
-    start = time.perf_counter() - progress.wall_time_s
-    trainer = result = error = None
-    stopped = retriable = False
+    attempt = _Attempt(job, folder)
+    error, retriable, result = None, False, None
     try:
-        trainer = (trainer_of or _resumed_trainer)(trial, checkpoint)
-        stopped = _stops_early(trial, trainer, folder)  # where an earlier worker died before it could say so
+        trainer = attempt.trainer = (make_trainer or _resumed_trainer)(job.trial, attempt.checkpoint)
+        stopped = attempt.stops_early()  # if an earlier worker died before it could store the row
         if not stopped:
             for metrics in trainer:
-                replace(progress, epoch=metrics.epoch, wall_time_s=time.perf_counter() - start).write(checkpoint)
+                attempt.save_progress(metrics.epoch)
                 yield metrics
-                if stopped := _stops_early(trial, trainer, folder):
+                if stopped := attempt.stops_early():
                     break
         result = None if stopped else trainer.result()
     except Exception as exception:
+        from famba_core.training.trainer import NonFiniteLoss
+
         if isinstance(exception, OSError) and exception.errno in FOLDER_ERRORS:
             raise
-        error = explain(exception, trial, folder, f"{trial.trial_id}.{attempt}")
+        error = explain(exception, job.trial, folder, f"{job.job_id}.{job.attempt}")
         if is_out_of_memory(exception):
             raise OutOfMemory(error) from exception
         retriable = not isinstance(exception, NonFiniteLoss)  # from the last good epoch; this one would come again
-    history = trainer.history if trainer else ()
-    row = ResultRow(
-        **planned_columns(trial),
-        attempt=attempt,
-        status="failed" if error else "pruned" if stopped else "completed",
-        error=error,
-        **columns_of_epochs(history),
-        **(columns_of_result(result, trial.train.epochs, isolated) if result else {}),
-        wall_time_s=time.perf_counter() - start,
-        torch_version=torch.__version__,
-        git_commit=git_commit(),
-        started_at=dt.datetime.fromisoformat(progress.started_at),
-        finished_at=dt.datetime.now(dt.UTC),
-    )
-    write_result(folder, row, [epoch_row(trial, attempt, metrics) for metrics in history])
+    isolated = read_measurement(folder, measure_id(job.trial))
+    status = "failed" if error else "completed" if result else "pruned"
+    columns = columns_of_result(result, job.trial.train.epochs, isolated) if result else {}
+    row = attempt.row(status=status, error=error, **columns)
+    write_result(folder, row, [epoch_row(job, metrics) for metrics in attempt.history])
     if not retriable:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.rmtree(attempt.checkpoint, ignore_errors=True)
     return row
 
 
+class _Attempt:
+    """An attempt that a worker runs: its progress, its checkpoint and its row."""
+
+    def __init__(self, job: TrainJob, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        self.checkpoint = StudyPaths(folder).checkpoint(job.job_id)
+        self.trainer: Trainer | None = None
+        progress, driver = TrialProgress.read(self.checkpoint), read_last_holder_token(folder)
+        if progress is None or progress.attempt != job.attempt:
+            progress = TrialProgress.begin(job.attempt, job.trial.train.epochs, driver)
+        self._progress = replace(progress, driver=driver, suggestion=job.suggestion)
+        self._progress.write(self.checkpoint)
+        self._start = time.perf_counter() - self._progress.wall_time_s
+
+    @property
+    def history(self) -> tuple[EpochMetrics, ...]:
+        return self.trainer.history if self.trainer else ()
+
+    def save_progress(self, epoch: int) -> None:
+        replace(self._progress, epoch=epoch, wall_time_s=self._wall_time_s()).write(self.checkpoint)
+
+    def stops_early(self) -> bool:
+        """True if other trials did better after as many epochs. A trial at its last epoch is never stopped."""
+        trial, history = self.job.trial, self.history
+        if trial.early_stop is None or not history or history[-1].epoch == trial.train.epochs:
+            return False
+        best = max(metrics.top1_pct for metrics in history)
+        group, epoch = rung_group(trial), history[-1].epoch
+        return not goes_on(self.folder, group, trial.trial_id, epoch, best, trial.early_stop)
+
+    def row(self, **columns: Any) -> ResultRow:
+        import torch  # the driver imports this module and does without torch
+
+        return ResultRow(
+            **planned_columns(self.job),
+            **columns_of_epochs(self.history),
+            **columns,
+            wall_time_s=self._wall_time_s(),
+            torch_version=torch.__version__,
+            git_commit=git_commit(),
+            started_at=dt.datetime.fromisoformat(self._progress.started_at),
+            finished_at=dt.datetime.now(dt.UTC),
+        )
+
+    def _wall_time_s(self) -> float:
+        return time.perf_counter() - self._start
+
+
 def new_trainer(trial: Trial, checkpoint: Path | None) -> Trainer:
-    """What trains the trial, from the state in the folder `checkpoint` if there is one."""
+    """Return the trial's trainer, in the state of the folder `checkpoint` if there is one."""
     from famba_core.training.trainer import Trainer
 
     return Trainer(
         model=trial.model,
-        fusion=_without_labels(trial.fusion),
+        fusion=trial.fusion,
         data=trial.data,
         augment=trial.augment,
         train=trial.train,
@@ -113,7 +139,7 @@ def new_trainer(trial: Trial, checkpoint: Path | None) -> Trainer:
 
 
 def _resumed_trainer(trial: Trial, checkpoint: Path) -> Trainer:
-    """The trial's trainer, at its checkpoint, or at the start where that is of another run."""
+    """Return the trial's trainer at its checkpoint, or at the start if the checkpoint belongs to another run."""
     from famba_core.training.trainer import CHECKPOINT
 
     try:
@@ -123,17 +149,3 @@ def _resumed_trainer(trial: Trial, checkpoint: Path) -> Trainer:
             raise
         (checkpoint / CHECKPOINT).unlink()  # the folder is this trial's own: an older version of the program wrote it
         return new_trainer(trial, checkpoint)
-
-
-def _stops_early(trial: Trial, trainer: Trainer, folder: Path) -> bool:
-    """Whether others did better with as many epochs of the same training. A trial at its end is not stopped."""
-    history = trainer.history
-    if trial.early_stop is None or not history or history[-1].epoch == trial.train.epochs:
-        return False
-    best = max(metrics.top1_pct for metrics in history)
-    return not goes_on(folder, rung_group(trial), trial.trial_id, history[-1].epoch, best, trial.early_stop)
-
-
-def _without_labels(fusion: FusionConfig) -> FusionConfig:
-    """What runs. A checkpoint must still fit after another case of the grid has lent its labels to the trial."""
-    return FusionConfig(schedule=fusion.schedule, order=fusion.order, weighting=fusion.weighting)

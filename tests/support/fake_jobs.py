@@ -10,19 +10,27 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.executors.base import Event, Executor, Finished, Lost
+from sweep.executors.base import Event, Executor, Finished, Lost, ResourceRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeJob:
     """What an executor looks at in a job, and how long it takes."""
 
-    trial_id: str
-    cpus_per_trial: int = 1
-    gpus_per_trial: float = 0.0
+    job_id: str
+    cpus: int = 1
+    gpus: float = 0.0
     accelerator_type: str | None = None
     seconds: float = 0.0
     until: str = ""  # a file in the study's folder; it waits for it
+
+    @property
+    def resources(self) -> ResourceRequest:
+        return ResourceRequest(cpus=self.cpus, gpus=self.gpus, accelerator_type=self.accelerator_type)
+
+
+def largest(jobs: Iterable[FakeJob]) -> ResourceRequest:
+    return ResourceRequest.largest(job.resources for job in jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,7 @@ class Step:
     gpus: tuple[str, ...]
 
 
-def run_fake(job: FakeJob, attempt: int, folder: Path) -> Generator[Step, None, Finished]:
+def run_fake(job: FakeJob, folder: Path) -> Generator[Step, None, Finished]:
     import ray
 
     context = ray.get_runtime_context()
@@ -41,27 +49,27 @@ def run_fake(job: FakeJob, attempt: int, folder: Path) -> Generator[Step, None, 
     time.sleep(job.seconds)
     while job.until and not (folder / job.until).exists():
         time.sleep(0.05)
-    return Finished(trial_id=job.trial_id, status="completed", error=None)
+    return Finished(job_id=job.job_id, status="completed", error=None)
 
 
-def run_at_once(job: FakeJob, attempt: int, folder: Path) -> Generator[int, None, Finished]:
-    yield attempt
-    return Finished(trial_id=job.trial_id, status="completed", error=None)
+def run_at_once(job: FakeJob, folder: Path) -> Generator[int, None, Finished]:
+    yield 1
+    return Finished(job_id=job.job_id, status="completed", error=None)
 
 
-def run_faulty(job: FakeJob, attempt: int, folder: Path) -> Generator[int, None, Finished | Lost]:
+def run_faulty(job: FakeJob, folder: Path) -> Generator[int, None, Finished | Lost]:
     """Yields once; what follows is the fault that the job is called by."""
-    yield attempt
-    match job.trial_id:
+    yield 1
+    match job.job_id:
         case "hangs":  # in C code, without a chance for another thread of Python
             ctypes.PyDLL(None).sleep(1000)
         case "raises":
             raise RuntimeError("not a result")
         case "needs more memory":
-            return Lost(trial_id=job.trial_id, reason="no room for a batch", out_of_memory=True)
+            return Lost(job_id=job.job_id, reason="no room for a batch", out_of_memory=True)
         case "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-    return Finished(trial_id=job.trial_id, status="completed", error=None)
+    return Finished(job_id=job.job_id, status="completed", error=None)
 
 
 def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: float = 120) -> list[Event]:
@@ -76,5 +84,5 @@ def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: fl
 
 def ended(jobs: Iterable[FakeJob]) -> Callable[[list[Event]], bool]:
     """Whether all of these have ended."""
-    ids = {job.trial_id for job in jobs}
-    return lambda events: ids <= {event.trial_id for event in events if isinstance(event, Finished | Lost)}
+    ids = {job.job_id for job in jobs}
+    return lambda events: ids <= {event.job_id for event in events if isinstance(event, Finished | Lost)}

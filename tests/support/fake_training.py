@@ -17,11 +17,12 @@ from typing import Any
 
 import famba_core.training.trainer
 import sweep.worker.measure
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.training.trainer import EpochMetrics, NonFiniteLoss, TrainResult
+from sweep.executors.base import ResourceRequest, TrainJob
 from sweep.executors.local import LocalExecutor
 from sweep.plan.identity import measure_id
-from sweep.plan.model import Plan, Trial
+from sweep.plan.model import Case, Plan, Trial
 from sweep.run.listeners.screen import Screen
 from sweep.run.runner import RunSummary, run_plan
 from sweep.schema import MeasureRow
@@ -41,7 +42,7 @@ class FakeTrainer:
 
     epoch_s = 0.0
 
-    def __init__(self, *, fusion: FusionConfig, train: TrainConfig, checkpoint: Path, **rest: Any) -> None:
+    def __init__(self, *, fusion: FusionSchedule, train: TrainConfig, checkpoint: Path, **rest: Any) -> None:
         self.arguments = {"fusion": fusion, "train": train, **rest}
         self.train = train
         self.file = checkpoint / "last.pt"
@@ -92,7 +93,7 @@ def fake_measure(log: Path, *, pause_s: float = 0.0) -> Callable[[Trial], Measur
             profile=trial.profile,
             measure_id=measure_id(trial),
             backbone=trial.model.backbone,
-            schedule=trial.fusion.schedule or (),
+            schedule=trial.fusion.schedule,
             order=trial.fusion.order,
             weighting=trial.fusion.weighting,
             dataset=trial.data.dataset,
@@ -149,7 +150,7 @@ def fake_trial(seed: int, *, epochs: int = 3, cpus: int = 1, gpus: float = 0) ->
         study="study",
         profile="laptop",
         model=ModelConfig(backbone="vim_nano", image_size=32, num_classes=10),
-        fusion=FusionConfig(strategy="upper", start_layer=13, r=1, schedule=SCHEDULE),
+        fusion=FusionSchedule(schedule=SCHEDULE),
         data=DataConfig(dataset="digits", train_images=64),
         augment=AugmentConfig(),
         train=TrainConfig(epochs=epochs, warmup_epochs=0, batch_size=32, seed=seed),
@@ -158,9 +159,36 @@ def fake_trial(seed: int, *, epochs: int = 3, cpus: int = 1, gpus: float = 0) ->
     )
 
 
+LABELS = FusionConfig(strategy="upper", start_layer=13, r=1)  # of SCHEDULE
+
+
+def job_of(trial: Trial, attempt: int = 1, labels: FusionConfig = LABELS, suggestion: int | None = None) -> TrainJob:
+    resources = ResourceRequest.of_trial(trial)
+    return TrainJob(trial=trial, attempt=attempt, labels=labels, suggestion=suggestion, resources=resources)
+
+
+def resources_of(*trials: Trial) -> ResourceRequest:
+    return ResourceRequest.largest(map(ResourceRequest.of_trial, trials))
+
+
 def plan_of(*trials: Trial) -> Plan:
+    cases = [
+        Case(
+            backbone=trial.model.backbone,
+            seed=trial.train.seed,
+            baseline=False,
+            trial_id=trial.trial_id,
+            **vars(LABELS),
+        )
+        for trial in trials
+    ]
     return Plan(
-        study="study", profile="laptop", paper_table=None, objectives={"top1_best_pct": "max"}, trials=trials, cases=()
+        study="study",
+        profile="laptop",
+        paper_table=None,
+        objectives={"top1_best_pct": "max"},
+        trials=trials,
+        cases=tuple(cases),
     )
 
 
@@ -169,7 +197,7 @@ def screen_of(plan: Plan) -> Screen:
 
 
 def run_in_process(plan: Plan, folder: Path, **options: Any) -> RunSummary:
-    return run_plan(plan, folder, partial(LocalExecutor, run=run_job), screen=screen_of(plan), **options)
+    return run_plan(plan, folder, partial(LocalExecutor, run=run_job), listeners=[screen_of(plan)], **options)
 
 
 def starts(folder: Path) -> list[str]:

@@ -22,10 +22,10 @@ from typing import Any
 from fake_training import FakeTrainer, fake_trial, plan_of, screen_of, starts
 
 from sweep.errors import UserError
-from sweep.executors.base import Finished, Job, Lost
+from sweep.executors.base import ExecutorFactory, Finished, Job, Lost
 from sweep.grid.resources import Pool
 from sweep.plan.model import Plan, Trial
-from sweep.run.runner import ExecutorFactory, RunSummary, run_plan
+from sweep.run.runner import RunSummary, run_plan
 from sweep.store.study import read_rows
 from sweep.worker.job import run_job
 
@@ -61,13 +61,13 @@ class FaultyTrainer(FakeTrainer):
             torch.empty(TOO_MANY_BYTES, dtype=torch.uint8)
 
 
-def faulty_job(job: Job, attempt: int, folder: Path) -> Generator[Any, None, Finished | Lost]:
+def faulty_job(job: Job, folder: Path) -> Generator[Any, None, Finished | Lost]:
     """`run_job` with that trainer, and no measuring. Importable, for Ray's workers."""
     FakeTrainer.epoch_s = float(os.environ.get("FAULT_EPOCH_S", "0"))
-    return (yield from run_job(job, attempt, folder, trainer_of=trainer_of))
+    return (yield from run_job(job, folder, make_trainer))
 
 
-def trainer_of(trial: Trial, checkpoint: Path) -> Any:
+def make_trainer(trial: Trial, checkpoint: Path) -> Any:
     return FaultyTrainer(fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
 
 
@@ -85,7 +85,7 @@ def run(folder: Path, plan: Plan | None = None, executor: str | ExecutorFactory 
     plan = plan or study()
     factory = executor_factory(executor) if isinstance(executor, str) else executor
     with unittest.mock.patch("sweep.run.loop.measure_first"):  # made-up epochs have nothing to measure
-        return run_plan(plan, folder, factory, screen=screen_of(plan), **options)
+        return run_plan(plan, folder, factory, listeners=[screen_of(plan)], **options)
 
 
 def stored(folder: Path) -> dict[str, bytes]:

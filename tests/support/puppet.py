@@ -7,51 +7,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweep.executors.base import Event, Finished, Lost, MeasureJob, Started
-from sweep.plan.model import Trial
+from sweep.executors.base import Event, Finished, Lost, Started, TrainJob
 from sweep.store.study import write_result
 from sweep.worker.rows import failed_row
 
 
 class Puppet:
-    """An executor whose every poll asks `act` for the events; it records what runs beside what."""
+    """An executor whose every poll asks `act` for the events; it records what runs concurrently."""
 
     gpu_memory_mib: float | None = None
 
     def __init__(self, act: Callable[[Puppet], list[Event]], *, capacity: int = 2) -> None:
         self.act, self.capacity = act, capacity
-        self.running: dict[str, tuple[Trial, int]] = {}
-        self.submitted: list[Trial] = []
+        self.running: dict[str, TrainJob] = {}
+        self.submitted: list[TrainJob] = []
         self.beside: list[set[str]] = []
         self.waiting: list[str] = []
 
-    def __call__(self, folder: Path, trials: object) -> Puppet:
+    def __call__(self, folder: Path, resources: object) -> Puppet:
         self.folder = folder
         return self
 
-    def submit(self, job: Trial, attempt: int) -> None:
-        assert not isinstance(job, MeasureJob)
-        self.running[job.trial_id] = job, attempt
+    def submit(self, job: TrainJob) -> None:
+        assert isinstance(job, TrainJob)
+        self.running[job.job_id] = job
         self.submitted.append(job)
-        self.waiting.append(job.trial_id)
+        self.waiting.append(job.job_id)
         self.beside.append(set(self.running))
 
     def poll(self, timeout_s: float) -> list[Event]:
         begun, self.waiting = self.waiting, []
-        return [*(Started(trial_id=trial_id) for trial_id in begun), *self.act(self)]
+        return [*(Started(job_id=job_id) for job_id in begun), *self.act(self)]
 
-    def stop(self, trial_id: str) -> None: ...
+    def stop(self, job_id: str) -> None: ...
 
     def close(self) -> None: ...
 
-    def complete(self, trial_id: str) -> Finished:
-        trial, attempt = self.running.pop(trial_id)
-        write_result(self.folder, replace(failed_row(trial, attempt, ""), status="completed", error=None), ())
-        return Finished(trial_id=trial_id, status="completed", error=None)
+    def complete(self, job_id: str) -> Finished:
+        job = self.running.pop(job_id)
+        write_result(self.folder, replace(failed_row(job, ""), status="completed", error=None), ())
+        return Finished(job_id=job_id, status="completed", error=None)
 
-    def lose(self, trial_id: str, **how: Any) -> Lost:
-        del self.running[trial_id]
-        return Lost(trial_id=trial_id, reason="it was lost", **how)
+    def lose(self, job_id: str, **how: Any) -> Lost:
+        del self.running[job_id]
+        return Lost(job_id=job_id, reason="it was lost", **how)
 
 
 def complete_first(puppet: Puppet) -> list[Event]:

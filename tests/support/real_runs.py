@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fake_training import fake_trial, plan_of
 
-from famba_core.config import FusionConfig, ModelConfig
+from famba_core.config import FusionSchedule, ModelConfig
 from sweep.executors.base import Event, Measured, Progress
 from sweep.plan.model import Plan
 
@@ -21,7 +21,7 @@ def real_plan(epochs: int) -> Plan:
                 fake_trial(seed, epochs=epochs),
                 trial_id=f"real-seed{seed}",
                 model=ModelConfig(backbone="vim_nano", image_size=8, num_classes=10),
-                fusion=FusionConfig(schedule=(0,) * 22 + (1, 1)),
+                fusion=FusionSchedule(schedule=(0,) * 22 + (1, 1)),
             )
             for seed in (0, 1)
         )

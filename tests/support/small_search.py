@@ -14,7 +14,7 @@ from fake_training import fake_trial
 
 from sweep.grid.search import Sampler, Search
 from sweep.plan.model import Case, Plan, Trial
-from sweep.search.optuna_search import OptunaSearch
+from sweep.search.optuna_search import OptunaSearch, Suggestion
 
 OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
 SAMPLERS: tuple[Sampler, ...] = ("tpe", "nsga2", "random")
@@ -48,8 +48,9 @@ def small_plan(sampler: Sampler = "tpe", **fields: Any) -> Plan:
     return plan_of_cases(cases, sampler, **fields)
 
 
-def row_of(trial: Trial, status: str = "completed", **columns: Any) -> dict[str, Any]:
-    """Numbers that depend on the trial alone, as columns of a stored row."""
+def row_of(of: Trial | Suggestion, status: str = "completed", **columns: Any) -> dict[str, Any]:
+    """Return numbers that depend on the trial alone, as columns of a stored row."""
+    trial, number = of if isinstance(of, Suggestion) else (of, None)
     rng = random.Random(trial.trial_id)
     time = rng.uniform(100, 200)
     measured = {
@@ -61,16 +62,24 @@ def row_of(trial: Trial, status: str = "completed", **columns: Any) -> dict[str,
         "epochs": 3,
         "last_epoch": 3,
     }
-    return {"trial_id": trial.trial_id, "suggestion": trial.suggestion, "status": status} | measured | columns
+    return {"trial_id": trial.trial_id, "suggestion": number, "status": status} | measured | columns
 
 
-def suggestions(search: OptunaSearch, n: int, end: Callable[[Trial], dict[str, Any]] = row_of) -> list[Trial]:
+def suggestions(search: OptunaSearch, n: int, end: Callable[[Suggestion], dict[str, Any]] = row_of) -> list[Suggestion]:
     """What one worker would be given, one after the other."""
-    found = []
-    while len(found) < n and (trial := search.suggest(())):
-        found.append(trial)
-        search.tell(end(trial))
+    found: list[Suggestion] = []
+    while len(found) < n and (suggestion := search.suggest({})):
+        found.append(suggestion)
+        search.tell(end(suggestion))
     return found
+
+
+def ids(found: Sequence[Suggestion]) -> list[str]:
+    return [suggestion.trial.trial_id for suggestion in found]
+
+
+def numbers(running: Sequence[Suggestion]) -> dict[str, int]:
+    return {suggestion.trial.trial_id: suggestion.number for suggestion in running}
 
 
 def spy_on_studies(monkeypatch: pytest.MonkeyPatch) -> list[list[optuna.trial.FrozenTrial]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.fusion.schedule import fusing_layers, spread, tokens_per_layer
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.paper.published import paper_table
@@ -32,9 +32,9 @@ def table_plan(number: int, seeds: Sequence[int] = (0,)) -> Plan:
                 "stop_layer": 19 if strategy == "lower" else None,
                 "r": line["r"] if strategy != "none" else None,
             }
-            layers = fusing_layers(FusionConfig(**labels))
+            layers = fusing_layers(FusionConfig(**labels), 24)
             total = round(len(layers) * int(line["r"]) * 64 / 196)
-            trial = _trial(SMALL[line["backbone"]], seed, labels, spread(total, layers) if layers else (0,) * 24)
+            trial = _trial(SMALL[line["backbone"]], seed, labels, spread(total, layers, 24) if layers else (0,) * 24)
             trials.setdefault(trial.trial_id, trial)
             cases.append(
                 Case(
@@ -67,13 +67,15 @@ def results(plan: Plan) -> list[ResultRow]:
     rng = np.random.default_rng(2024)
     rows = []
     for trial in plan.trials:
-        line = published[trial.model.backbone, *_key(vars(trial.fusion))]
+        labels = vars(plan.first_cases[trial.trial_id].labels)
+        line = published[trial.model.backbone, *_key(labels)]
         noise = 1 + 0.01 * rng.standard_normal(5)
         best = float(min(99.0, line["top1_pct"] * 1.25 * noise[0]))
         started_at = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
         rows.append(
             result(
                 trial,
+                labels=plan.first_cases[trial.trial_id].labels,
                 top1_best_pct=best,
                 top1_pct=best - 0.6,
                 top1_ema_pct=best - 0.2,
@@ -87,19 +89,26 @@ def results(plan: Plan) -> list[ResultRow]:
     return rows
 
 
-def result(trial: Trial, *, attempt: int = 1, status: str = "completed", **measured: Any) -> ResultRow:
+def result(
+    trial: Trial,
+    *,
+    attempt: int = 1,
+    status: str = "completed",
+    labels: FusionConfig = FusionConfig(strategy="upper", start_layer=13, r=1),  # noqa: B008 - frozen
+    **measured: Any,
+) -> ResultRow:
     """A row of a trial as a worker writes it."""
-    fusion, schedule = trial.fusion, trial.fusion.schedule or ()
+    fusion, schedule = trial.fusion, trial.fusion.schedule
     return ResultRow(
         study=trial.study,
         trial_id=trial.trial_id,
         attempt=attempt,
         status=status,
         backbone=trial.model.backbone,
-        strategy=fusion.strategy,
-        start_layer=fusion.start_layer,
-        stop_layer=fusion.stop_layer,
-        r=fusion.r,
+        strategy=labels.strategy,
+        start_layer=labels.start_layer,
+        stop_layer=labels.stop_layer,
+        r=labels.r,
         order=fusion.order,
         weighting=fusion.weighting,
         schedule=schedule,
@@ -161,7 +170,7 @@ def _trial(backbone: str, seed: int, labels: dict[str, Any], schedule: tuple[int
         study="synthetic",
         profile="laptop",
         model=ModelConfig(backbone=backbone, image_size=32, num_classes=10),
-        fusion=FusionConfig(**labels, schedule=schedule),
+        fusion=FusionSchedule(schedule=schedule),
         data=DataConfig(dataset="digits"),
         augment=AugmentConfig(),
         train=TrainConfig(epochs=20, batch_size=64, seed=seed),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from famba_core.config import FusionConfig, ModelConfig, Order
+from famba_core.config import FusionConfig, FusionSchedule, ModelConfig, Order
 from famba_core.fusion.matching import Match, Merge, match, merge_tokens, shares
-from famba_core.fusion.schedule import token_schedule
+from famba_core.fusion.schedule import resolve
 from famba_core.models.vim.fused_block import BlockWeights, fused_block
 from famba_core.models.vim.mixer import BiMambaMixer, bias_of
 from famba_core.ops.kernels import Kernels
@@ -82,14 +82,13 @@ class Block(nn.Module):
 
 
 class Vim(nn.Module):
-    """A Vision Mamba classifier whose layers remove tokens as `schedule` says. Parameters have the official names."""
+    """A Vision Mamba classifier whose layers remove `fusion.schedule` tokens; parameters have the official names."""
 
-    def __init__(self, config: ModelConfig, fusion: FusionConfig, backend: str = "auto"):
+    def __init__(self, config: ModelConfig, fusion: FusionSchedule, backend: str = "auto"):
         super().__init__()
         sizes = config.sizes
         self.config, self.fusion = config, fusion
         self.recompute = False  # keep only each layer's residual for backward, and compute the rest again
-        self.schedule = token_schedule(fusion, sizes.depth, config.num_tokens)
         self.class_position = config.num_patches // 2 if config.cls_position == "middle" else 0
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, sizes.width))
@@ -131,7 +130,7 @@ class Vim(nn.Module):
         class_index = torch.full((batch,), at, device=images.device)
         sizes = torch.ones(residual.shape[:2], device=images.device)
 
-        for block, r in zip(self.blocks, self.schedule, strict=True):
+        for block, r in zip(self.blocks, self.fusion.schedule, strict=True):
             merge = None
             if r > 0:
                 matched = block.match(residual, r, class_index, self.fusion.order)
@@ -144,7 +143,7 @@ class Vim(nn.Module):
         return self.head(self.norm_f(residual[rows, class_index]))
 
 
-def build_model(config: ModelConfig, fusion: FusionConfig | None = None, backend: str = "auto") -> Vim:
+def build_model(config: ModelConfig, fusion: FusionConfig | FusionSchedule | None = None, backend: str = "auto") -> Vim:
     """A freshly initialised model from torch's global generator, on the CPU, in float32.
 
     backend: the name of a registered backend; "auto" takes the fastest one where the model runs.
@@ -152,4 +151,4 @@ def build_model(config: ModelConfig, fusion: FusionConfig | None = None, backend
     Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
     """
     check_backend(backend)
-    return Vim(config, fusion or FusionConfig(), backend)
+    return Vim(config, resolve(fusion or FusionConfig(), config.token_grid), backend)

@@ -10,14 +10,13 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sweep.errors import UserError
-from sweep.executors.base import Event, Job, RunJob
+from sweep.executors.base import Event, Job, ResourceRequest, RunJob
 from sweep.executors.ray_tune.node_check import FolderProbe
-from sweep.executors.ray_tune.nodes import ClusterCapacity, ResourceRequest
+from sweep.executors.ray_tune.nodes import ClusterCapacity
 from sweep.executors.ray_tune.process import Start, no_start, stopped
 from sweep.executors.ray_tune.scratch import Scratch
 from sweep.store.errors import as_user_error
@@ -40,7 +39,7 @@ class RayExecutor:
     and cannot run them: it gets none.
 
     Args:
-        jobs: what will be submitted takes as much as the largest of these, or less.
+        resources: what the largest job takes.
         run: what a worker does for a job: a function that it can import.
         reuse_workers: one worker runs many jobs. It keeps what they leave in its memory, so this is for simulations.
     """
@@ -48,7 +47,7 @@ class RayExecutor:
     def __init__(
         self,
         folder: Path,
-        jobs: Sequence[Job],
+        resources: ResourceRequest,
         *,
         run: RunJob,
         address: str | None = None,
@@ -71,7 +70,7 @@ class RayExecutor:
                     self._mark = FolderProbe.leave(self._folder)
             start = Start(
                 address=address,
-                need=ResourceRequest.of(jobs),
+                need=resources,
                 mark=self._mark,
                 scratch=self._scratch.folder,
                 run=run,
@@ -100,11 +99,11 @@ class RayExecutor:
     def gpu_memory_mib(self) -> float | None:
         return self._room.gpu_memory_mib
 
-    def submit(self, job: Job, attempt: int) -> None:
-        self._send({"job": job, "attempt": attempt, "folder": self._folder})
+    def submit(self, job: Job) -> None:
+        self._send({"job": job, "folder": self._folder})
 
-    def stop(self, trial_id: str) -> None:
-        self._send(trial_id)
+    def stop(self, job_id: str) -> None:
+        self._send(job_id)
 
     def poll(self, timeout_s: float) -> list[Event]:
         events: list[Event] = []

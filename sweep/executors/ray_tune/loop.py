@@ -15,11 +15,11 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from sweep.executors.base import Event, Job, Lost, Progress, RunJob, Started
+from sweep.executors.base import Event, Job, Lost, Progress, ResourceRequest, RunJob, Started
 from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.nodes import NodePool
 
-# Of configs {"job", "attempt", "folder"}, ids of jobs to stop, and None at the end.
+# Of configs {"job", "folder"}, ids of jobs to stop, and None at the end.
 Submissions = queue.SimpleQueue
 Send = Callable[[Event], None]
 
@@ -49,7 +49,7 @@ def run_tune(
     live = _Live()
 
     def train(config: dict[str, Any]) -> None:
-        _work(run, mark, config["job"], config["attempt"], config["folder"])
+        _work(run, mark, config["job"], config["folder"])
 
     # tune.run and not Tuner, which pickles searcher and callbacks to restore them; resume is planned minus stored.
     tune.run(
@@ -66,13 +66,13 @@ def run_tune(
     )
 
 
-def _work(run: RunJob, mark: FolderProbe | None, job: Job, attempt: int, folder: Path) -> None:
+def _work(run: RunJob, mark: FolderProbe | None, job: Job, folder: Path) -> None:
     """Runs in the worker."""
     if mark and (problem := mark.problem()):  # the machine has passed its check, and is at fault since
-        lost = Lost(trial_id=job.trial_id, reason="its machine is left out", machine_left=True)
+        lost = Lost(job_id=job.job_id, reason="its machine is left out", machine_left=True)
         tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
-    steps = run(job, attempt, folder)
+    steps = run(job, folder)
     while True:
         try:
             tune.report({"metrics": next(steps)})
@@ -82,10 +82,10 @@ def _work(run: RunJob, mark: FolderProbe | None, job: Job, attempt: int, folder:
 
 
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    job = config["job"]
-    bundle = {"CPU": job.cpus_per_trial, "GPU": job.gpus_per_trial}
-    if job.accelerator_type:
-        bundle[f"accelerator_type:{job.accelerator_type}"] = 0.001  # Ray's way to ask for a machine that has some
+    resources: ResourceRequest = config["job"].resources
+    bundle = {"CPU": resources.cpus, "GPU": resources.gpus}
+    if resources.accelerator_type:
+        bundle[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # Ray's way to ask for a machine that has some
     return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{"ray.io/node-id": config["machines"]}])
 
 
@@ -161,7 +161,7 @@ class _Stopper(FIFOScheduler):
             ray.kill(worker)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._live.trials[trial.config["job"].trial_id] = trial
+        self._live.trials[trial.config["job"].job_id] = trial
 
 
 class _Reporter(tune.Callback):
@@ -173,11 +173,11 @@ class _Reporter(tune.Callback):
         self._machines = machines
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._send(Started(trial_id=trial.config["job"].trial_id))  # its worker is up
+        self._send(Started(job_id=trial.config["job"].job_id))  # its worker is up
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if "metrics" in result:
-            self._send(Progress(trial_id=trial.config["job"].trial_id, metrics=result["metrics"]))
+            self._send(Progress(job_id=trial.config["job"].job_id, metrics=result["metrics"]))
         if "problem" in result:
             self._machines.leave_out(result["node_id"], result["problem"])
 
@@ -188,7 +188,7 @@ class _Reporter(tune.Callback):
         self._end(trial)
 
     def _end(self, trial: Any) -> None:
-        trial_id, last = trial.config["job"].trial_id, trial.last_result or {}
+        trial_id, last = trial.config["job"].job_id, trial.last_result or {}
         if self._live.trials.get(trial_id) is not trial:
             return  # its job waits anew
         del self._live.trials[trial_id]
@@ -204,15 +204,15 @@ def _error_of(trial: Any) -> str:
 
 def _lost(trial_id: str, stopped: bool, error: str) -> Lost:
     if stopped:
-        return Lost(trial_id=trial_id, reason="stopped")
+        return Lost(job_id=trial_id, reason="stopped")
     if "running low on memory" in error:  # Ray's words; it has an exception for this, of which Tune keeps the text
         reason = "the machine ran out of memory, and Ray ended the worker"
-        return Lost(trial_id=trial_id, reason=reason, out_of_memory=True)
+        return Lost(job_id=trial_id, reason=reason, out_of_memory=True)
     if "actor died" in error:
         left = "its node has died" in error
         return Lost(
-            trial_id=trial_id, reason="its machine left" if left else "its worker process died", machine_left=left
+            job_id=trial_id, reason="its machine left" if left else "its worker process died", machine_left=left
         )
     if "is temporarily unavailable" in error:  # a machine that has just left looks so, until it is missed
-        return Lost(trial_id=trial_id, reason="its worker cannot be reached", machine_left=True)
-    return Lost(trial_id=trial_id, reason=error.splitlines()[-1] if error else "its worker has ended without a word")
+        return Lost(job_id=trial_id, reason="its worker cannot be reached", machine_left=True)
+    return Lost(job_id=trial_id, reason=error.splitlines()[-1] if error else "its worker has ended without a word")

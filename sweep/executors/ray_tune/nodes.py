@@ -6,12 +6,12 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sweep.errors import Problem, UserError
-from sweep.executors.base import Job
+from sweep.executors.base import ResourceRequest
 from sweep.executors.ray_tune.node_check import FolderProbe, gpu_memory_mib
 
 CHECK_TIMEOUT_S = 60.0
@@ -22,27 +22,6 @@ NO_ANSWER = f"has not answered within {CHECK_TIMEOUT_S:g} s"
 
 Node = dict[str, Any]  # as ray.nodes() describes it
 Answer = str | tuple[float | None]  # why a machine cannot run jobs, or the memory of its GPUs
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResourceRequest:
-    """What the largest job takes."""
-
-    cpus: int
-    gpus: float
-    accelerator_type: str | None
-
-    @classmethod
-    def of(cls, jobs: Sequence[Job]) -> ResourceRequest:
-        return cls(
-            cpus=max(job.cpus_per_trial for job in jobs),
-            gpus=max(job.gpus_per_trial for job in jobs),
-            accelerator_type=next((job.accelerator_type for job in jobs if job.accelerator_type), None),
-        )
-
-    def __str__(self) -> str:
-        of_type = f" of type {self.accelerator_type} (accelerator_type)" if self.accelerator_type else ""
-        return f"{self.cpus} CPUs and {self.gpus:g} GPUs (cpus_per_trial, gpus_per_trial){of_type}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +44,9 @@ def _fitting(node: Node, need: ResourceRequest) -> int:
     on_cpus = int(has.get("CPU", 0) // need.cpus)
     if not need.gpus:
         return on_cpus
-    return min(on_cpus, int(has.get("GPU", 0)) * int(1 / need.gpus + 1e-6))  # a job does not span two GPUs
+    gpus = int(has.get("GPU", 0))
+    fitting = int(gpus // need.gpus) if need.gpus >= 1 else gpus * int(1 / need.gpus + 1e-6)  # a share is of one GPU
+    return min(on_cpus, fitting)
 
 
 def no_room(nodes: Iterable[Node], need: ResourceRequest) -> UserError:

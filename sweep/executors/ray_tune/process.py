@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import UserError
-from sweep.executors.base import RunJob
+from sweep.executors.base import ResourceRequest, RunJob
 from sweep.executors.ray_tune.node_check import FolderProbe
-from sweep.executors.ray_tune.nodes import NodePool, ResourceRequest
+from sweep.executors.ray_tune.nodes import NodePool
 
 # Read when Ray is imported: no statistics sent out, none of its own screens, warnings and result files. The working
 # directory stays, so that relative paths mean what they mean to the user. A call that comes when Ray has been shut down

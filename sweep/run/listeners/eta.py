@@ -1,4 +1,4 @@
-"""How much longer: from the pace seen so far, the trials' relative cost and how many run at once."""
+"""Forecast of the time left: from the pace so far, the trials' relative cost, and how many run concurrently."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from famba_core.ops import registry
 LIMITS = Limits(
     matmul_flops_per_s=1e12, vector_ops_per_s=1e12, exps_per_s=1e12, bytes_per_s=1e12, start_s=1e-6, source="made"
 )
-UPPER = FusionConfig(schedule=(0, 2, 0, 2), strategy="upper")
+UPPER = FusionConfig(strategy="upper", start_layer=3, r=2)
 
 
 @pytest.fixture
@@ -77,13 +77,13 @@ def test_a_step_says_what_fusion_saves(small, tmp_path):
     rows = {row["name"]: row for row in read(tmp_path) if not row["peer"]}
     none, upper = rows["none"], rows["upper"]
     assert (none["ratio_to"], none["time_ratio"], none["memory_ratio"], none["token_ratio"]) == ("none", 1, 1, 1)
-    assert upper["token_ratio"] == pytest.approx((17 + 15 + 15 + 13) / (4 * 17))
-    assert upper["schedule"] == [0, 2, 0, 2]
+    assert upper["token_ratio"] == pytest.approx((17 + 17 + 15 + 13) / (4 * 17))
+    assert upper["schedule"] == [0, 0, 2, 2]
     assert upper["reduced_tokens"] == 4
     assert upper["time_ratio"] == pytest.approx(none["images_per_s"] / upper["images_per_s"])
     assert upper["memory_ratio"] == pytest.approx(upper["peak_mib"] / none["peak_mib"])
     assert upper["saved_ratio"] < 0.95
-    assert upper["saved_bytes_per_token"] == pytest.approx(upper["saved_bytes_per_image"] / (17 + 15 + 15 + 13))
+    assert upper["saved_bytes_per_token"] == pytest.approx(upper["saved_bytes_per_image"] / (17 + 17 + 15 + 13))
     assert 0 < upper["predicted_memory_ratio"] < 1
     assert rows["none, recompute"]["saved_bytes_per_image"] < none["saved_bytes_per_image"]
     assert rows["none, recompute"]["recompute"]

@@ -31,7 +31,7 @@ SCHEDULES = {
 def test_parameters_are_the_models(config):
     with torch.device("meta"):
         model = build_model(config)
-    assert cost(config, model.schedule).parameters == sum(p.numel() for p in model.parameters())
+    assert cost(config, model.fusion.schedule).parameters == sum(p.numel() for p in model.parameters())
 
 
 @needs_kernels
@@ -43,7 +43,7 @@ def test_flops_are_torchs_and_the_kernels(fusion):
         model(torch.zeros(1, 3, 32, 32))
     sizes = config.sizes
     tokens, similarities, length = 0, 0, config.num_tokens
-    for r in model.schedule:
+    for r in model.fusion.schedule:
         similarities += (length + 1) // 2 * (length // 2) if r else 0
         length -= r
         tokens += length
@@ -51,7 +51,7 @@ def test_flops_are_torchs_and_the_kernels(fusion):
     # they convolve and scan 2 D channels
     kernels = 2 * sizes.width * similarities
     kernels += tokens * 2 * (2 * sizes.width) * (2 * CONV_WIDTH + SCAN_FLOPS_PER_STATE * sizes.state_size)
-    assert cost(config, model.schedule).flops_per_image == counter.get_total_flops() + kernels
+    assert cost(config, model.fusion.schedule).flops_per_image == counter.get_total_flops() + kernels
 
 
 def workload(backbone: str, precision: Precision = "float32", batch: int = 2) -> Workload:
@@ -102,7 +102,7 @@ def limits(**rates: float) -> Limits:
 
 
 TINY = ModelConfig()
-UPPER = token_schedule(FusionConfig(strategy="upper", start_layer=6, r=9))
+UPPER = token_schedule(FusionConfig(strategy="upper", start_layer=6, r=9), 24, 197)
 TOKEN_RATIO = (24 * 197 - 9 * 19 * 20 / 2) / (24 * 197)
 
 

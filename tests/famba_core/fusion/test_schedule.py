@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famba_core import ConfigError, FusionConfig, token_schedule
+from famba_core import ConfigError, FusionConfig, FusionSchedule, TokenGrid, token_schedule
 from famba_core.fusion.schedule import (
     STRATEGIES,
     fusing_layers,
     layer_keys,
     most_removable,
     requested_schedule,
+    resolve,
     spread,
     strategy,
     tokens_per_layer,
@@ -29,7 +30,7 @@ from famba_core.fusion.schedule import (
     (FusionConfig(strategy="upper", start_layer=24, r=98), (0,) * 23 + (98,), 4728 - 98),
 ])  # fmt: skip
 def test_schedules_by_hand(fusion, schedule, tokens):
-    found = token_schedule(fusion)
+    found = token_schedule(fusion, 24, 197)
     assert found == schedule
     assert sum(tokens_per_layer(found, 197)) == tokens
 
@@ -41,17 +42,23 @@ def test_a_long_run_of_fusion_stops_at_one_token_beside_the_class_token():
 
 def test_an_explicit_schedule_is_clamped_where_the_sequence_ends():
     # layers 1 to 19 remove 0 + 1 + ... + 18 = 171 of 197 tokens; then 26 -> 14 -> 8 -> 5 -> 3 -> 2
-    assert token_schedule(FusionConfig(schedule=tuple(range(24)))) == (*range(19), 12, 6, 3, 2, 1)
+    assert token_schedule(FusionSchedule(schedule=tuple(range(24))), 24, 197) == (*range(19), 12, 6, 3, 2, 1)
 
 
 def test_the_most_that_a_layer_removes():
     assert [most_removable(length) for length in (1, 2, 3, 4, 5, 196, 197)] == [0, 0, 1, 1, 2, 97, 98]
 
 
-def test_an_explicit_schedule_is_what_runs_and_the_rest_only_labels_it():
-    fusion = FusionConfig(strategy="upper", start_layer=6, r=9, schedule=[3, 0, 2])
+def test_an_explicit_schedule_is_what_runs():
+    fusion = FusionSchedule(schedule=[3, 0, 2], order="raster")  # type: ignore[arg-type]
     assert fusion.schedule == (3, 0, 2)
-    assert token_schedule(fusion, num_layers=3, num_tokens=17) == (3, 0, 2)
+    assert resolve(fusion, TokenGrid(layers=3, tokens=17)) == fusion
+
+
+def test_labels_resolve_to_a_schedule_with_their_order_and_weighting():
+    labels = FusionConfig(strategy="upper", start_layer=2, r=3, order="raster", weighting="size")
+    found = resolve(labels, TokenGrid(layers=3, tokens=17))
+    assert found == FusionSchedule(schedule=(0, 3, 3), order="raster", weighting="size")
 
 
 def test_requested_schedules_are_not_clamped():
@@ -60,7 +67,7 @@ def test_requested_schedules_are_not_clamped():
 
 @given(st.lists(st.integers(0, 200), min_size=24, max_size=24), st.integers(2, 300))
 def test_a_clamped_layer_removes_just_what_the_sequence_allows(asked, length):
-    found = token_schedule(FusionConfig(schedule=tuple(asked)), num_tokens=length)
+    found = token_schedule(FusionSchedule(schedule=tuple(asked)), 24, length)
     for r, wanted in zip(found, asked, strict=True):
         assert r == min(wanted, (length - 1) // 2)
         length -= r
@@ -73,7 +80,7 @@ def test_tokens_are_counted_after_the_layers_own_fusion():
 
 @given(st.integers(0, 500), st.sets(st.integers(1, 24), min_size=1))
 def test_spread_meets_the_total_evenly(total, layers):
-    schedule = spread(total, sorted(layers))
+    schedule = spread(total, sorted(layers), 24)
     fusing = [schedule[layer - 1] for layer in sorted(layers)]
     assert sum(schedule) == sum(fusing) == total
     assert max(fusing) - min(fusing) <= 1
@@ -81,9 +88,9 @@ def test_spread_meets_the_total_evenly(total, layers):
     assert fusing == [(i + 1) * total // n - i * total // n for i in range(n)]
 
 
-def problems(fusion: FusionConfig, **sizes: int) -> tuple[tuple[str, str], ...]:
+def problems(fusion: FusionConfig | FusionSchedule, num_layers: int = 24) -> tuple[tuple[str, str], ...]:
     with pytest.raises(ConfigError) as refused:
-        token_schedule(fusion, **sizes)
+        token_schedule(fusion, num_layers, 197)
     return refused.value.problems
 
 
@@ -92,32 +99,34 @@ def test_what_does_not_fit_a_strategy_is_refused_by_name():
         ("strategy", "'lowest' is not a strategy; choose from none, all, interleaved, lower, upper"),
     )
     assert problems(FusionConfig(strategy="upper", r=9)) == (
-        ("start_layer", "strategy upper needs it: a layer from 1 to 24"),
+        ("start_layer", "strategy 'upper' needs a layer from 1 to 24"),
     )
     assert problems(FusionConfig(strategy="upper", start_layer=25, r=9)) == (
         ("start_layer", "must be a layer from 1 to 24, not 25"),
     )
     assert problems(FusionConfig(strategy="upper", start_layer=0, stop_layer=7, r=9)) == (
         ("start_layer", "must be a layer from 1 to 24, not 0"),
-        ("stop_layer", "strategy upper takes none, and 7 was given"),
+        ("stop_layer", "strategy 'upper' does not take stop_layer (got 7)"),
     )
     assert problems(FusionConfig(strategy="lower", stop_layer=5)) == (
-        ("r", "strategy lower needs it: tokens to remove in each fusing layer"),
+        ("r", "strategy 'lower' needs r: tokens to remove in each fusing layer"),
     )
-    assert problems(FusionConfig(schedule=(1, 2)), num_layers=3) == (
-        ("schedule", "has 2 numbers, and the model 3 layers"),
+    assert problems(FusionSchedule(schedule=(1, 2)), num_layers=3) == (
+        ("schedule", "has 2 numbers, but the model has 3 layers"),
     )
 
 
 def test_wrong_fusion_values_are_refused_together():
     with pytest.raises(ConfigError) as refused:
-        FusionConfig(r=-1, order="zigzag", weighting="max", schedule=(0, -2))  # type: ignore[arg-type]
-    assert refused.value.problems == (
-        ("r", "must be at least 0, not -1"),
+        FusionConfig(r=-1, order="zigzag", weighting="max")  # type: ignore[arg-type]
+    merge_problems = (
         ("order", "'zigzag' is not an order; choose from concat, raster"),
         ("weighting", "'max' is not a weighting; choose from mean, size"),
-        ("schedule", "no layer can remove fewer than 0 tokens"),
     )
+    assert refused.value.problems == (("r", "must be at least 0, not -1"), *merge_problems)
+    with pytest.raises(ConfigError) as refused:
+        FusionSchedule(schedule=(0, -2), order="zigzag", weighting="max")  # type: ignore[arg-type]
+    assert refused.value.problems == (("schedule", "no layer can remove fewer than 0 tokens"), *merge_problems)
 
 
 def test_a_sixth_strategy_is_one_function(monkeypatch):
@@ -131,5 +140,5 @@ def test_a_sixth_strategy_is_one_function(monkeypatch):
     fusion = FusionConfig(strategy="ends", start_layer=1, stop_layer=3, r=2)
     assert fusing_layers(fusion, num_layers=6) == (1, 3, 6)
     assert token_schedule(fusion, num_layers=6, num_tokens=50) == (2, 0, 2, 0, 0, 2)
-    with pytest.raises(ConfigError, match="strategy ends needs it"):
-        token_schedule(FusionConfig(strategy="ends", start_layer=1, r=2))
+    with pytest.raises(ConfigError, match="strategy 'ends' needs a layer"):
+        token_schedule(FusionConfig(strategy="ends", start_layer=1, r=2), 6, 50)

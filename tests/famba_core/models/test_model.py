@@ -6,7 +6,7 @@ from backends import FAST
 from reference_weights import reference_images, reference_weights
 from vim_twin import vim_logits
 
-from famba_core import ConfigError, FusionConfig, ModelConfig, build_model
+from famba_core import ConfigError, FusionConfig, FusionSchedule, ModelConfig, build_model
 
 # The official layout of Vim-Ti with 1000 classes: 197 tokens, D = 192, E = 384, N = 16, R = 12.
 OUTSIDE = {
@@ -60,7 +60,7 @@ FUSIONS = {
     "interleaved": FusionConfig(strategy="interleaved", r=3),
     "lower": FusionConfig(strategy="lower", stop_layer=2, r=2),
     "upper": FusionConfig(strategy="upper", start_layer=3, r=3),
-    "explicit": FusionConfig(schedule=(1, 0, 4, 2)),
+    "explicit": FusionSchedule(schedule=(1, 0, 4, 2)),
     "as much as it can": FusionConfig(strategy="all", r=99),
 }
 
@@ -80,7 +80,7 @@ def assert_agrees_with_twin(config: ModelConfig, fusion: FusionConfig, backend: 
         images.double(),
         patch=config.patch,
         class_at=config.num_patches // 2 if config.cls_position == "middle" else 0,
-        schedule=model.schedule,
+        schedule=model.fusion.schedule,
         order=fusion.order,
         weighting=fusion.weighting,
     )
@@ -109,7 +109,7 @@ def test_every_strategy_agrees_with_the_twin(fusion, cls_position, image_size, s
 @pytest.mark.parametrize("order", ["concat", "raster"])
 def test_every_order_and_weighting_agrees_with_the_twin(order, weighting, cls_position, backend, small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5, cls_position=cls_position)
-    assert_agrees_with_twin(config, FusionConfig(schedule=(2, 3, 2, 1), order=order, weighting=weighting), backend)
+    assert_agrees_with_twin(config, FusionSchedule(schedule=(2, 3, 2, 1), order=order, weighting=weighting), backend)
 
 
 @pytest.mark.parametrize("cls_position", ["head", "middle"])
@@ -123,7 +123,7 @@ def test_the_order_of_a_batch_does_not_matter(cls_position, small_backbone):
 
 def test_a_model_that_does_not_fuse_has_the_logits_of_one_whose_schedule_is_zero(small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8)
-    plain, zero = build_model(config), build_model(config, FusionConfig(schedule=(0, 0, 0, 0), order="raster"))
+    plain, zero = build_model(config), build_model(config, FusionSchedule(schedule=(0, 0, 0, 0), order="raster"))
     zero.load_state_dict(plain.state_dict())
     images = reference_images(size=8)
     assert torch.equal(plain(images), zero(images))
@@ -172,5 +172,5 @@ def test_wrong_model_values_are_refused_together():
     assert [field for field, _ in refused.value.problems] == ["backbone", "image_size", "num_classes", "cls_position"]
     with pytest.raises(ConfigError, match="225 pixels do not divide into patches of 16"):
         ModelConfig(image_size=225)
-    with pytest.raises(ConfigError, match="has 3 numbers, and the model 24 layers"):
-        build_model(ModelConfig(), FusionConfig(schedule=(1, 2, 3)))
+    with pytest.raises(ConfigError, match="has 3 numbers, but the model has 24 layers"):
+        build_model(ModelConfig(), FusionSchedule(schedule=(1, 2, 3)))

@@ -75,7 +75,7 @@ def stall(batches):
         yield batch
 
 trainer = Trainer(
-    model=ModelConfig(backbone="small", image_size=8, num_classes=10), fusion=FusionConfig(schedule=(0, 3, 0, 2)),
+    model=ModelConfig(backbone="small", image_size=8, num_classes=10), fusion=FusionSchedule(schedule=(0, 3, 0, 2)),
     data=DataConfig(dataset="digits", train_images=48), augment=AugmentConfig(eval_crop=1.0),
     train=TrainConfig(epochs=4, batch_size=8, lr=3e-3, warmup_epochs=1), threads=1, device="cpu",
     checkpoint=Path(sys.argv[1]), progress=stall,

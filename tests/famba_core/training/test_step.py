@@ -14,7 +14,7 @@ from tape import TapeRecorder
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from famba_core import AugmentConfig, FusionConfig, ModelConfig, TrainConfig, build_model
+from famba_core import AugmentConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig, build_model
 from famba_core.data.image_dataset import ImageDataset, Split
 from famba_core.training.cuda_graph import WARMUP_CALLS, Captured
 from famba_core.training.step import TrainStep, learning_rate, parameter_groups
@@ -22,8 +22,8 @@ from famba_core.training.step import TrainStep, learning_rate, parameter_groups
 PLAIN = AugmentConfig(crop_scale_min=1.0, flip=False, random_erasing=0.0, mixup=0.0, cutmix=0.0, eval_crop=1.0)
 
 FUSIONS = [
-    FusionConfig(schedule=(0, 2, 0, 1)),
-    FusionConfig(schedule=(3, 2, 1, 1), order="raster", weighting="size"),
+    FusionSchedule(schedule=(0, 2, 0, 1)),
+    FusionSchedule(schedule=(3, 2, 1, 1), order="raster", weighting="size"),
 ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_jobs import FakeJob, Step, run_fake, until
+from fake_jobs import FakeJob, Step, largest, run_fake, until
 from fake_training import starts
 from fault_study import EPOCHS, faulty_job, run, study
 from local_cluster import ENVIRONMENT, LocalCluster
@@ -40,25 +40,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
 
 
 def executor_of(cluster: SimpleNamespace, folder: Path, jobs: list[FakeJob]) -> RayExecutor:
-    return RayExecutor(folder, jobs, address=cluster.ray.address, run=run_fake)
+    return RayExecutor(folder, largest(jobs), address=cluster.ray.address, run=run_fake)
 
 
 def jobs_of(n: int, **takes: object) -> list[FakeJob]:
-    return [FakeJob(trial_id=f"job{i}", until="go", **takes) for i in range(n)]
+    return [FakeJob(job_id=f"job{i}", until="go", **takes) for i in range(n)]
 
 
 def places(events: list[Event]) -> dict[str, Step]:
     """Where each job ran last."""
-    return {event.trial_id: event.metrics for event in events if isinstance(event, Progress)}
+    return {event.job_id: event.metrics for event in events if isinstance(event, Progress)}
 
 
 def ended_well(jobs: list[FakeJob]) -> Callable[[list[Event]], bool]:
-    ids = {job.trial_id for job in jobs}
-    return lambda events: ids <= {event.trial_id for event in events if isinstance(event, Finished)}
+    ids = {job.job_id for job in jobs}
+    return lambda events: ids <= {event.job_id for event in events if isinstance(event, Finished)}
 
 
 def losses(events: list[Event]) -> dict[str, str]:
-    return {event.trial_id: event.reason for event in events if isinstance(event, Lost)}
+    return {event.job_id: event.reason for event in events if isinstance(event, Lost)}
 
 
 def listening(pid: int) -> set[str]:
@@ -83,12 +83,12 @@ BLIND = r"^127\.0\.0\.1: does not see {}: --out must be a folder that all machin
 def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
     cluster: SimpleNamespace, tmp_path: Path, can_hide: bool
 ) -> None:
-    jobs = [FakeJob(trial_id=kind, until="go", gpus_per_trial=1, accelerator_type=kind) for kind in ("A100", "H100")]
+    jobs = [FakeJob(job_id=kind, until="go", gpus=1, accelerator_type=kind) for kind in ("A100", "H100")]
     with closing(executor_of(cluster, tmp_path, jobs_of(1, gpus_per_trial=1))) as executor:
         assert executor.capacity == 8
         assert executor.gpu_memory_mib is None  # nobody knows it of GPUs that are made up
         for job in jobs:
-            executor.submit(job, 1)
+            executor.submit(job)
         events = until(executor, lambda events: len(places(events)) == len(jobs))
         assert places(events)["A100"].node == cluster.a100
         assert places(events)["H100"].node == cluster.h100
@@ -103,7 +103,7 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
         assert lost.trial_id == "A100"
         assert lost.reason in ("its machine left", "its worker cannot be reached")
         assert lost.machine_left
-        executor.submit(jobs[0], 1)  # waits for room
+        executor.submit(jobs[0])  # waits for room
 
         with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) if can_hide else nullcontext([True]) as told:
             if can_hide:
@@ -118,7 +118,7 @@ def test_a_machine_that_leaves_one_that_is_unfit_and_one_that_joins(
             cluster.ray.remove(blind)
         assert set(losses(events)) == {"A100"}
         assert places(events)["A100"].node == cluster.a100
-        started = Counter(event.trial_id for event in events if isinstance(event, Started))
+        started = Counter(event.job_id for event in events if isinstance(event, Started))
         assert started == {"A100": 2, "H100": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["go"]  # nothing of the check is left
 
@@ -129,13 +129,13 @@ def test_shares_of_gpus_of_one_type(cluster: SimpleNamespace, tmp_path: Path) ->
     with closing(executor_of(cluster, tmp_path, jobs)) as executor:
         assert executor.capacity == 4
         for job in jobs:
-            executor.submit(job, 1)
+            executor.submit(job)
         events = until(executor, lambda events: len(places(events)) == 4)
         ran = places(events)
         assert {step.node for step in ran.values()} == {cluster.h100}
         assert Counter(step.gpus for step in ran.values()) == {("0",): 2, ("1",): 2}
         # One that waits for room is stopped as one that runs is, and another one gets the room.
-        waiting = {job.trial_id for job in jobs} - set(ran)
+        waiting = {job.job_id for job in jobs} - set(ran)
         stopped = {waiting.pop(), next(iter(ran))}
         for trial_id in stopped:
             executor.stop(trial_id)
@@ -148,7 +148,7 @@ def test_a_head_that_falls_silent(cluster: SimpleNamespace, tmp_path: Path, monk
     monkeypatch.setattr(ray_executor, "CLOSE_TIMEOUT_S", 0.5)
     jobs = jobs_of(1)
     with closing(executor_of(cluster, tmp_path, jobs)) as executor, cluster.ray.silent_head():
-        executor.submit(jobs[0], 1)
+        executor.submit(jobs[0])
         with pytest.raises(UserError, match=r"Ray itself has stopped working \(no answer for 3 s\); what has ended is"):
             until(executor, ended_well(jobs))
         monkeypatch.setattr(ray_executor, "START_TIMEOUT_S", 3.0)
@@ -211,17 +211,17 @@ def test_a_machine_that_sees_the_folder_no_more(cluster: SimpleNamespace, tmp_pa
     if not can_hide:
         pytest.skip("needs the right to make a mount namespace")
     (tmp_path / "other").mkdir()
-    job = FakeJob(trial_id="job", cpus_per_trial=8)
+    job = FakeJob(job_id="job", cpus=8)
     machine = cluster.ray.add(cpus=8, hidden=tmp_path / "other")
     with closing(executor_of(cluster, tmp_path, [job])) as executor:
         assert executor.capacity == 1
         cluster.ray.hide(machine, tmp_path)
-        executor.submit(job, 1)
+        executor.submit(job)
         with pytest.warns(UserWarning, match=BLIND.format(tmp_path)):
             events = until(executor, lambda events: bool(losses(events)) and executor.capacity == 0)
         (lost,) = (event for event in events if isinstance(event, Lost))
         assert lost.machine_left
-        executor.submit(job, 1)  # waits for another machine
+        executor.submit(job)  # waits for another machine
         other = cluster.ray.add(cpus=8)
         events += until(executor, ended_well([job]))
         assert places(events)["job"].node == other

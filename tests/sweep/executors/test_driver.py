@@ -95,7 +95,7 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
         executors.append(KillingExecutor(folder, trials, run=run_job))
         return executors[-1]
 
-    summary = run_plan(plan, tmp_path / "ray", start, screen=screen_of(plan))
+    summary = run_plan(plan, tmp_path / "ray", start, listeners=[screen_of(plan)])
     output = capfd.readouterr()
     assert summary.completed == 2
     assert len(read_measurements(tmp_path / "ray")[0]) == 1
@@ -109,7 +109,7 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
     assert left() == []
     assert not executors[0]._scratch.folder.exists()
 
-    run_plan(plan, tmp_path / "here", partial(LocalExecutor, run=run_job), screen=screen_of(plan))
+    run_plan(plan, tmp_path / "here", partial(LocalExecutor, run=run_job), listeners=[screen_of(plan)])
     for read, times in ((read_rows, TIMES), (read_epochs, ["train_time_s"])):
         by_ray, here = (read(tmp_path / folder)[0].drop(columns=times) for folder in ("ray", "here"))
         pd.testing.assert_frame_equal(by_ray, here, check_exact=True)
@@ -125,7 +125,7 @@ from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.worker.job import run_job
 from sweep.run.runner import run_plan
 plan = real_plan(epochs=int(sys.argv[2]))
-summary = run_plan(plan, Path(sys.argv[1]), partial(RayExecutor, run=run_job), screen=screen_of(plan))
+summary = run_plan(plan, Path(sys.argv[1]), partial(RayExecutor, run=run_job), listeners=[screen_of(plan)])
 assert "ray" not in sys.modules
 sys.exit(summary.exit_code)
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_training import fake_trial
+from fake_training import fake_trial, resources_of
 from fault_study import TRIALS, faulty_job, run
 from real_runs import descendants, ended_epoch
 
@@ -81,7 +81,7 @@ def test_a_hanging_ray_is_closed_all_the_same(
     tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_executor, "CLOSE_TIMEOUT_S", 0.5)
-    executor = RayExecutor(tmp_path, [fake_trial(0)], run=run_job)
+    executor = RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
     executor._process.send_signal(signal.SIGSTOP)
     executor.close()
     executor.close()
@@ -90,8 +90,8 @@ def test_a_hanging_ray_is_closed_all_the_same(
 
 
 def test_a_defect_in_rays_process_comes_with_its_traceback(tmp_path: Path, left: Callable[[], list[str]]) -> None:
-    executor = RayExecutor(tmp_path, [fake_trial(0)], run=run_job)
-    executor.submit(SimpleNamespace(trial_id="neither CPUs nor GPUs"), 1)
+    executor = RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
+    executor.submit(SimpleNamespace(trial_id="neither CPUs nor GPUs"))
     with pytest.raises(RuntimeError, match=r"(?s)in _resources.*has no attribute 'cpus_per_trial'"):
         executor.poll(60)
     executor.close()
@@ -103,14 +103,14 @@ def test_a_process_that_does_not_come_up(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(UserError, match=r"Ray does not start \(on this machine\): its process ended"):
-        RayExecutor(tmp_path, [fake_trial(0)], run=run_job)
+        RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
     assert left() == []
 
 
 @pytest.mark.long
 def test_what_no_machine_has_is_refused_before_anything_runs(tmp_path: Path, left: Callable[[], list[str]]) -> None:
     with pytest.raises(UserError, match=r"takes 4096 CPUs and 0 GPUs .* There is: \d+ CPUs and "):
-        RayExecutor(tmp_path, [fake_trial(0, cpus=4096)], run=run_job)
+        RayExecutor(tmp_path, resources_of(fake_trial(0, cpus=4096)), run=run_job)
     assert left() == []
 
 
@@ -119,4 +119,4 @@ def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
-            RayExecutor(tmp_path, [fake_trial(0)], run=run_job, address=address)
+            RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job, address=address)

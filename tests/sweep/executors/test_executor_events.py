@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_jobs import FakeJob, ended, run_faulty, until
-from fake_training import fake_trial
+from fake_jobs import FakeJob, ended, largest, run_faulty, until
+from fake_training import fake_trial, job_of, resources_of
 
 import sweep.worker.job
 from sweep.executors.base import Event, Finished, Lost, Progress, Started
@@ -20,25 +20,25 @@ from sweep.worker.job import run_job
 from sweep.worker.trial import OutOfMemory
 
 ENDS = {
-    "well": Finished(trial_id="well", status="completed", error=None),
-    "raises": Lost(trial_id="raises", reason="RuntimeError: not a result"),
-    "needs more memory": Lost(trial_id="needs more memory", reason="no room for a batch", out_of_memory=True),
+    "well": Finished(job_id="well", status="completed", error=None),
+    "raises": Lost(job_id="raises", reason="RuntimeError: not a result"),
+    "needs more memory": Lost(job_id="needs more memory", reason="no room for a batch", out_of_memory=True),
 }
 
 
 def of(name: str, events: list[Event]) -> list[Event]:
-    return [event for event in events if event.trial_id == name]
+    return [event for event in events if event.job_id == name]
 
 
 def test_events_of_rays_workers(tmp_path: Path) -> None:
     ends = ENDS | {
-        "dies": Lost(trial_id="dies", reason="its worker process died"),
-        "hangs": Lost(trial_id="hangs", reason="stopped"),
+        "dies": Lost(job_id="dies", reason="its worker process died"),
+        "hangs": Lost(job_id="hangs", reason="stopped"),
     }
-    jobs = [FakeJob(trial_id=name) for name in ends]
-    with closing(RayExecutor(tmp_path, jobs, run=run_faulty)) as executor:
+    jobs = [FakeJob(job_id=name) for name in ends]
+    with closing(RayExecutor(tmp_path, largest(jobs), run=run_faulty)) as executor:
         for job in jobs:
-            executor.submit(job, 7)
+            executor.submit(job)
         executor.stop("nobody")
         events = until(executor, lambda new: any(isinstance(event, Progress) for event in of("hangs", new)))
         executor.stop("hangs")
@@ -46,29 +46,29 @@ def test_events_of_rays_workers(tmp_path: Path) -> None:
         executor.stop("well")  # it has ended: nothing follows
         assert executor.poll(1) == []
     for name, end in ends.items():
-        assert of(name, events) == [Started(trial_id=name), Progress(trial_id=name, metrics=7), end]
+        assert of(name, events) == [Started(job_id=name), Progress(job_id=name, metrics=7), end]
     assert not list(tmp_path.iterdir())
 
 
 def test_what_ray_ends_for_its_memory_may_fit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")  # of the machine's memory, which is exceeded already
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    jobs = [FakeJob(trial_id="hangs")]
-    with closing(RayExecutor(tmp_path, jobs, run=run_faulty)) as executor:
-        executor.submit(jobs[0], 1)
+    jobs = [FakeJob(job_id="hangs")]
+    with closing(RayExecutor(tmp_path, largest(jobs), run=run_faulty)) as executor:
+        executor.submit(jobs[0])
         lost = until(executor, ended(jobs))[-1]
     reason = "the machine ran out of memory, and Ray ended the worker"
-    assert lost == Lost(trial_id="hangs", reason=reason, out_of_memory=True)
+    assert lost == Lost(job_id="hangs", reason=reason, out_of_memory=True)
 
 
 @pytest.mark.parametrize("name", ENDS)
 def test_events_of_this_process(name: str, tmp_path: Path) -> None:
-    executor = LocalExecutor(tmp_path, [fake_trial(0)], run=run_faulty)
+    executor = LocalExecutor(tmp_path, resources_of(fake_trial(0)), run=run_faulty)
     assert executor.gpu_memory_mib is None
-    executor.submit(FakeJob(trial_id=name), 7)
+    executor.submit(FakeJob(job_id=name))
     executor.stop("nobody")
-    events = until(executor, ended([FakeJob(trial_id=name)]))
-    assert events == [Started(trial_id=name), Progress(trial_id=name, metrics=7), ENDS[name]]
+    events = until(executor, ended([FakeJob(job_id=name)]))
+    assert events == [Started(job_id=name), Progress(job_id=name, metrics=7), ENDS[name]]
     executor.stop(name)
     assert executor.poll(0) == []
 
@@ -81,17 +81,17 @@ def test_what_is_stopped_in_this_process_is_closed(tmp_path: Path) -> None:
             yield 1
             yield 2
         finally:
-            closed.append(job.trial_id)
+            closed.append(job.job_id)
         raise AssertionError
 
-    executor = LocalExecutor(tmp_path, [fake_trial(0)], run=run)
-    executor.submit(FakeJob(trial_id="first"), 1)
+    executor = LocalExecutor(tmp_path, resources_of(fake_trial(0)), run=run)
+    executor.submit(FakeJob(job_id="first"))
     until(executor, lambda events: len(events) == 2)
     executor.stop("first")
     assert closed == ["first"]
-    assert executor.poll(0) == [Lost(trial_id="first", reason="stopped")]
-    executor.submit(FakeJob(trial_id="second"), 1)  # there is room again
-    assert executor.poll(0) == [Started(trial_id="second")]
+    assert executor.poll(0) == [Lost(job_id="first", reason="stopped")]
+    executor.submit(FakeJob(job_id="second"))  # there is room again
+    assert executor.poll(0) == [Started(job_id="second")]
 
 
 def failing(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
@@ -105,18 +105,18 @@ def failing(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
-        (OutOfMemory("too large"), Lost(trial_id="fake-seed0", reason="too large", out_of_memory=True)),
+        (OutOfMemory("too large"), Lost(job_id="fake-seed0", reason="too large", out_of_memory=True)),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            Lost(trial_id="fake-seed0", reason="No space left on device", folder_failed=True),
+            Lost(job_id="fake-seed0", reason="No space left on device", folder_failed=True),
         ),
         (
             OSError(errno.EROFS, "Read-only file system"),
-            Lost(trial_id="fake-seed0", reason="Read-only file system", folder_failed=True),
+            Lost(job_id="fake-seed0", reason="Read-only file system", folder_failed=True),
         ),
         (
             OSError(errno.EIO, "Input/output error"),
-            Lost(trial_id="fake-seed0", reason="OSError: [Errno 5] Input/output error"),
+            Lost(job_id="fake-seed0", reason="OSError: [Errno 5] Input/output error"),
         ),
     ],
     ids=["memory", "full", "read-only", "other"],
@@ -125,6 +125,6 @@ def test_what_is_no_result_is_lost(
     error: Exception, lost: Lost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep.worker.job, "run_trial", failing(error))
-    executor = LocalExecutor(tmp_path, [fake_trial(0)], run=run_job)
-    executor.submit(fake_trial(0), 1)
-    assert until(executor, ended([FakeJob(trial_id="fake-seed0")]))[-1] == lost
+    executor = LocalExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
+    executor.submit(job_of(fake_trial(0)))
+    assert until(executor, ended([FakeJob(job_id="fake-seed0")]))[-1] == lost

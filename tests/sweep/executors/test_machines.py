@@ -34,22 +34,22 @@ H100 = {"CPU": 64.0, "GPU": 8.0, "accelerator_type_H100": 1.0}
 def test_capacity(takes: dict, machines: list[dict], fitting: int) -> None:
     dead = node(alive=False, CPU=100.0, GPU=100.0)
     assert (
-        capacity([dead, *(node(**has) for has in machines)], ResourceRequest.of([FakeJob(trial_id="", **takes)]))
+        capacity([dead, *(node(**has) for has in machines)], ResourceRequest.of([FakeJob(job_id="", **takes)]))
         == fitting
     )
 
 
 def test_the_need_is_that_of_the_largest_job() -> None:
     jobs = [
-        FakeJob(trial_id="cpu", cpus_per_trial=4),
-        FakeJob(trial_id="gpu", gpus_per_trial=0.5, accelerator_type="A100"),
+        FakeJob(job_id="cpu", cpus=4),
+        FakeJob(job_id="gpu", gpus=0.5, accelerator_type="A100"),
     ]
     assert ResourceRequest.of(jobs) == ResourceRequest(cpus=4, gpus=0.5, accelerator_type="A100")
 
 
 def test_a_refusal_says_what_there_is() -> None:
     nodes = [node(**A100), node(**A100), node(CPU=4.0), node(alive=False, **H100)]
-    need = ResourceRequest.of([FakeJob(trial_id="", cpus_per_trial=8, gpus_per_trial=1, accelerator_type="H100")])
+    need = ResourceRequest.of([FakeJob(job_id="", cpus=8, gpus=1, accelerator_type="H100")])
     assert str(no_room(nodes, need)) == (
         "a trial takes 8 CPUs and 1 GPUs (cpus_per_trial, gpus_per_trial) of type H100 (accelerator_type), and no "
         "machine has that. There is: 2 x 16 CPUs and 8 GPUs (A100); 4 CPUs and 0 GPUs"

@@ -14,10 +14,10 @@ from fake_jobs import FakeJob, run_at_once
 from sweep.errors import UserError
 from sweep.executors.ray_tune import node_check, nodes
 from sweep.executors.ray_tune.node_check import FolderProbe
-from sweep.executors.ray_tune.nodes import NodePool, ResourceRequest
+from sweep.executors.ray_tune.nodes import NodePool
 
 ray = pytest.importorskip("ray")
-NEED = ResourceRequest.of([FakeJob(trial_id="")])
+NEED = FakeJob(job_id="").resources
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +53,10 @@ def test_a_worker_of_another_program_runs_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(loop.tune, "report", reported.append)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     mark = FolderProbe.leave(tmp_path)
-    loop._work(run_at_once, mark, FakeJob(trial_id="job"), 1, tmp_path)
+    loop._work(run_at_once, mark, FakeJob(job_id="job"), 1, tmp_path)
     assert [list(report) for report in reported] == [["metrics"], ["end"]]
     reported.clear()
-    loop._work(run_at_once, replace(mark, version="famba-sweep 0.0"), FakeJob(trial_id="job"), 1, tmp_path)
+    loop._work(run_at_once, replace(mark, version="famba-sweep 0.0"), FakeJob(job_id="job"), 1, tmp_path)
     (report,) = reported
     assert report["node_id"] == "node"
     assert "has another version than the driver's machine" in report["problem"]
@@ -69,7 +69,7 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, mark: FolderProbe) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, Any] = {}
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self._mark = mark
         monkeypatch.setattr(ray, "nodes", lambda: list(self.nodes.values()))
         monkeypatch.setattr(ray, "wait", self.wait)
@@ -80,7 +80,7 @@ class Cluster:
         self.nodes[name] = {"NodeID": name, "NodeManagerAddress": name, "Alive": True, "Resources": {"CPU": 1.0}}
 
     def ask(self, node_id: str, mark: FolderProbe, *, with_gpu: bool) -> str:
-        self.asked.append(node_id)
+        self.requested.append(node_id)
         return node_id
 
     def wait(self, references: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
@@ -117,8 +117,8 @@ def test_a_machine_that_joins_slowly_is_noted_once_and_works_when_it_answers(
     assert pool._notes() == ["slow: has not answered within 60 s; it gets no trial before it does"]
     assert pool.room().capacity == 1
     assert pool._notes() == []
-    assert cluster.asked[-1] == "slow"
-    assert cluster.asked.count("slow") == 2, "once by each pool"
+    assert cluster.requested[-1] == "slow"
+    assert cluster.requested.count("slow") == 2, "once by each pool"
     cluster.answers["slow"] = (None,)
     assert pool.room().capacity == 2
 
@@ -150,7 +150,7 @@ def test_an_unfit_machine_is_named_once_and_does_not_count(tmp_path: Path, monke
     del cluster.nodes["second"]
     assert pool.room().capacity == 0
     assert pool.selector == "in(none)"
-    assert cluster.asked == ["first", "second", "blind"]
+    assert cluster.requested == ["first", "second", "blind"]
     with pytest.raises(UserError, match=r"^blind: does not see it$"):  # before the first job
         NodePool(NEED, mark).first_room()
 

@@ -99,14 +99,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from fake_training import fake_trial
-from famba_core.config import FusionConfig
+from famba_core.config import FusionConfig, FusionSchedule
 from sweep.worker.job import run_job
 from sweep.store.study import create_study, read_rows
 folder = Path(sys.argv[1])
 trial = fake_trial(0, epochs=2)
-trial = replace(trial, model=replace(trial.model, image_size=8), fusion=FusionConfig(schedule=(0,) * 24))
+trial = replace(trial, model=replace(trial.model, image_size=8), fusion=FusionSchedule(schedule=(0,) * 24))
 create_study(folder)
-steps = run_job(trial, 1, folder)
+steps = run_job(job_of(trial), folder)
 try:
     while True:
         print(next(steps))

@@ -42,9 +42,9 @@ class SkippingExecutor(RayExecutor):
         super().__init__(folder, jobs, run=faulty_job)
         self.running: dict[str, bool] = {}  # by trial, whether an epoch has ended
 
-    def submit(self, job: Trial, attempt: int) -> None:
-        self.running[job.trial_id] = False
-        super().submit(job, attempt)
+    def submit(self, job: Trial) -> None:
+        self.running[job.job_id] = False
+        super().submit(job)
 
     def poll(self, timeout_s: float) -> list[Event]:
         if self.running == {f"fake-seed{HANGS}": True}:
@@ -52,9 +52,9 @@ class SkippingExecutor(RayExecutor):
         events = super().poll(timeout_s)
         for event in events:
             if isinstance(event, Finished | Lost):
-                del self.running[event.trial_id]
+                del self.running[event.job_id]
             elif isinstance(event, Progress):
-                self.running[event.trial_id] = True
+                self.running[event.job_id] = True
         return events
 
 

@@ -8,12 +8,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from famba_core.config import ConfigError, FusionConfig, ModelConfig
+from famba_core.config import ConfigError, FusionConfig, ModelConfig, TokenGrid
 from famba_core.cost.data_sheets import known_limits
 from famba_core.cost.roofline import least_times
 from famba_core.cost.work import step_cost
 from famba_core.fusion.schedule import fusing_layers, spread
-from sweep.grid.budget import Budget, OffBudget, at_patches, case_label, scaled_to, share_at, with_schedule
+from sweep.grid.budget import (
+    PAPER_GRID,
+    Budget,
+    OffBudget,
+    apply_budget,
+    case_label,
+    find_schedule_on,
+    schedule_on,
+    share_at,
+)
 from sweep.grid.iso_cost import train_cost_ratio
 
 fusing = st.one_of(
@@ -37,23 +46,32 @@ def first_overdrawn(schedule, num_tokens):
     return None
 
 
+def grid_of(num_patches):
+    return TokenGrid(layers=24, tokens=num_patches + 1)
+
+
+def schedule_for(labels, budget=None, grid=PAPER_GRID):
+    return schedule_on(apply_budget(labels, budget), grid).schedule
+
+
+def r_for(labels, budget):
+    return apply_budget(labels, budget).labels.r
+
+
 def refusal(labels, budget=None, num_patches=None):
     """The one sentence with which a case is refused."""
-    if num_patches is None:
-        with pytest.raises(ConfigError) as error:
-            with_schedule(labels, budget)
-    else:
-        case = with_schedule(labels, budget)
-        with pytest.raises(ConfigError) as error:
-            at_patches(case, num_patches)
+    if num_patches is not None:
+        schedule_for(labels, budget)  # on the paper's images it fits
+    with pytest.raises(ConfigError) as error:
+        schedule_for(labels, budget, PAPER_GRID if num_patches is None else grid_of(num_patches))
     ((_, sentence),) = error.value.problems
     return sentence
 
 
 @given(total=st.integers(0, 400), labels=fusing)
 def test_spread_is_exact_and_even(total, labels):
-    layers = fusing_layers(labels)
-    schedule = spread(total, layers)
+    layers = fusing_layers(labels, 24)
+    schedule = spread(total, layers, 24)
     removed = [schedule[layer - 1] for layer in layers]
     assert sum(schedule) == sum(removed) == total
     assert max(removed) - min(removed) <= 1
@@ -64,25 +82,27 @@ def test_spread_is_exact_and_even(total, labels):
 
 @given(total=st.integers(1, 196), labels=fusing)
 def test_an_exact_budget_is_met_to_the_token_or_refused_for_a_layer_that_lacks_them(total, labels):
-    asked = spread(total, fusing_layers(labels))
+    asked = spread(total, fusing_layers(labels, 24), 24)
     overdrawn = first_overdrawn(asked, 197)
     if overdrawn is None:
-        case = with_schedule(labels, Budget(reduced_tokens=total, rule="exact"))
-        assert case.schedule == asked
-        assert case.r is None
+        budget = Budget(reduced_tokens=total, rule="exact")
+        assert schedule_for(labels, budget) == asked
+        assert r_for(labels, budget) is None
     else:
         layer, tokens = overdrawn
         sentence = refusal(labels, Budget(reduced_tokens=total, rule="exact"))
         assert f"layer {layer} would remove {asked[layer - 1]} of its {tokens} tokens" in sentence
         largest = int(re.search(r"largest total is (\d+)", sentence)[1])
         assert largest == max(
-            smaller for smaller in range(total) if first_overdrawn(spread(smaller, fusing_layers(labels)), 197) is None
+            smaller
+            for smaller in range(total)
+            if first_overdrawn(spread(smaller, fusing_layers(labels, 24), 24), 197) is None
         )
 
 
 @given(total=st.integers(1, 196), labels=fusing, percent=st.integers(0, 99))
 def test_a_nearest_budget_takes_the_best_single_r_within_the_tolerance(total, labels, percent):
-    n = len(fusing_layers(labels))
+    n = len(fusing_layers(labels, 24))
     off = min(abs(n * r - total) for r in range(200))
     assume(Fraction(off, total) != Fraction(percent, 100))  # there floats may differ from exact arithmetic
     budget = Budget(reduced_tokens=total, tolerance=percent / 100)
@@ -90,12 +110,12 @@ def test_a_nearest_budget_takes_the_best_single_r_within_the_tolerance(total, la
         assert "the total nearest to" in refusal(labels, budget)
         return
     r = (2 * total + n) // (2 * n)
-    if first_overdrawn(spread(n * r, fusing_layers(labels)), 197) is not None:
+    if first_overdrawn(spread(n * r, fusing_layers(labels, 24), 24), 197) is not None:
         assert "its largest r is" in refusal(labels, budget)
         return
-    case = with_schedule(labels, budget)
-    assert abs(sum(case.schedule) - total) == off
-    assert set(case.schedule) <= {0, case.r}
+    schedule = schedule_for(labels, budget)
+    assert abs(sum(schedule) - total) == off
+    assert set(schedule) <= {0, r_for(labels, budget)}
 
 
 @given(start_layer=st.integers(1, 24), r=st.integers(0, 98), side=st.integers(1, 16))
@@ -103,12 +123,10 @@ def test_scaling_rounds_the_share_of_tokens_and_keeps_the_labels(start_layer, r,
     n, num_patches = 25 - start_layer, side * side
     assume(r * (n + 1) <= 196)
     total = math.floor(Fraction(n * r * num_patches, 196) + Fraction(1, 2))
-    asked = spread(total, range(start_layer, 25))
-    case = with_schedule(upper(start_layer, r), None)
+    asked = spread(total, range(start_layer, 25), 24)
     if first_overdrawn(asked, num_patches + 1) is None:
-        scaled = at_patches(case, num_patches)
-        assert scaled.schedule == asked
-        assert (scaled.start_layer, scaled.r) == (start_layer, r)
+        assert schedule_for(upper(start_layer, r), None, grid_of(num_patches)) == asked
+        assert apply_budget(upper(start_layer, r), None).labels == upper(start_layer, r)
     else:
         assert "its largest r is" in refusal(upper(start_layer, r), None, num_patches)
 
@@ -118,7 +136,7 @@ def test_at_196_patches_a_case_is_itself_or_its_largest_r_is_named(start_layer, 
     n = 25 - start_layer
     # the last of n layers has 197 - (n - 1) r tokens and can remove half of all but one: r (n + 1) <= 196
     if r * (n + 1) <= 196:
-        assert with_schedule(upper(start_layer, r), None).schedule == (0,) * (start_layer - 1) + (r,) * n
+        assert schedule_for(upper(start_layer, r)) == (0,) * (start_layer - 1) + (r,) * n
     else:
         assert f"its largest r is {196 // (n + 1)}, {n * (196 // (n + 1))} tokens" in refusal(upper(start_layer, r))
 
@@ -152,8 +170,7 @@ def test_an_absurd_r_is_refused_at_once():
 
 
 def test_nearest_budget_of_168_as_in_the_paper():
-    cases = {start: with_schedule(upper(start), Budget(reduced_tokens=168)) for start in range(6, 18)}
-    assert {start: case.r for start, case in cases.items()} == {
+    assert {start: r_for(upper(start), Budget(reduced_tokens=168)) for start in range(6, 18)} == {
         6: 9, 7: 9, 8: 10, 9: 11, 10: 11, 11: 12, 12: 13, 13: 14, 14: 15, 15: 17, 16: 19, 17: 21,
     }  # fmt: skip
 
@@ -166,9 +183,9 @@ def test_a_budget_off_the_tolerance_names_the_nearest_total():
 
 
 def test_no_fusion_has_no_budget():
-    case = with_schedule(FusionConfig(strategy="none"), Budget(reduced_tokens=168))
-    assert case.schedule == (0,) * 24
-    assert case.r is None
+    none = FusionConfig(strategy="none")
+    assert schedule_for(none, Budget(reduced_tokens=168)) == (0,) * 24
+    assert r_for(none, Budget(reduced_tokens=168)) is None
 
 
 def test_a_budget_of_nothing_is_refused_with_both_problems():
@@ -180,12 +197,12 @@ def test_a_budget_of_nothing_is_refused_with_both_problems():
 @given(start_layer=st.integers(1, 24), r=st.integers(0, 98), side=st.integers(1, 16))
 def test_what_can_be_left_out_is_what_would_be_refused(start_layer, r, side):
     assume(r * (26 - start_layer) <= 196)
-    case = with_schedule(upper(start_layer, r), None)
-    scaled = scaled_to(case, side * side)
-    if scaled is None:
+    request, grid = apply_budget(upper(start_layer, r), None), grid_of(side * side)
+    found = find_schedule_on(request, grid)
+    if found is None:
         assert "layer 24 would remove" in refusal(upper(start_layer, r), None, side * side)
     else:
-        assert scaled == at_patches(case, side * side)
+        assert found == schedule_on(request, grid)
 
 
 def test_the_share_of_an_exact_budget_is_one_of_whole_tokens():
@@ -207,47 +224,48 @@ def test_the_cost_ratio_is_that_of_the_whole_models_step(schedule):
 
 @given(labels=fusing, percent=st.integers(30, 95))
 def test_an_exact_cost_is_met_as_nearly_as_any_total_can(labels, percent):
-    goal, layers = percent / 100, fusing_layers(labels)
-    feasible = [total for total in range(197) if first_overdrawn(spread(total, layers), 197) is None]
-    nearest = min(abs(train_cost_ratio(spread(total, layers)) / goal - 1) for total in feasible)
+    goal, layers = percent / 100, fusing_layers(labels, 24)
+    feasible = [total for total in range(197) if first_overdrawn(spread(total, layers, 24), 197) is None]
+    nearest = min(abs(train_cost_ratio(spread(total, layers, 24)) / goal - 1) for total in feasible)
     assume(abs(nearest - 0.02) > 1e-9)
     budget = Budget(train_cost_ratio=goal, rule="exact", tolerance=0.02)
     if nearest > 0.02:
         assert f"the cost nearest to {goal:g} that its {len(layers)} layers allow is" in refusal(labels, budget)
         with pytest.raises(OffBudget):
-            with_schedule(labels, budget)
+            apply_budget(labels, budget)
         return
-    case = with_schedule(labels, budget)
-    assert case.r is None
-    assert case.schedule == spread(sum(case.schedule), layers)
-    assert abs(train_cost_ratio(case.schedule) / goal - 1) == pytest.approx(nearest)
+    schedule = schedule_for(labels, budget)
+    assert r_for(labels, budget) is None
+    assert schedule == spread(sum(schedule), layers, 24)
+    assert abs(train_cost_ratio(schedule) / goal - 1) == pytest.approx(nearest)
 
 
 def test_one_r_for_a_cost_of_seven_tenths():
     budget = Budget(train_cost_ratio=0.7, tolerance=0.05)
-    found = {start: with_schedule(upper(start), budget) for start in range(1, 10)}
-    for start, case in found.items():
-        assert case.schedule == (0,) * (start - 1) + (case.r,) * (25 - start)
-        others = [train_cost_ratio((0,) * (start - 1) + (r,) * (25 - start)) for r in (case.r - 1, case.r + 1)]
-        assert abs(train_cost_ratio(case.schedule) - 0.7) <= min(abs(other - 0.7) for other in others)
+    found = {start: schedule_for(upper(start), budget) for start in range(1, 10)}
+    for start, schedule in found.items():
+        r = r_for(upper(start), budget)
+        assert schedule == (0,) * (start - 1) + (r,) * (25 - start)
+        others = [train_cost_ratio((0,) * (start - 1) + (other,) * (25 - start)) for other in (r - 1, r + 1)]
+        assert abs(train_cost_ratio(schedule) - 0.7) <= min(abs(other - 0.7) for other in others)
     # the later fusion starts, the more tokens must go for the same cost
-    totals = [sum(case.schedule) for case in found.values()]
+    totals = [sum(schedule) for schedule in found.values()]
     assert totals[0] < totals[4] < totals[8]
-    assert "off, and the tolerance 5.0%" in refusal(upper(24), budget)  # one layer cannot save so much
+    assert "off, and the tolerance is 5.0%" in refusal(upper(24), budget)  # one layer cannot save so much
 
 
 def test_on_smaller_images_an_equal_cost_is_an_equal_share_of_tokens():
-    case = with_schedule(upper(6), Budget(train_cost_ratio=0.7, rule="exact", tolerance=0.02))
-    total = sum(case.schedule)
-    assert train_cost_ratio(case.schedule) == pytest.approx(0.7, rel=0.02)
-    small = at_patches(case, 36)
-    assert small.schedule == spread(math.floor(Fraction(total * 36, 196) + Fraction(1, 2)), range(6, 25))
+    budget = Budget(train_cost_ratio=0.7, rule="exact", tolerance=0.02)
+    schedule = schedule_for(upper(6), budget)
+    total = sum(schedule)
+    assert train_cost_ratio(schedule) == pytest.approx(0.7, rel=0.02)
+    small = schedule_for(upper(6), budget, grid_of(36))
+    assert small == spread(math.floor(Fraction(total * 36, 196) + Fraction(1, 2)), range(6, 25), 24)
     # the same share of tokens costs about the same share of a step's time there too, on the same device
     model = ModelConfig(image_size=96)
     limits = known_limits("A100", "float32")
     fused, unfused = (
-        least_times(step_cost(model, schedule, batch=128).work, limits).serial
-        for schedule in (small.schedule, (0,) * 24)
+        least_times(step_cost(model, schedule, batch=128).work, limits).serial for schedule in (small, (0,) * 24)
     )
     assert fused / unfused == pytest.approx(0.7, abs=0.05)
 

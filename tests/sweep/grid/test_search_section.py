@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from sweep.errors import UserError
+from sweep.grid.budget import PAPER_GRID, schedule_on
 from sweep.grid.objectives import Constraint
 from sweep.grid.resources import Pool
 from sweep.grid.search import EarlyStop, Search
@@ -247,7 +248,7 @@ def test_a_searched_space_is_what_the_tokens_allow(load, problems):
     # all: 24 r + r <= 196; upper from layer s with n = 25 - s layers: n r + r <= 196
     allowed = [("all", None, r) for r in range(1, 16) if 25 * r <= 196]
     allowed += [("upper", s, r) for s in range(1, 25) for r in range(1, 16) if (26 - s) * r <= 196]
-    assert [(case.strategy, case.start_layer, case.r) for case in spec.cases] == allowed
+    assert [(case.labels.strategy, case.labels.start_layer, case.labels.r) for case in spec.cases] == allowed
     assert spec.left_out == 15 + 24 * 15 - len(allowed)
     found = problems("", SPACE)  # without a search the same space is refused
     assert "layer 24 would remove" in found["space.r"]
@@ -257,7 +258,7 @@ def test_a_searched_space_with_a_budget_is_what_both_allow(load):
     text = SPACE.replace(", r: {from: 1, to: 15}", "")
     spec = load("search: {kind: optuna}\nbudget: {reduced_tokens: 168, tolerance: 0.02}", text)
     assert 0 < len(spec.cases) < 25
-    assert all(abs(sum(case.schedule) - 168) <= 0.02 * 168 for case in spec.cases)
+    assert all(abs(sum(schedule_on(case, PAPER_GRID).schedule) - 168) <= 0.02 * 168 for case in spec.cases)
     assert len(spec.cases) + spec.left_out == 25
 
 

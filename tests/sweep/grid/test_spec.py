@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from famba_core.config import FusionConfig, TrainConfig
+from sweep.grid.budget import PAPER_GRID, FusionRequest, schedule_on
 from sweep.grid.spec import default_profile, load_spec
 
 GOOD = """
@@ -33,12 +34,17 @@ def with_space(space, rest=""):
     return f"study: x\nspace: {space}\nprofiles: {{laptop: {{dataset: digits}}}}\n{rest}"
 
 
+def total(case):
+    return sum(schedule_on(case, PAPER_GRID).schedule)
+
+
 def test_defaults_and_labels(load):
     spec = load(GOOD)
     assert (spec.study, spec.paper_table, spec.seeds) == ("a_study", None, (0,))
     assert spec.objectives == {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
-    assert spec.baselines == (FusionConfig(schedule=(0,) * 24),)
-    assert spec.cases == (FusionConfig(strategy="upper", start_layer=6, r=9, schedule=(0,) * 5 + (9,) * 19),)
+    assert spec.baselines == (FusionRequest(FusionConfig()),)
+    assert spec.cases == (FusionRequest(FusionConfig(strategy="upper", start_layer=6, r=9)),)
+    assert schedule_on(spec.cases[0], PAPER_GRID).schedule == (0,) * 5 + (9,) * 19
     profile = spec.profiles["laptop"]
     assert profile.train == TrainConfig(epochs=12)
     assert (profile.resources.cpus_per_trial, profile.resources.gpus_per_trial) == (1, 0)
@@ -46,13 +52,20 @@ def test_defaults_and_labels(load):
 
 def test_a_space_crosses_lists_and_ranges_in_the_grids_order(load):
     spec = load(with_space("{strategy: upper, start_layer: {from: 2, to: 10, step: 4}, r: [1, 2]}"))
-    assert [(case.start_layer, case.r) for case in spec.cases] == [(2, 1), (2, 2), (6, 1), (6, 2), (10, 1), (10, 2)]
+    assert [(case.labels.start_layer, case.labels.r) for case in spec.cases] == [
+        (2, 1),
+        (2, 2),
+        (6, 1),
+        (6, 2),
+        (10, 1),
+        (10, 2),
+    ]
 
 
 def test_a_space_drops_keys_that_a_strategy_does_not_take(load):
     space = "{strategy: [none, all, upper], start_layer: [6, 7], r: [1, 2], order: [concat, raster]}"
     spec = load(with_space(space, rest="baselines: [{strategy: all, r: 2}]"))
-    labels = [(case.strategy, case.start_layer, case.r, case.order) for case in spec.cases]
+    labels = [(case.labels.strategy, case.labels.start_layer, case.labels.r, case.labels.order) for case in spec.cases]
     assert labels[:4] == [
         ("none", None, None, "concat"),
         ("all", None, 1, "concat"),
@@ -65,9 +78,9 @@ def test_a_space_drops_keys_that_a_strategy_does_not_take(load):
 def test_a_budget_gives_every_fusing_case_its_r(load):
     space = "{strategy: [none, upper], start_layer: {from: 6, to: 7}}"
     nearest = load(with_space(space, rest="budget: {reduced_tokens: 168}"))
-    assert [(case.r, sum(case.schedule)) for case in nearest.cases] == [(None, 0), (9, 171), (9, 162)]
+    assert [(case.labels.r, total(case)) for case in nearest.cases] == [(None, 0), (9, 171), (9, 162)]
     exact = load(with_space(space, rest="budget: {reduced_tokens: 168, rule: exact}"))
-    assert [(case.r, sum(case.schedule)) for case in exact.cases] == [(None, 0), (None, 168), (None, 168)]
+    assert [(case.labels.r, total(case)) for case in exact.cases] == [(None, 0), (None, 168), (None, 168)]
 
 
 def test_yaml_as_people_write_it(load):

@@ -138,9 +138,9 @@ def test_wrong_values_in_a_profile(problems, entry, sentence):
     ("case", "key", "sentence"),
     [
         ("{start_layer: 6, r: 9}", "strategy", "is required"),
-        ("{strategy: upper, r: 9}", "start_layer", "strategy upper needs it: a layer from 1 to 24"),
-        ("{strategy: all, start_layer: 6, r: 7}", "start_layer", "strategy all takes none, and 6 was given"),
-        ("{strategy: all}", "r", "strategy all needs it: tokens to remove in each fusing layer"),
+        ("{strategy: upper, r: 9}", "start_layer", "strategy 'upper' needs a layer from 1 to 24"),
+        ("{strategy: all, start_layer: 6, r: 7}", "start_layer", "strategy 'all' does not take start_layer (got 6)"),
+        ("{strategy: all}", "r", "strategy 'all' needs r: tokens to remove in each fusing layer"),
         ("{strategy: all, r: -1}", "r", "must be at least 0, not -1"),
         ("{strategy: none, order: raster}", "order", "strategy none takes none, and raster was given"),
         ("{strategy: all, r: 1, weighting: sum}", "weighting", "must be mean or size, not 'sum'"),

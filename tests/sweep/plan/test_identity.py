@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from famba_core import semantics
-from famba_core.config import FusionConfig
+from famba_core.config import FusionSchedule
 from famba_core.data import cifar100, fingerprint
 from sweep.files.names import is_safe_name
 from sweep.grid.spec import load_spec
@@ -128,9 +128,9 @@ def test_another_meaning_of_settings_makes_another_measurement(images, monkeypat
 def test_trials_compare_at_a_rung_if_only_fusion_and_seed_differ(images, monkeypatch):
     trial = planned(images)
     same = [
-        replace(trial, fusion=FusionConfig(schedule=(1,) * 24, order="raster", weighting="size")),
+        replace(trial, fusion=FusionSchedule(schedule=(1,) * 24, order="raster", weighting="size")),
         replace(trial, train=replace(trial.train, seed=5)),
-        replace(trial, cpus_per_trial=9, gpus_per_trial=1.0, trial_id="x", study="y", suggestion=4),
+        replace(trial, cpus_per_trial=9, gpus_per_trial=1.0, trial_id="x", study="y"),
     ]
     assert {rung_group(one) for one in same} == {rung_group(trial)}
     other = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from famba_core.config import DataConfig, FusionConfig
+from famba_core.config import DataConfig, FusionSchedule
 from famba_core.fusion.schedule import spread
 from sweep.errors import UserError
 from sweep.grid.objectives import Constraint
@@ -49,7 +49,9 @@ def ids(plan):
 
 def test_trials_of_one_seed_and_backbone_stand_together_with_the_baseline_first(plan):
     made = plan()
-    order = [(trial.train.seed, trial.model.backbone, trial.fusion.strategy) for trial in made.trials]
+    order = [
+        (trial.train.seed, trial.model.backbone, made.first_cases[trial.trial_id].strategy) for trial in made.trials
+    ]
     assert order == [
         (seed, backbone, strategy)
         for seed in (0, 1) for backbone in ("vim_nano", "vim_nano_small") for strategy in ("none", "upper", "all")
@@ -64,7 +66,8 @@ def test_a_trial_holds_all_that_a_worker_needs(plan):
     assert (trial.study, trial.profile, trial.cpus_per_trial, trial.gpus_per_trial) == ("a_study", "laptop", 1, 0.0)
     assert trial.model.num_classes == 10
     assert trial.model.num_tokens == 65
-    assert (trial.fusion.strategy, trial.fusion.start_layer, trial.fusion.r) == ("upper", 6, 9)  # the paper's labels
+    labels = plan().first_cases[trial.trial_id].labels
+    assert (labels.strategy, labels.start_layer, labels.r) == ("upper", 6, 9)  # the paper's
     assert trial.fusion.schedule == (0,) * 5 + (2,) + (3,) * 18  # 171 * 64 / 196 -> 56 over 19 layers
 
 
@@ -131,7 +134,7 @@ def test_an_id_does_not_depend_on_the_other_cases(plan):
     shared = plan(text.format(f"{one}, {other}"))
     assert len(shared.trials) == 1
     assert [case.label for case in shared.cases] == ["upper from layer 1, r 3", "all, r 3"]
-    assert shared.trials[0].fusion.strategy == "upper"
+    assert shared.first_cases[shared.trials[0].trial_id].strategy == "upper"
     assert ids(plan(text.format(other))) == ids(shared)
 
 
@@ -169,8 +172,8 @@ def test_a_searched_plan_holds_every_candidate_that_the_profiles_images_allow(pl
         expected = {("none", None, None, "concat")}
         for (strategy, start), layers in places.items():
             for r in range(1, 16):
-                at_196 = spread(len(layers) * r, layers)
-                here = spread((2 * len(layers) * r * (tokens - 1) + 196) // 392, layers)
+                at_196 = spread(len(layers) * r, layers, 24)
+                here = spread((2 * len(layers) * r * (tokens - 1) + 196) // 392, layers, 24)
                 if first_overdrawn(at_196, 197) is None and first_overdrawn(here, tokens) is None:
                     expected |= {(strategy, start, r, order) for order in ("concat", "raster")}
         labels = [(case.strategy, case.start_layer, case.r, case.order) for case in made.cases]
@@ -255,7 +258,7 @@ def test_plan_json_gives_the_plan_back(plan):
     assert plan_from_json(plan_to_json(made), Path("study")) == made
     unusual = dataclasses.replace(
         made.trials[0],
-        fusion=FusionConfig(strategy="upper", start_layer=3, schedule=(0,) * 24, order="raster", weighting="size"),
+        fusion=FusionSchedule(schedule=(0,) * 24, order="raster", weighting="size"),
         data=DataConfig(dataset="imagefolder", data_dir="/Bilder/größer", train_images=7),
         gpus_per_trial=0.25,
     )

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fake_training import fake_trial, plan_of, run_in_process
+from fake_training import fake_trial, job_of, plan_of, run_in_process
 from synthetic_study import results, save, table_plan
 
-from famba_core.config import DataConfig, FusionConfig, TrainConfig
+from famba_core.config import DataConfig, FusionSchedule, TrainConfig
 from sweep.errors import UserError
 from sweep.plan.plan_file import plan_from_json, plan_to_json
 from sweep.report.status import describe, study_status
@@ -101,7 +101,7 @@ def test_nothing_in_a_results_folder_is_unpickled(tmp_path):
     mark.unlink()
     trial = dataclasses.replace(
         fake_trial(0),
-        fusion=FusionConfig(schedule=(0,) * 24),
+        fusion=FusionSchedule(schedule=(0,) * 24),
         data=DataConfig(dataset="digits", train_images=32),
         train=TrainConfig(epochs=1, warmup_epochs=0, batch_size=32),
     )
@@ -122,7 +122,7 @@ def test_nothing_in_a_results_folder_is_unpickled(tmp_path):
 
     assert "trap.1.parquet: cannot be read" in describe(study_status(study))
     write_report(_with_cases(tmp_path, study))
-    assert ResultCache(study.parent, tmp_path / "other").take(trial, 1) is None
+    assert ResultCache(study.parent, tmp_path / "other").take(job_of(trial)) is None
     assert run_in_process(plan, study).completed == 1
     compact(study)
     assert describe(study_status(study)).splitlines()[0] == "1 trial planned: 1 completed"

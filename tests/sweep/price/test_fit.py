@@ -80,7 +80,7 @@ def test_a_plan_that_fits_stays_as_it_is(plan):
 def test_a_search_leaves_out_what_does_not_fit(plan):
     made = plan(SEARCH)
     kept = fitting(made, with_gib(3.5))
-    assert [trial.fusion.strategy for trial in kept.trials] == ["all", "lower"]
+    assert [kept.first_cases[trial.trial_id].strategy for trial in kept.trials] == ["all", "lower"]
     assert [case.strategy for case in kept.cases] == ["all", "lower"]
     assert dataclasses.replace(kept, trials=made.trials, cases=made.cases) == made
 
@@ -113,7 +113,7 @@ def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
 def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
     swapped = SEARCH.replace("[{strategy: all, r: 7}]", "[{strategy: none}]").replace("{strategy: none}, {", "{", 1)
     made = plan(swapped)
-    assert made.trials[0].fusion.strategy == "none"
+    assert made.first_cases[made.trials[0].trial_id].strategy == "none"
     with pytest.raises(UserError) as error:
         fitting(made, with_gib(3.5))
     assert [problem.where for problem in error.value.problems] == [made.trials[0].trial_id]

@@ -7,7 +7,7 @@ from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
-from sweep.price.estimate import candidates, compact_schedule, device_hours, plan_table, price, wall_hours
+from sweep.price.estimate import compact_schedule, device_hours, plan_table, price, wall_hours
 from sweep.price.text import headline, listed, price_lines
 
 GRID = """
@@ -116,7 +116,7 @@ def test_stored_results_move_the_price_and_set_its_band(plan):
 def test_a_search_costs_its_baselines_and_so_many_candidates_at_their_mean(plan):
     made = plan("tiny", SEARCH)
     priced = price(made, THREAD, NO_ROWS)
-    each = [priced.trials[trial.trial_id].device_hours for trial in candidates(made)]
+    each = [priced.trials[trial.trial_id].device_hours for trial in made.candidates]
     base = priced.trials[made.trials[0].trial_id].device_hours
     assert len(each) == len(made.trials) - 1 > 100
     total = device_hours(made, priced, None)

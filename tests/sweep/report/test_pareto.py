@@ -1,4 +1,4 @@
-"""The Pareto frontier against its definition, and the hypervolume against counted cells."""
+"""The frontier against its definition, the hypervolume against counted squares."""
 
 import itertools
 import random

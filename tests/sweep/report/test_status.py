@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process
+from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, job_of, plan_of, run_in_process
 
 from sweep.errors import UserError
 from sweep.grid.search import Search
@@ -37,10 +37,10 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in (0, 101, 2, 3, 4)))
     run_in_process(plan, tmp_path, limit=2)
-    interrupted = run_trial(fake_trial(2), 1, tmp_path)
+    interrupted = run_trial(job_of(fake_trial(2)), tmp_path)
     next(interrupted)
     interrupted.close()
-    list(run_trial(fake_trial(3), 1, tmp_path))
+    list(run_trial(job_of(fake_trial(3)), tmp_path))
     (tmp_path / "trials" / "fake-seed3.1.parquet").write_bytes(b"PAR1 torn")
     return tmp_path
 
@@ -73,7 +73,7 @@ def test_a_study_that_nobody_runs(study: Path) -> None:
 def test_what_runs_is_what_its_driver_has_started(study: Path) -> None:
     with lock_study(study):
         assert states(study)["seed2"] == "missing"  # its progress is an earlier driver's
-        running = run_trial(fake_trial(2), 1, study)
+        running = run_trial(job_of(fake_trial(2)), study)
         next(running)
         assert states(study)["seed2"] == "running"
         lines = printed(study)
@@ -146,7 +146,7 @@ def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
     with lock_study(study):
         jump()
         assert states(study)["seed2"] == "missing"
-        running = run_trial(fake_trial(2), 1, study)
+        running = run_trial(job_of(fake_trial(2)), study)
         next(running)
         jump()
         assert states(study)["seed2"] == "running"
@@ -162,7 +162,7 @@ def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> N
     save_plan(tmp_path, plan_to_json(plan))
     assert printed(tmp_path) == ["optuna (tpe): 0 of 40 trials tried", "baselines: 1 missing"]
     for seed, status in ((0, "completed"), (5, "completed"), (9, "completed"), (8, "pruned"), (3, "failed")):
-        row = failed_row(trials[seed], 1, "x")
+        row = failed_row(job_of(trials[seed]), "x")
         write_result(tmp_path, replace(row, status=status, error="x" if status == "failed" else None), ())
     TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed20"))
     with lock_study(tmp_path):
@@ -202,7 +202,7 @@ def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path
 
 def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
     with lock_study(study):
-        first = run_trial(fake_trial(101), 2, study)
+        first = run_trial(job_of(fake_trial(101), 2), study)
         assert states(study)["seed101"] == "failed"
         next(first)
         assert states(study)["seed101"] == "running"
@@ -211,7 +211,7 @@ def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
         assert states(study)["seed101"] == "failed"
         FAULTS[106] = ZeroDivisionError()  # a failure that leaves its progress
         try:
-            list(run_trial(fake_trial(106), 1, study))
+            list(run_trial(job_of(fake_trial(106)), study))
         finally:
             del FAULTS[106]
         save_plan(study, plan_to_json(plan_of(fake_trial(106))))

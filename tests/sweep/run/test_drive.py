@@ -26,7 +26,7 @@ def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(plan: Plan, folder: Path, executor: Puppet, **pool: Any) -> Any:
     plan = replace(plan, pool=Pool(**pool))
-    return run_plan(plan, folder, executor, screen=screen_of(plan))
+    return run_plan(plan, folder, executor, listeners=[screen_of(plan)])
 
 
 def trials(number: int, **resources: Any) -> Plan:
@@ -49,8 +49,8 @@ def test_room_that_comes_and_goes_is_used_and_told(tmp_path: Path, capsys: pytes
     executor = Puppet(act, capacity=1)
     assert run(trials(6), tmp_path, executor).completed == 6
     assert list(map(len, executor.beside)) == [1, 1, 2, 3, 1, 1]
-    notes = re.findall(r"(room for.*|no machine.*) \(it was", capsys.readouterr().out)
-    assert notes == ["room for 3 at a time now", "no machine has room, the run waits now", "room for 1 at a time now"]
+    notes = re.findall(r"capacity changed: (.*) \(it was", capsys.readouterr().out)
+    assert notes == ["3 concurrent trials", "none, so the run waits", "1 concurrent trials"]
 
 
 @pytest.mark.parametrize(("memory_mib", "shares"), [(40_000, {0.125}), (4_600, {0.5}), (1_000, {1.0})])
@@ -61,7 +61,7 @@ def test_trials_are_packed_by_the_memory_that_they_need(
     executor = Puppet(complete_first, capacity=2)
     executor.gpu_memory_mib = memory_mib
     assert run(trials(40, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 40
-    assert {trial.gpus_per_trial for trial in executor.submitted} == shares
+    assert {job.resources.gpus for job in executor.submitted} == shares
     assert max(map(len, executor.beside)) == 2 / max(shares)
 
 
@@ -70,7 +70,7 @@ def test_memory_that_is_given_counts_before_that_of_the_device(tmp_path: Path, m
     executor = Puppet(complete_first)
     executor.gpu_memory_mib = 40_000
     run(trials(3, gpus=1), tmp_path, executor, gpus_per_trial="pack", gpu_memory_gib=4.5)
-    assert {trial.gpus_per_trial for trial in executor.submitted} == {0.5}
+    assert {job.resources.gpus for job in executor.submitted} == {0.5}
 
 
 def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
@@ -80,7 +80,7 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
 
     def act(puppet: Puppet) -> list[Event]:
         first = next(iter(puppet.running))
-        if first == "fake-seed1" or (first == "fake-seed0" and puppet.running[first][0].gpus_per_trial < 1):
+        if first == "fake-seed1" or (first == "fake-seed0" and puppet.running[first].resources.gpus < 1):
             return [puppet.lose(first, out_of_memory=True)]
         return complete_first(puppet)
 
@@ -88,7 +88,7 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
     executor.gpu_memory_mib = 40_000
     summary = run(trials(4, gpus=1), tmp_path, executor, gpus_per_trial="pack")
     assert (summary.completed, summary.failed) == (3, 1)
-    shares = {(trial.trial_id, trial.gpus_per_trial) for trial in executor.submitted}
+    shares = {(job.job_id, job.resources.gpus) for job in executor.submitted}
     assert {("fake-seed0", 0.125), ("fake-seed0", 1.0), ("fake-seed1", 1.0), ("fake-seed2", 0.125)} <= shares
     (error,) = read_rows(tmp_path)[0]["error"].dropna()
     assert error == "it was lost; also with a device to itself"
@@ -105,7 +105,7 @@ def test_on_a_cpu_nothing_runs_beside_a_trial_without_memory(tmp_path: Path) -> 
 
     executor = Puppet(act, capacity=3)
     assert run(trials(6), tmp_path, executor).completed == 6
-    again = [i for i, trial in enumerate(executor.submitted) if trial.trial_id == "fake-seed1"][1]
+    again = [i for i, job in enumerate(executor.submitted) if job.job_id == "fake-seed1"][1]
     assert executor.beside[again] == {"fake-seed1"}
     assert "fake-seed1" not in executor.beside[again + 1]
 
@@ -116,7 +116,7 @@ def test_a_trial_may_be_lost_often_as_long_as_it_gets_further(tmp_path: Path) ->
     def act(puppet: Puppet) -> list[Event]:
         if (epoch := next(epochs, None)) is None:
             return complete_first(puppet)
-        return [Progress(trial_id="fake-seed0", metrics=epoch_metrics(epoch, 6)), puppet.lose("fake-seed0")]
+        return [Progress(job_id="fake-seed0", metrics=epoch_metrics(epoch, 6)), puppet.lose("fake-seed0")]
 
     assert run(trials(1), tmp_path, Puppet(act)).completed == 1
 
@@ -134,7 +134,7 @@ def test_a_folder_that_fails_ends_the_run_with_a_sentence(tmp_path: Path) -> Non
     def act(puppet: Puppet) -> list[Event]:
         return [puppet.lose("fake-seed0", folder_failed=True)]
 
-    with pytest.raises(UserError, match=r"cannot be written: it was lost; make room .* the same command goes on"):
+    with pytest.raises(UserError, match=r"cannot be written: it was lost; free space .* the same command continues"):
         run(trials(2), tmp_path, Puppet(act))
     assert read_rows(tmp_path)[0].empty
 
@@ -229,8 +229,8 @@ def test_a_whole_gpu_for_one_is_several_places(tmp_path: Path, places: int) -> N
 
     executor = Puppet(act, capacity=places)
     assert run(trials(9, gpus=0.25), tmp_path, executor).completed == 9
-    again = next(i for i, trial in enumerate(executor.submitted) if trial.gpus_per_trial == 1)
-    assert executor.submitted[again].trial_id == "fake-seed0"
+    again = next(i for i, job in enumerate(executor.submitted) if job.resources.gpus == 1)
+    assert executor.submitted[again].job_id == "fake-seed0"
     assert executor.beside[again] == {"fake-seed0"}, "nothing overtook it, and nothing fits beside it"
     assert max(map(len, executor.beside[again:])) == places
 

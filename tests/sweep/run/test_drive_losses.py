@@ -28,7 +28,7 @@ def test_a_machine_that_leaves_is_none_of_the_two_losses_of_a_trial(
 
     def lost(puppet: Puppet, **how: Any) -> list[Event]:
         (trial_id,) = puppet.running
-        progress = [Progress(trial_id=trial_id, metrics=epoch_metrics(epochs, 3))] if how and epochs else []
+        progress = [Progress(job_id=trial_id, metrics=epoch_metrics(epochs, 3))] if how and epochs else []
         return [*progress, puppet.lose(trial_id, **how)]
 
     steps: list[Callable[[Puppet], list[Event]]] = [
@@ -37,7 +37,7 @@ def test_a_machine_that_leaves_is_none_of_the_two_losses_of_a_trial(
     ]  # fmt: skip
     plan = plan_of(fake_trial(0))
     executor = Puppet(lambda puppet: steps.pop(0)(puppet), capacity=1)
-    assert run_plan(plan, tmp_path, executor, screen=screen_of(plan)).completed == 1
+    assert run_plan(plan, tmp_path, executor, listeners=[screen_of(plan)]).completed == 1
 
 
 class MeasuringPuppet(Puppet):
@@ -46,24 +46,24 @@ class MeasuringPuppet(Puppet):
     peak_mib = 30_000.0
     job: MeasureJob | None = None
 
-    def submit(self, job: Any, attempt: int) -> None:
+    def submit(self, job: Any) -> None:
         if isinstance(job, MeasureJob):
             self.job, self.left = job, list(job.trials)
         else:
-            super().submit(job, attempt)
+            super().submit(job)
 
     def poll(self, timeout_s: float) -> list[Event]:
         if self.job is None:
             return super().poll(timeout_s)
         if not self.left:
             self.job, ended = None, self.job
-            return [Finished(trial_id=ended.trial_id, status="completed", error=None)]
+            return [Finished(job_id=ended.job_id, status="completed", error=None)]
         trial = self.left.pop(0)
         row = fake_measure(self.folder / "measured.txt")(trial)
         write_measurement(self.folder, replace(row, peak_memory_mib=self.peak_mib))
-        return [Progress(trial_id=self.job.trial_id, metrics=Measured(measure_id=measure_id(trial), error=None))]
+        return [Progress(job_id=self.job.job_id, metrics=Measured(measure_id=measure_id(trial), error=None))]
 
-    def stop(self, trial_id: str) -> None:
+    def stop(self, job_id: str) -> None:
         self.job = None
 
 
@@ -75,8 +75,8 @@ def test_a_search_packs_by_what_it_has_just_measured(tmp_path: Path, monkeypatch
     plan = replace(plan, trials=on_gpus, pool=Pool(gpus_per_trial="pack"))
     executor = MeasuringPuppet(complete_first, capacity=1)
     executor.gpu_memory_mib = 40_000.0
-    assert run_plan(plan, tmp_path, executor, screen=screen_of(plan)).completed == len(on_gpus)
-    assert {trial.gpus_per_trial for trial in executor.submitted} == {1.0}
+    assert run_plan(plan, tmp_path, executor, listeners=[screen_of(plan)]).completed == len(on_gpus)
+    assert {job.resources.gpus for job in executor.submitted} == {1.0}
     assert set(map(len, executor.beside)) == {1}
 
 
@@ -93,7 +93,7 @@ def test_what_measuring_takes_of_gpus_counts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(executor, "poll", slowly)
     plan = plan_of(*(with_batch(fake_trial(i, gpus=0.5), 16 + i) for i in range(9)))
     plan = replace(plan, pool=Pool(gpu_hours=1.0))
-    summary = run_plan(plan, tmp_path, executor, screen=screen_of(plan))
+    summary = run_plan(plan, tmp_path, executor, listeners=[screen_of(plan)])
     assert summary.limit_reached == "the run's limit of 1 GPU-hours is reached (gpu_hours)"
     assert len(list((tmp_path / "measurements").glob("*.parquet"))) == 4
     assert executor.submitted == []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
-from fake_training import epoch_metrics
+from fake_training import epoch_metrics, fake_trial, job_of
 from rich.console import Console
 
+from sweep.executors.base import TrainJob
 from sweep.price.makespan import makespan
 from sweep.run.listeners.eta import Pace
 from sweep.run.listeners.screen import LAST_ENDED, Screen
@@ -70,15 +74,37 @@ def test_clock(seconds: float | None, text: str) -> None:
     assert clock(seconds) == text
 
 
+def job_named(trial_id: str) -> TrainJob:
+    return job_of(replace(fake_trial(0), trial_id=trial_id))
+
+
+@contextmanager
+def shown(screen: Screen, trials: list[str], *, planned: int, capacity: int) -> Iterator[None]:
+    screen.run_began(trials, planned=planned, capacity=capacity)
+    try:
+        yield
+    finally:
+        screen.run_ended()
+
+
+@contextmanager
+def measuring(screen: Screen, total: int) -> Iterator[None]:
+    screen.measuring_began(total)
+    try:
+        yield
+    finally:
+        screen.measuring_ended()
+
+
 def run_on(console: Console, trials: list[str]) -> Screen:
     screen = Screen(dict.fromkeys(trials, 1.0), console=console)
-    with screen.showing(trials, planned=len(trials) + 3, capacity=2):
+    with shown(screen, trials, planned=len(trials) + 3, capacity=2):
         for trial in trials[:-1]:
-            screen.started(trial)
+            screen.started(job_named(trial))
             for epoch in (1, 2, 3):
                 screen.progress(trial, epoch_metrics(epoch, 3))
             screen.ended(trial, "completed", None)
-        screen.started(trials[-1])
+        screen.started(job_named(trials[-1]))
         screen.progress(trials[-1], epoch_metrics(1, 3))
         screen.ended(trials[-1], "failed", "the loss is nan")
     return screen
@@ -100,8 +126,8 @@ def test_without_a_terminal_progress_is_sparse(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sweep.run.listeners.screen.time.monotonic", lambda: now)
     out = io.StringIO()
     screen = Screen({"a": 1.0}, console=Console(file=out))
-    with screen.showing(["a"], planned=1, capacity=1):
-        screen.started("a")
+    with shown(screen, ["a"], planned=1, capacity=1):
+        screen.started(job_named("a"))
         for epoch in range(1, 101):  # an epoch a second
             now += 1.0
             screen.progress("a", epoch_metrics(epoch, 200))
@@ -128,9 +154,9 @@ def test_a_terminal_shows_what_runs_and_the_last_that_ended() -> None:
 def test_the_table_has_epoch_loss_accuracy_and_time_left() -> None:
     console = Console(file=io.StringIO(), width=120)
     screen = Screen({"a": 1.0, "b": 1.0}, console=console)
-    with screen.showing(["a", "b"], planned=2, capacity=2):
-        screen.started("a")
-        screen.started("b")
+    with shown(screen, ["a", "b"], planned=2, capacity=2):
+        screen.started(job_named("a"))
+        screen.started(job_named("b"))
         screen.progress("a", epoch_metrics(2, 3))
         console.file = io.StringIO()
         console.print(screen._table())
@@ -145,17 +171,17 @@ def test_without_a_terminal_the_measuring_phase_has_a_line_at_each_end(monkeypat
     monkeypatch.setattr("sweep.run.listeners.screen.time.monotonic", lambda: now)
     out = io.StringIO()
     screen = Screen({"a": 1.0}, console=Console(file=out))
-    with screen.showing(["a"], planned=1, capacity=1):
-        with screen.measuring(15):
+    with shown(screen, ["a"], planned=1, capacity=1):
+        with measuring(screen, 15):
             for done in range(1, 16):  # one in 4 s
                 now += 4.0
                 screen.measured(done)
-        screen.started("a")
+        screen.started(job_named("a"))
     assert out.getvalue().splitlines() == [
         "1 of 1 trials to train, 1 at a time",
         "measuring 15 schedules first, one at a time",
         "measuring 9 of 15 schedules",  # after 32 s
-        "measuring has taken 1:00",
+        "measuring took 1:00",
         "a: started",
     ]
 
@@ -169,20 +195,20 @@ def test_a_terminal_shows_which_is_measured_and_then_the_trials() -> None:
         shown.print(screen._table())
         return shown.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
 
-    with screen.showing(["a"], planned=1, capacity=1):
-        with screen.measuring(2):
+    with shown(screen, ["a"], planned=1, capacity=1):
+        with measuring(screen, 2):
             assert total().startswith("measuring 1 of 2 schedules, 0:0")
             screen.measured(1)
             assert total().startswith("measuring 2 of 2 schedules, 0:0")
             screen.measured(2)
             assert total().startswith("measuring 2 of 2 schedules, 0:0")
         assert total().startswith("0/1 done, ")
-    assert "measuring has taken" not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "measuring took" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_phase_that_is_interrupted_is_over() -> None:
     screen = Screen({"a": 1.0}, console=Console(file=io.StringIO()))
-    with screen.showing(["a"], planned=1, capacity=1):
-        with pytest.raises(KeyboardInterrupt), screen.measuring(1):
+    with shown(screen, ["a"], planned=1, capacity=1):
+        with pytest.raises(KeyboardInterrupt), measuring(screen, 1):
             raise KeyboardInterrupt
         assert screen._total().startswith("0/1 done")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, screen_of, with_batch
+from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, resources_of, screen_of, with_batch
 from measured_study import batch_trials, batches, measured_in, rows
 
 from sweep.executors.base import Event, Job, Lost, MeasureJob
@@ -30,16 +30,16 @@ class DyingExecutor(LocalExecutor):
     deadly: tuple[int, ...] = ()
     stored_first = False
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: Job) -> None:
         self.job = job
-        super().submit(job, attempt)
+        super().submit(job)
 
     def poll(self, timeout_s: float) -> list[Event]:
         if isinstance(self.job, MeasureJob) and self._next_batch() in self.deadly:
             if self.stored_first:
                 super().poll(timeout_s)
             self.close()
-            return [Lost(trial_id=self.job.trial_id, reason="its worker process died")]
+            return [Lost(job_id=self.job.job_id, reason="its worker process died")]
         return super().poll(timeout_s)
 
     def _next_batch(self) -> int | None:
@@ -71,7 +71,7 @@ def test_a_worker_that_dies_costs_what_it_was_at_and_the_phase_ends_with_the_sec
     monkeypatch.setattr(DyingExecutor, "deadly", deadly)
     monkeypatch.setattr(DyingExecutor, "stored_first", stored_first)
     plan = plan_of(*(with_batch(fake_trial(seed), 16 + seed) for seed in range(4)))
-    assert run_plan(plan, tmp_path, partial(DyingExecutor, run=run_job), screen=screen_of(plan)).completed == 4
+    assert run_plan(plan, tmp_path, partial(DyingExecutor, run=run_job), listeners=[screen_of(plan)]).completed == 4
     assert batches(tmp_path) == measured
     assert rows(tmp_path).query("measured == 'isolated'")["batch_size"].tolist() == measured
     found = [line for line in capsys.readouterr().out.splitlines() if "not measured" in line]
@@ -91,16 +91,16 @@ class HangingExecutor(LocalExecutor):
                 return []
         return super().poll(timeout_s)
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: Job) -> None:
         self.job = job
-        super().submit(job, attempt)
+        super().submit(job)
 
 
 def test_a_measurement_that_takes_too_long_is_given_up_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     trials = batch_trials(16, 17, 18)
-    measured_in(tmp_path, trials, HangingExecutor(tmp_path, trials, run=run_job), time_limit_s=0.3)
+    measured_in(tmp_path, trials, HangingExecutor(tmp_path, resources_of(*trials), run=run_job), time_limit_s=0.3)
     assert batches(tmp_path) == [16, 18]
     (note,) = (line for line in capsys.readouterr().out.splitlines() if "not measured" in line)
     assert note.startswith(f"{measure_id(trials[1])}: not measured: took longer than ")
@@ -111,21 +111,21 @@ class LeavingExecutor(LocalExecutor):
 
     left = 0
 
-    def submit(self, job: Job, attempt: int) -> None:
+    def submit(self, job: Job) -> None:
         self.job = job
-        super().submit(job, attempt)
+        super().submit(job)
 
     def poll(self, timeout_s: float) -> list[Event]:
         if not self._events and self.left < 4 and (self.left != 2 or batches(self._folder)):
             self.left += 1
             self.close()
-            return [Lost(trial_id=self.job.trial_id, reason="its machine left", machine_left=True)]
+            return [Lost(job_id=self.job.job_id, reason="its machine left", machine_left=True)]
         return super().poll(timeout_s)
 
 
 def test_a_machine_that_leaves_costs_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trials = batch_trials(16, 17, 18)
-    executor = LeavingExecutor(tmp_path, trials, run=run_job)
+    executor = LeavingExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor)
     assert executor.left == 4
     assert batches(tmp_path) == [16, 17, 18]

@@ -16,7 +16,9 @@ from fake_training import (
     FakeTrainer,
     fake_measure,
     fake_trial,
+    job_of,
     plan_of,
+    resources_of,
     run_in_process,
     starts,
     with_batch,
@@ -77,7 +79,7 @@ def test_a_measurement_of_another_device_is_not_that_of_the_row(
 
 def test_only_what_will_train_is_measured_and_nothing_twice(tmp_path: Path) -> None:
     plan = plan_of(*(with_batch(fake_trial(seed), 16 + seed) for seed in range(4)))
-    write_result(tmp_path, failed_row(plan.trials[0], 1, "stored before"), ())
+    write_result(tmp_path, failed_row(job_of(plan.trials[0]), "stored before"), ())
     run_in_process(plan, tmp_path, limit=2)
     assert batches(tmp_path) == [17]
     parts = {part: part.stat().st_mtime_ns for part in tmp_path.glob("measurements/*")}
@@ -176,7 +178,7 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
 
 def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_path: Path) -> None:
     trials = batch_trials(16, 17, 18)
-    executor = LocalExecutor(tmp_path, trials, run=run_job)
+    executor = LocalExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor, should_end=lambda: bool(list(tmp_path.glob("measurements/*.parquet"))))
     assert batches(tmp_path) == [16]
     assert [type(event) for event in executor.poll(0)] == [Lost]
@@ -187,7 +189,7 @@ def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_p
 
 def test_measurements_of_another_device_are_taken_again_where_that_is_known(tmp_path: Path) -> None:
     trials = batch_trials(16, 17)
-    executor = LocalExecutor(tmp_path, trials, run=run_job)
+    executor = LocalExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor)
     assert len(starts(tmp_path)) == 2
     measured_in(tmp_path, trials, executor, is_device=lambda name: name == "fake")
@@ -201,7 +203,7 @@ def test_ids_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     trials = batch_trials(*range(16, 36))
     calls = []
     monkeypatch.setattr("sweep.run.measuring.measure_id", lambda trial: calls.append(trial) or measure_id(trial))
-    measured_in(tmp_path, trials, LocalExecutor(tmp_path, trials, run=run_job))
+    measured_in(tmp_path, trials, LocalExecutor(tmp_path, resources_of(*trials), run=run_job))
     assert len(batches(tmp_path)) == 20
     assert len(calls) == 20
 
@@ -213,4 +215,4 @@ def test_a_full_disk_under_the_phase_is_a_user_error(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sweep.store.progress.write_atomically", full)
     trials = batch_trials(16)
     with pytest.raises(UserError, match="cannot be written: No space left"):
-        measured_in(tmp_path, trials, LocalExecutor(tmp_path, trials, run=run_job))
+        measured_in(tmp_path, trials, LocalExecutor(tmp_path, resources_of(*trials), run=run_job))

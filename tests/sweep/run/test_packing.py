@@ -6,62 +6,66 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_training import job_of
 from PIL import Image
 
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.config import AugmentConfig, DataConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.cost.work import step_cost
-from sweep.executors.ray_tune.nodes import ResourceRequest, capacity
+from sweep.executors.base import TrainJob
+from sweep.executors.ray_tune.nodes import capacity
 from sweep.plan.model import Trial
 from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
-from sweep.run.packing import MOST_PER_GPU, packed
+from sweep.run.packing import MOST_PER_GPU, pack
 
 TRIAL = Trial(
     trial_id="t",
     study="study",
     profile="cifar-small",
     model=ModelConfig(backbone="vim_tiny", image_size=32, num_classes=10),
-    fusion=FusionConfig(schedule=(0,) * 24),
+    fusion=FusionSchedule(schedule=(0,) * 24),
     data=DataConfig(dataset="digits"),
     augment=AugmentConfig(),
     train=TrainConfig(batch_size=128),
     cpus_per_trial=1,
     gpus_per_trial=1.0,
 )
+JOB = job_of(TRIAL)
 
 
-def on_a_gpu(trial: Trial) -> int:
+def on_a_gpu(job: TrainJob) -> int:
     """How many of these an executor counts for one."""
     node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 1.0}}
-    return capacity([node], ResourceRequest.of([trial]))
+    return capacity([node], job.resources)
 
 
 @pytest.mark.parametrize("fitting", range(1, MOST_PER_GPU + 1))
 def test_as_many_as_fit_beside_what_cuda_itself_takes(fitting: int) -> None:
     peak = 5000.0
     memory = fitting * (peak + CONTEXT_MIB) / 0.9
-    trial = packed(TRIAL, peak, memory + 1, margin=0.1)
-    assert on_a_gpu(trial) == fitting
+    job = pack(JOB, peak, memory + 1, margin=0.1)
+    share = job.resources.gpus
+    assert on_a_gpu(job) == fitting
     # Ray rounds what is asked of it to this, and all of them must fit into one GPU.
-    assert round(trial.gpus_per_trial, 4) == trial.gpus_per_trial
-    assert fitting * round(10_000 * trial.gpus_per_trial) <= 10_000
-    assert on_a_gpu(packed(TRIAL, peak, memory - 1, margin=0.1)) == max(1, fitting - 1)
-    assert replace(trial, gpus_per_trial=1.0) == TRIAL
+    assert round(share, 4) == share
+    assert fitting * round(10_000 * share) <= 10_000
+    assert on_a_gpu(pack(JOB, peak, memory - 1, margin=0.1)) == max(1, fitting - 1)
+    assert replace(job, resources=JOB.resources) == JOB
 
 
 def test_never_more_than_are_of_use_and_one_that_does_not_fit_has_a_gpu_to_itself() -> None:
-    assert packed(TRIAL, 1.0, 1e6, margin=0.1).gpus_per_trial == 1 / MOST_PER_GPU
-    assert packed(TRIAL, 50_000.0, 40_000.0, margin=0.1).gpus_per_trial == 1.0
+    assert pack(JOB, 1.0, 1e6, margin=0.1).resources.gpus == 1 / MOST_PER_GPU
+    assert pack(JOB, 50_000.0, 40_000.0, margin=0.1).resources.gpus == 1.0
 
 
 def test_the_prediction_is_the_cost_models_and_the_images() -> None:
     step = step_cost(TRIAL.model, TRIAL.fusion.schedule or (), batch=128)
-    images = 1797 * 3 * 32**2  # scikit-learn's digits, both splits, plural as if of 32 pixels
+    images = 1797 * 3 * 32**2  # scikit-learn's digits, both splits, counted as if of 32 pixels
     assert predicted_peak_mib(TRIAL) == pytest.approx((step.peak_bytes + images) / 2**20)
     for less in (
         replace(TRIAL, train=replace(TRIAL.train, ema=False)),
         replace(TRIAL, train=replace(TRIAL.train, recompute=True)),
         replace(TRIAL, data=DataConfig(dataset="digits", train_images=64)),
-        replace(TRIAL, fusion=FusionConfig(schedule=(0,) * 10 + (5,) * 3 + (0,) * 11)),
+        replace(TRIAL, fusion=FusionSchedule(schedule=(0,) * 10 + (5,) * 3 + (0,) * 11)),
     ):
         assert predicted_peak_mib(less) < predicted_peak_mib(TRIAL)
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_training import FakeTrainer, fake_measure, fake_trial, plan_of, run_in_process, screen_of, starts
+from fake_training import FakeTrainer, fake_measure, fake_trial, job_of, plan_of, run_in_process, screen_of, starts
 
 from sweep.errors import UserError
-from sweep.executors.base import Event, Finished, Job, Lost, MeasureJob
-from sweep.plan.model import Trial
-from sweep.run.runner import RunSummary, run_plan, untrained
+from sweep.executors.base import Event, Finished, Job, Lost, MeasureJob, TrainJob
+from sweep.run.runner import RunSummary, missing_trials, run_plan
 from sweep.store.compaction.compact import compact
 from sweep.store.layout import StudyPaths
 from sweep.store.outcomes import select_outcomes
@@ -39,31 +38,31 @@ class ScriptedExecutor:
         self.folder = folder
         self.script = {trial_id: iter(ends) for trial_id, ends in script.items()}
         self.submitted: list[tuple[str, int]] = []
-        self.running: list[tuple[Trial, int]] = []
+        self.running: list[TrainJob] = []
         self.closed = False
 
-    def submit(self, trial: Job, attempt: int) -> None:
-        if isinstance(trial, MeasureJob):
-            self.measuring = trial
+    def submit(self, job: Job) -> None:
+        if isinstance(job, MeasureJob):
+            self.measuring = job
             return
-        self.submitted.append((trial.trial_id, attempt))
-        self.running.append((trial, attempt))
+        self.submitted.append((job.job_id, job.attempt))
+        self.running.append(job)
         assert len(self.running) <= self.capacity
 
     def poll(self, timeout_s: float) -> list[Event]:
         if not self.running:
-            measured = list(measure_all(self.measuring, self.folder))
+            measured = list(measure_all(self.measuring.trials, self.folder))
             assert [event.error for event in measured] == [None]
-            return [Finished(trial_id=self.measuring.trial_id, status="completed", error=None)]
-        trial, attempt = self.running.pop()
-        end = next(self.script[trial.trial_id])
+            return [Finished(job_id=self.measuring.job_id, status="completed", error=None)]
+        job = self.running.pop()
+        end = next(self.script[job.job_id])
         if end in ("ok", "stored"):
-            list(run_trial(trial, attempt, self.folder))
+            list(run_trial(job, self.folder))
         if end == "ok":
-            return [Finished(trial_id=trial.trial_id, status="completed", error=None)]
-        return [Lost(trial_id=trial.trial_id, reason="its worker process died")]
+            return [Finished(job_id=job.job_id, status="completed", error=None)]
+        return [Lost(job_id=job.job_id, reason="its worker process died")]
 
-    def stop(self, trial_id: str) -> None:
+    def stop(self, job_id: str) -> None:
         raise AssertionError("nothing is overdue")
 
     def close(self) -> None:
@@ -73,19 +72,19 @@ class ScriptedExecutor:
 def run_scripted(folder: Path, script: dict[int, list[str]]) -> tuple[RunSummary, ScriptedExecutor]:
     plan = plan_of(*(fake_trial(seed) for seed in script))
     executor = ScriptedExecutor(folder, {f"fake-seed{seed}": ends for seed, ends in script.items()})
-    return run_plan(plan, folder, lambda folder, trials: executor, screen=screen_of(plan)), executor
+    return run_plan(plan, folder, lambda folder, trials: executor, listeners=[screen_of(plan)]), executor
 
 
 def test_a_second_run_trains_only_what_is_missing(tmp_path: Path) -> None:
     plan = plan_of(*(fake_trial(seed) for seed in range(4)))
-    assert untrained(plan, tmp_path, read_rows(tmp_path), limit=2) == list(plan.trials[:2])
+    assert missing_trials(plan, tmp_path, read_rows(tmp_path), limit=2) == list(plan.trials[:2])
     first = run_in_process(plan, tmp_path, limit=2)
-    assert first == RunSummary(asked=2, completed=2, failed=0, interrupted=False)
+    assert first == RunSummary(requested=2, completed=2, failed=0, interrupted=False)
     assert first.sentence == "2 of 2 trials completed"
-    assert untrained(plan, tmp_path, read_rows(tmp_path)) == list(plan.trials[2:])
+    assert missing_trials(plan, tmp_path, read_rows(tmp_path)) == list(plan.trials[2:])
     parts = {part: part.read_bytes() for part in tmp_path.glob("*/*.parquet")}
     second = run_in_process(plan, tmp_path)
-    assert second == RunSummary(asked=4, completed=4, failed=0, interrupted=False)
+    assert second == RunSummary(requested=4, completed=4, failed=0, interrupted=False)
     assert starts(tmp_path) == [f"fake-seed{seed} 1" for seed in range(4)]
     assert all(part.read_bytes() == before for part, before in parts.items())
 
@@ -97,14 +96,14 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
     def no_executor(folder: Path, trials: object) -> ScriptedExecutor:
         raise AssertionError("there is nothing to run")
 
-    assert run_plan(plan, tmp_path, no_executor, screen=screen_of(plan)).exit_code == 1
+    assert run_plan(plan, tmp_path, no_executor, listeners=[screen_of(plan)]).exit_code == 1
     code = (
         "import sys; from pathlib import Path; from sweep.run.listeners.screen import Screen\n"
         "from sweep.run.runner import run_plan\n"
         "from sweep.plan.plan_file import plan_from_json\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "plan = plan_from_json((folder / 'plan.json').read_text(), folder)\n"
-        "assert run_plan(plan, folder, None, screen=Screen({})).completed == 1\n"
+        "assert run_plan(plan, folder, None, listeners=[Screen({})]).completed == 1\n"
         "assert not {'torch', 'ray'} & set(sys.modules), 'slow imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -155,8 +154,8 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
     run_in_process(plan, tmp_path)
     assert run_in_process(plan, tmp_path).sentence.startswith("1 of 2 trials completed, 1 failed (")
     assert len(starts(tmp_path)) == 2
-    assert untrained(plan, tmp_path, read_rows(tmp_path)) == []
-    assert untrained(plan, tmp_path, read_rows(tmp_path), retry_failed=True) == [plan.trials[0]]
+    assert missing_trials(plan, tmp_path, read_rows(tmp_path)) == []
+    assert missing_trials(plan, tmp_path, read_rows(tmp_path), retry_failed=True) == [plan.trials[0]]
     monkeypatch.setattr("fake_training.FAULTS", {})
     assert run_in_process(plan, tmp_path, retry_failed=True).completed == 2
     assert starts(tmp_path)[2:] == ["fake-seed101 1"]
@@ -171,7 +170,7 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
 
 def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> None:
     summary, executor = run_scripted(tmp_path, {0: ["lost", "ok"], 1: ["lost", "lost"], 2: ["ok"]})
-    assert summary == RunSummary(asked=3, completed=2, failed=1, interrupted=False)
+    assert summary == RunSummary(requested=3, completed=2, failed=1, interrupted=False)
     assert sorted(executor.submitted) == [
         ("fake-seed0", 1),
         ("fake-seed0", 1),
@@ -216,7 +215,7 @@ def test_a_torn_part_is_set_aside_and_its_trial_runs_again(tmp_path: Path, capsy
 def test_what_is_no_part_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "trials" / "notes.parquet").mkdir(parents=True)
     assert run_in_process(plan_of(fake_trial(0)), tmp_path).completed == 1
-    assert f"notes.parquet could not be read and is set aside in {tmp_path}/quarantine" in capsys.readouterr().out
+    assert f"notes.parquet could not be read and was moved to {tmp_path}/quarantine" in capsys.readouterr().out
     assert (tmp_path / "quarantine" / "trials" / "notes.parquet").is_dir()
 
 
@@ -230,8 +229,8 @@ def test_what_a_worker_left_behind_after_its_row_is_removed(tmp_path: Path) -> N
 
 
 def test_a_completed_attempt_counts_whenever_it_was(tmp_path: Path) -> None:
-    list(run_trial(fake_trial(0), 1, tmp_path))
-    write_result(tmp_path, failed_row(fake_trial(0), 2, "later"), ())
+    list(run_trial(job_of(fake_trial(0)), tmp_path))
+    write_result(tmp_path, failed_row(job_of(fake_trial(0), 2), "later"), ())
     assert select_outcomes(read_rows(tmp_path)[0])["status"].to_dict() == {"fake-seed0": "completed"}
 
 

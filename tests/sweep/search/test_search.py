@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_search import SAMPLERS, row_of, small_plan, suggestions
+from small_search import SAMPLERS, ids, numbers, row_of, small_plan, suggestions
 
 from sweep.search.optuna_search import OptunaSearch
 
@@ -19,8 +19,8 @@ from sweep.search.optuna_search import OptunaSearch
 def test_each_schedule_is_suggested_once_and_baselines_never(sampler):
     plan = small_plan(sampler)
     found = suggestions(OptunaSearch(plan), 1000)
-    assert sorted(trial.trial_id for trial in found) == sorted(t.trial_id for t in plan.trials if t.trial_id != "none")
-    assert [trial.suggestion for trial in found] == list(range(1, 95))
+    assert sorted(ids(found)) == sorted(t.trial_id for t in plan.trials if t.trial_id != "none")
+    assert [suggestion.number for suggestion in found] == list(range(1, 95))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -33,17 +33,17 @@ def test_a_search_that_is_rebuilt_after_every_row_suggests_the_same(sampler):
         search = OptunaSearch(plan)
         for row in random.Random(len(rows)).sample(rows, len(rows)):  # in whatever order the store gives them
             search.tell(row)
-        killed_before_it_ran = search.suggest(())
-        rebuilt.append(search.suggest(()))
+        killed_before_it_ran = search.suggest({})
+        rebuilt.append(search.suggest({}))
         assert rebuilt[-1] == killed_before_it_ran
         rows.append(row_of(rebuilt[-1]))
     assert rebuilt == undisturbed
 
 
 def test_seeds_and_samplers_differ():
-    first = [tuple(t.trial_id for t in suggestions(OptunaSearch(small_plan(seed=s)), 12)) for s in range(3)]
+    first = [tuple(ids(suggestions(OptunaSearch(small_plan(seed=s)), 12))) for s in range(3)]
     assert len(set(first)) == 3
-    by_sampler = [tuple(t.trial_id for t in suggestions(OptunaSearch(small_plan(s)), 40)) for s in SAMPLERS]
+    by_sampler = [tuple(ids(suggestions(OptunaSearch(small_plan(s)), 40))) for s in SAMPLERS]
     assert len(set(by_sampler)) == 3
 
 
@@ -74,7 +74,7 @@ def test_what_runs_is_not_suggested_and_numbers_are_never_used_twice(sampler):
     rng = random.Random(0)
     search, running, rows = OptunaSearch(plan), [], []
     for step in range(140):
-        if len(running) < 4 and (trial := search.suggest(running)):
+        if len(running) < 4 and (trial := search.suggest(numbers(running))):
             running.append(trial)
         elif running:
             rows.append(row_of(running.pop(rng.randrange(len(running)))))
@@ -94,12 +94,12 @@ def test_it_ends_with_the_trials_that_were_asked_for_and_those_that_run_count():
     search = OptunaSearch(plan)
     running = []
     for _ in range(5):
-        running.append(search.suggest(running))
-    assert search.suggest(running) is None
+        running.append(search.suggest(numbers(running)))
+    assert search.suggest(numbers(running)) is None
     for trial in running:
         search.tell(row_of(trial))
-    assert search.suggest(()) is None
-    assert len({trial.trial_id for trial in running}) == 5
+    assert search.suggest({}) is None
+    assert len(set(ids(running))) == 5
 
 
 def test_running_baselines_and_their_rows_take_no_part():
@@ -107,5 +107,5 @@ def test_running_baselines_and_their_rows_take_no_part():
     baseline = plan.trials[0]
     with_baseline, without = OptunaSearch(plan), OptunaSearch(plan)
     with_baseline.tell(row_of(baseline))
-    assert with_baseline.suggest([baseline]) == without.suggest(())
-    assert with_baseline.suggest([plan.trials[1], baseline]) is not None
+    assert with_baseline.suggest({baseline.trial_id: 0}) == without.suggest({})
+    assert with_baseline.suggest({plan.trials[1].trial_id: 1, baseline.trial_id: 0}) is not None

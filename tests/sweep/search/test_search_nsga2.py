@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from small_search import case_of, plan_of_cases, row_of, trial_of
 
-from sweep.search.optuna_search import OptunaSearch
+from sweep.search.optuna_search import OptunaSearch, Suggestion
 
 CASES = {f"upper{layer}": case_of(f"upper{layer}", start_layer=layer) for layer in range(1, 401)}
 
@@ -19,11 +18,10 @@ def next_layers(told: Iterable[int]) -> list[int]:
         plan = plan_of_cases(list(CASES.values()), "nsga2", seed=seed, objectives={"top1_best_pct": "max"})
         search = OptunaSearch(plan)
         for number, layer in enumerate(told, start=1):
-            trial = replace(trial_of(f"upper{layer}"), suggestion=number)
-            search.tell(row_of(trial, top1_best_pct=float(layer)))
-        suggested = search.suggest(())
+            search.tell(row_of(Suggestion(trial_of(f"upper{layer}"), number), top1_best_pct=float(layer)))
+        suggested = search.suggest({})
         assert suggested
-        found.append(CASES[suggested.trial_id].start_layer or 0)
+        found.append(CASES[suggested.trial.trial_id].start_layer or 0)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
-from fake_training import screen_of
+from fake_training import job_of, screen_of
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -20,9 +20,9 @@ from sweep.grid.iso_cost import train_cost_ratio
 from sweep.grid.search import EarlyStop, Search
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
-from sweep.plan.model import Plan, baselines
+from sweep.plan.model import Plan
 from sweep.run.result_cache import ResultCache
-from sweep.run.runner import RunSummary, run_plan, untrained
+from sweep.run.runner import RunSummary, missing_trials, run_plan
 from sweep.simulated.trainer import run_job
 from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
@@ -34,14 +34,14 @@ GRID = Path(__file__).parents[3] / "grids" / "optuna_pareto.yaml"
 
 def search_plan(trials: int = 8, *, early_stop: EarlyStop | None = None) -> Plan:
     plan = make_plan(load_spec(GRID), "laptop")
-    reference = {trial.trial_id for trial in baselines(plan)}
+    reference = {trial.trial_id for trial in plan.baselines}
     stopping = tuple(t if t.trial_id in reference else replace(t, early_stop=early_stop) for t in plan.trials)
     return replace(plan, trials=stopping, search=Search(sampler="tpe", trials=trials, seed=3))
 
 
 def run(plan: Plan, folder: Path, executor: Any = None, **options: Any) -> RunSummary:
     factory = executor or partial(LocalExecutor, run=run_job)
-    return run_plan(plan, folder, factory, screen=screen_of(plan), **options)
+    return run_plan(plan, folder, factory, listeners=[screen_of(plan)], **options)
 
 
 def chosen(folder: Path) -> list[tuple[int, str, str]]:
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
-        assert run(search_plan(), folder) == RunSummary(asked=9, completed=9, failed=0)
+        assert run(search_plan(), folder) == RunSummary(requested=9, completed=9, failed=0)
     return chosen(folder)
 
 
@@ -69,16 +69,16 @@ def test_a_search_tries_as_many_as_it_may_and_the_baseline(
 ) -> None:
     assert [number for number, _, _ in undisturbed] == list(range(1, 9))
     assert len({trial for _, trial, _ in undisturbed}) == 8
-    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path))) == 9
-    assert len(untrained(search_plan(), tmp_path, read_rows(tmp_path), limit=2)) == 3
+    assert len(missing_trials(search_plan(), tmp_path, read_rows(tmp_path))) == 9
+    assert len(missing_trials(search_plan(), tmp_path, read_rows(tmp_path), limit=2)) == 3
 
 
 def test_limits_and_resumes_change_nothing_about_it(tmp_path: Path, undisturbed: list[tuple[int, str, str]]) -> None:
     for done in (2, 4, 6, 8):
         summary = run(search_plan(), tmp_path, limit=2)
-        assert summary == RunSummary(asked=done + 1, completed=done + 1, failed=0)
+        assert summary == RunSummary(requested=done + 1, completed=done + 1, failed=0)
         assert chosen(tmp_path) == undisturbed[:done]
-    assert run(search_plan(), tmp_path, limit=2) == RunSummary(asked=9, completed=9, failed=0)
+    assert run(search_plan(), tmp_path, limit=2) == RunSummary(requested=9, completed=9, failed=0)
     assert (tmp_path / "optuna.log").exists()
 
 
@@ -87,9 +87,9 @@ class InterruptedExecutor(LocalExecutor):
 
     submitted = 0
 
-    def submit(self, job: Any, attempt: int) -> None:
+    def submit(self, job: Any) -> None:
         self.submitted += 1
-        super().submit(job, attempt)
+        super().submit(job)
 
     def poll(self, timeout_s: float) -> list[Event]:
         events = super().poll(timeout_s)
@@ -122,7 +122,7 @@ def test_results_of_other_studies_come_on_top_of_the_limit(
     assert run(search_plan(), other, limit=3).completed == 4
     study = tmp_path / "study-laptop"
     summary = run(search_plan(), study, limit=2, cache=ResultCache(tmp_path, study))
-    assert (summary.taken, summary.completed) == (4, 6)
+    assert (summary.copied, summary.completed) == (4, 6)
     assert chosen(study) == undisturbed[:5]
     sources = read_rows(study)[0].set_index("trial_id")["source"]
     assert sources[undisturbed[0][1]] == f"other-laptop/{undisturbed[0][1]}.1"
@@ -132,7 +132,7 @@ def test_results_of_other_studies_come_on_top_of_the_limit(
 def test_early_stop_prunes_and_the_search_is_told_so(tmp_path: Path) -> None:
     plan = search_plan(12, early_stop=EarlyStop(min_epochs=2, reduction_factor=2))
     summary = run(plan, tmp_path)
-    assert summary.asked == 13
+    assert summary.requested == 13
     assert summary.pruned >= 2
     assert summary.completed + summary.pruned == 13
     rows = read_rows(tmp_path)[0]
@@ -155,10 +155,10 @@ def test_a_failure_counts_as_a_try_and_is_tried_again_only_on_request(
 ) -> None:
     plan = search_plan(3)
     first = next(trial for trial in plan.trials if trial.trial_id == undisturbed[0][1])
-    write_result(tmp_path, failed_row(replace(first, suggestion=1), 1, "made up"), ())
-    assert run(plan, tmp_path) == RunSummary(asked=4, completed=3, failed=1)
+    write_result(tmp_path, failed_row(job_of(first, suggestion=1), "made up"), ())
+    assert run(plan, tmp_path) == RunSummary(requested=4, completed=3, failed=1)
     assert [status for _, _, status in chosen(tmp_path)] == ["failed", "completed", "completed"]
-    assert run(plan, tmp_path, retry_failed=True) == RunSummary(asked=4, completed=4, failed=0)
+    assert run(plan, tmp_path, retry_failed=True) == RunSummary(requested=4, completed=4, failed=0)
     rows = read_rows(tmp_path)[0]
     assert rows[rows["trial_id"] == first.trial_id][["attempt", "status"]].values.tolist() == [
         [1, "failed"],
@@ -168,10 +168,10 @@ def test_a_failure_counts_as_a_try_and_is_tried_again_only_on_request(
 
 def test_a_space_that_is_all_tried_ends_the_search(tmp_path: Path) -> None:
     plan = search_plan(50)
-    kept = [*baselines(plan), *plan.trials[1:4]]
+    kept = [*plan.baselines, *plan.trials[1:4]]
     names = {trial.trial_id for trial in kept}
     small = replace(plan, trials=tuple(kept), cases=tuple(case for case in plan.cases if case.trial_id in names))
-    assert run(small, tmp_path) == RunSummary(asked=4, completed=4, failed=0)
+    assert run(small, tmp_path) == RunSummary(requested=4, completed=4, failed=0)
 
 
 ISO_COST = """
@@ -190,7 +190,7 @@ def test_an_iso_cost_search_with_constraints_and_early_stop_ends_when_all_is_tri
     (tmp_path / "iso_cost.yaml").write_text(ISO_COST)
     plan = make_plan(load_spec(tmp_path / "iso_cost.yaml"), "paper")
     summary = run(plan, tmp_path / "study")
-    assert summary.asked == summary.completed + summary.pruned == len(plan.trials)
+    assert summary.requested == summary.completed + summary.pruned == len(plan.trials)
     assert summary.pruned >= 3
     assert run(plan, tmp_path / "study") == summary
     schedules = [trial.fusion.schedule for trial in plan.trials[1:]]
@@ -213,18 +213,17 @@ class RoundsExecutor:
     def __init__(self, folder: Path, trials: object) -> None:
         self.folder, self.running, self.rounds = folder, [], [0]
 
-    def submit(self, job: Any, attempt: int) -> None:
-        self.running.append((job, attempt))
+    def submit(self, job: Any) -> None:
+        self.running.append(job)
         self.rounds[-1] += 1
 
     def poll(self, timeout_s: float) -> list[Event]:
-        job, attempt = self.running.pop(0)
-        *_, end = [*_exhausted(run_job(job, attempt, self.folder))]
+        *_, end = [*_exhausted(run_job(self.running.pop(0), self.folder))]
         if not self.running:
             self.rounds.append(0)
         return [end]
 
-    def stop(self, trial_id: str) -> None: ...
+    def stop(self, job_id: str) -> None: ...
 
     def close(self) -> None:
         assert self.rounds == [2, 2, 2, 1, 0]

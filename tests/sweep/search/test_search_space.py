@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from small_search import case_of, plan_of_cases, small_plan, spy_on_studies, suggestions
+from small_search import case_of, ids, plan_of_cases, small_plan, spy_on_studies, suggestions
 
 from sweep.plan.model import Plan
 from sweep.search.optuna_search import OptunaSearch
@@ -34,4 +34,4 @@ def test_r_is_a_parameter_where_it_is_free_and_not_where_a_budget_derives_it(mon
 
 def test_a_space_of_one_schedule_has_no_parameter_and_still_its_trial():
     found = suggestions(OptunaSearch(plan_of_cases([case_of("only", start_layer=3)])), 10)
-    assert [trial.trial_id for trial in found] == ["only"]
+    assert ids(found) == ["only"]

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from small_search import OBJECTIVES, row_of, small_plan, suggestions
+from small_search import OBJECTIVES, ids, row_of, small_plan, suggestions
 
 from sweep.search.optuna_search import OptunaSearch
 
@@ -23,7 +23,7 @@ def test_the_storage_opens_with_optuna_and_holds_what_ended(tmp_path):
     search = OptunaSearch(small_plan(), file)
     found = suggestions(search, 5)
     study = read_journal(file)
-    assert [trial.user_attrs["trial_id"] for trial in study.get_trials()] == [trial.trial_id for trial in found]
+    assert [trial.user_attrs["trial_id"] for trial in study.get_trials()] == ids(found)
     assert all(trial.state == TrialState.COMPLETE for trial in study.get_trials())
     assert study.metric_names == list(OBJECTIVES)
     assert study.get_trials()[0].values == [row_of(found[0])[column] for column in OBJECTIVES]
@@ -45,7 +45,7 @@ def test_a_damaged_or_missing_storage_does_not_matter(tmp_path, damage):
     after = suggestions(search, 2)
     file.unlink()  # while the search runs
     after += suggestions(search, 2)
-    assert [trial.trial_id for trial in before + after] == [t.trial_id for t in suggestions(OptunaSearch(plan), 8)]
+    assert ids(before + after) == ids(suggestions(OptunaSearch(plan), 8))
     assert len(read_journal(file).get_trials()) == 8
 
 
@@ -62,5 +62,5 @@ def test_a_storage_that_cannot_be_written_is_warned_of_and_written_later(tmp_pat
     (tmp_path / "moved").rename(file)
     file.write_bytes(file.read_bytes() + b'{"op_co')  # as a disk that is full cuts it
     found += suggestions(search, 1)
-    assert [trial.trial_id for trial in found] == [t.trial_id for t in suggestions(OptunaSearch(small_plan()), 6)]
-    assert [t.user_attrs["trial_id"] for t in read_journal(file).get_trials()] == [trial.trial_id for trial in found]
+    assert ids(found) == ids(suggestions(OptunaSearch(small_plan()), 6))
+    assert [t.user_attrs["trial_id"] for t in read_journal(file).get_trials()] == ids(found)

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from small_search import (
     SAMPLERS,
     case_of,
+    ids,
     plan_of_cases,
     row_of,
     small_plan,
@@ -20,8 +21,7 @@ from small_search import (
 )
 
 from sweep.grid.objectives import Constraint
-from sweep.plan.model import Trial
-from sweep.search.optuna_search import OptunaSearch
+from sweep.search.optuna_search import OptunaSearch, Suggestion
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -47,7 +47,7 @@ def test_with_one_objective_a_pruned_trial_has_what_it_reached(sampler, monkeypa
     plan = small_plan(sampler, objectives={"top1_best_pct": "max"})
     studies = spy_on_studies(monkeypatch)
     early = {"status": "pruned", "epochs": 300, "last_epoch": 9, "train_time_s": None}
-    suggestions(OptunaSearch(plan), 40, lambda trial: row_of(trial) | (early if trial.suggestion % 2 else {}))
+    suggestions(OptunaSearch(plan), 40, lambda trial: row_of(trial) | (early if trial.number % 2 else {}))
     assert studies[-1][0].state == TrialState.PRUNED
     name = studies[-1][0].user_attrs["trial_id"]
     assert studies[-1][0].intermediate_values == {9: row_of(trial_of(name))["top1_best_pct"]}
@@ -64,9 +64,9 @@ def test_isolated_times_count_where_there_are_some(monkeypatch):
 def test_constraints_turn_the_search_to_what_meets_them(sampler):
     """Accuracy asks for early layers, the bound for late ones."""
 
-    def end(trial: Trial) -> dict[str, Any]:
-        layer = layers[trial.trial_id]
-        return row_of(trial) | {"top1_best_pct": 400.0 - layer, "peak_memory_mib": 400.0 - layer}
+    def end(suggestion: Suggestion) -> dict[str, Any]:
+        layer = layers[suggestion.trial.trial_id]
+        return row_of(suggestion) | {"top1_best_pct": 400.0 - layer, "peak_memory_mib": 400.0 - layer}
 
     points = itertools.product(range(1, 401), ("concat", "raster"))
     cases = [case_of(f"upper{layer}-{order}", start_layer=layer, order=order) for layer, order in points]
@@ -75,7 +75,7 @@ def test_constraints_turn_the_search_to_what_meets_them(sampler):
     def late_layers(*constraints: Constraint) -> int:
         plan = plan_of_cases(cases, sampler, objectives={"top1_best_pct": "max"}, constraints=constraints)
         found = suggestions(OptunaSearch(plan), 80, end)
-        return sum(layers[trial.trial_id] >= 300 for trial in found)
+        return sum(layers[name] >= 300 for name in ids(found))
 
     assert late_layers(Constraint(column="peak_memory_mib", relation="<=", bound=100)) > late_layers() + 5
 

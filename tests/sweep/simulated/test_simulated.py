@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fake_training import fake_trial
+from fake_training import fake_trial, job_of
 
-from famba_core.config import FusionConfig
+from famba_core.config import FusionSchedule
 from famba_core.fusion.schedule import spread
 from sweep.executors.base import Finished, MeasureJob
 from sweep.simulated.surface import published_rows, simulate
@@ -70,7 +70,7 @@ def test_strategies_keep_their_published_order(compared):
 
 def test_more_tokens_removed_and_sooner_is_cheaper():
     for removed in (10, 50, 150):
-        costs = [simulate("vim_tiny", spread(removed, range(start, start + 4))) for start in range(1, 22)]
+        costs = [simulate("vim_tiny", spread(removed, range(start, start + 4), 24)) for start in range(1, 22)]
         assert (np.diff([cost.train_time_s for cost in costs]) > 0).all()
         assert (np.diff([cost.peak_memory_mib for cost in costs]) > 0).all()
     for r in range(1, 14):
@@ -81,7 +81,7 @@ def test_more_tokens_removed_and_sooner_is_cheaper():
 
 def test_fusing_in_the_first_layers_costs_accuracy_and_in_the_last_gains_some():
     unfused = simulate("vim_tiny", UNFUSED).top1_pct
-    by_start = [simulate("vim_tiny", spread(100, range(start, 25))).top1_pct for start in range(1, 16)]
+    by_start = [simulate("vim_tiny", spread(100, range(start, 25), 24)).top1_pct for start in range(1, 16)]
     assert (np.diff(by_start) > 0).all()
     assert by_start[0] < unfused < by_start[-1]
 
@@ -98,13 +98,13 @@ def test_fewer_patches_and_a_narrow_backbone_stand_for_the_papers():
 def trial_on_64_patches(seed: int, epochs: int):
     trial = fake_trial(seed, epochs=epochs)
     schedule = (0,) * 12 + (2,) * 12
-    return dataclasses.replace(trial, fusion=FusionConfig(strategy="upper", start_layer=13, r=2, schedule=schedule))
+    return dataclasses.replace(trial, fusion=FusionSchedule(schedule=schedule))
 
 
 def test_a_trial_is_stored_with_the_numbers_of_the_surface(tmp_path):
     trial = trial_on_64_patches(0, epochs=6)
     end = simulate("vim_tiny", trial.fusion.schedule, num_patches=64)
-    job = run_job(trial, 1, tmp_path)
+    job = run_job(job_of(trial), tmp_path)
     top1 = [metrics.top1_pct for metrics in job]
     assert top1 == sorted(set(top1))
     row = read_rows(tmp_path)[0].iloc[0]
@@ -119,11 +119,11 @@ def test_a_trial_is_stored_with_the_numbers_of_the_surface(tmp_path):
 def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(tmp_path):
     trial = trial_on_64_patches(0, epochs=5)
     whole = list(new_trainer(trial, None))
-    job = run_job(trial, 1, tmp_path)
+    job = run_job(job_of(trial), tmp_path)
     begun = [next(job), next(job)]
     job.close()
     assert (StudyPaths(tmp_path).checkpoint(trial.trial_id) / "last.pt").exists()
-    assert begun + list(run_job(trial, 1, tmp_path)) == whole
+    assert begun + list(run_job(job_of(trial), tmp_path)) == whole
     assert list(read_epochs(tmp_path)[0]["top1_pct"]) == [metrics.top1_pct for metrics in whole]
 
 
@@ -141,8 +141,8 @@ def test_noise_is_off_by_default_and_follows_the_seed():
 
 
 def test_a_measuring_job_measures_nothing(tmp_path):
-    job = run_job(MeasureJob(trials=(trial_on_64_patches(0, epochs=1),)), 1, tmp_path)
+    job = run_job(MeasureJob(trials=(trial_on_64_patches(0, epochs=1),)), tmp_path)
     with pytest.raises(StopIteration) as end:
         next(job)
-    assert end.value.value == Finished(trial_id="measuring", status="completed", error=None)
+    assert end.value.value == Finished(job_id="measuring", status="completed", error=None)
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_training import FakeTrainer, fake_measure, fake_trial
+from fake_training import FakeTrainer, fake_measure, fake_trial, job_of
 
-from famba_core.config import AugmentConfig, DataConfig, FusionConfig, TrainConfig
+from famba_core.config import AugmentConfig, DataConfig, FusionSchedule, TrainConfig
 from famba_core.device import device_name
 from famba_core.training.step import TrainStep
 from sweep.executors.base import MeasureJob
@@ -23,7 +23,7 @@ from sweep.worker.measure import WARMUP_STEPS, measure, measure_all
 TRIAL = replace(
     fake_trial(0),
     model=replace(fake_trial(0).model, image_size=8),
-    fusion=FusionConfig(strategy="upper", start_layer=23, r=1, schedule=(0,) * 22 + (1, 1)),
+    fusion=FusionSchedule(schedule=(0,) * 22 + (1, 1)),
 )
 
 
@@ -94,7 +94,7 @@ def test_a_row_comes_back_as_it_was_measured(threads: object, tmp_path: Path) ->
 
 def test_a_job_goes_on_after_what_cannot_be_measured(tmp_path: Path, threads: object) -> None:
     nowhere = replace(TRIAL, data=DataConfig(dataset="imagefolder", data_dir=str(tmp_path / "nowhere")))
-    ended = list(measure_all(MeasureJob(trials=(nowhere, TRIAL)), tmp_path))
+    ended = list(measure_all((nowhere, TRIAL), tmp_path))
     assert [event.measure_id for event in ended] == [measure_id(nowhere), measure_id(TRIAL)]
     assert ended[0].error is not None
     assert "nowhere" in ended[0].error
@@ -104,8 +104,8 @@ def test_a_job_goes_on_after_what_cannot_be_measured(tmp_path: Path, threads: ob
 
 def test_a_job_takes_a_whole_gpu_if_trials_take_a_part_of_one() -> None:
     job = MeasureJob(trials=(replace(TRIAL, cpus_per_trial=3, gpus_per_trial=0.25), TRIAL))
-    assert (job.cpus_per_trial, job.gpus_per_trial) == (3, 1.0)
-    assert MeasureJob(trials=(TRIAL,)).gpus_per_trial == 0
+    assert (job.resources.cpus, job.resources.gpus) == (3, 1.0)
+    assert MeasureJob(trials=(TRIAL,)).resources.gpus == 0
 
 
 OTHER_TRAIN = {
@@ -144,7 +144,7 @@ def test_what_changes_a_step_has_a_measurement_of_its_own(change: Callable[[Tria
 @pytest.mark.parametrize(
     "change",
     [
-        lambda trial: replace(trial, fusion=FusionConfig(schedule=trial.fusion.schedule)),
+        lambda trial: replace(trial, fusion=FusionSchedule(schedule=trial.fusion.schedule)),
         lambda trial: replace(trial, data=replace(trial.data, data_dir="/elsewhere")),
         lambda trial: replace(trial, model=replace(trial.model, patch_size=4)),
         lambda trial: replace(trial, trial_id="other", study="other"),
@@ -160,7 +160,7 @@ def test_trials_that_share_a_gpu_share_the_measurement_of_a_whole_one() -> None:
 
 
 def test_without_fusion_its_order_makes_no_difference() -> None:
-    unfused = [FusionConfig(schedule=(0,) * 24, order=order) for order in ("concat", "raster")]
+    unfused = [FusionSchedule(schedule=(0,) * 24, order=order) for order in ("concat", "raster")]
     assert len({measure_id(replace(TRIAL, fusion=fusion)) for fusion in unfused}) == 1
 
 
@@ -176,9 +176,9 @@ def test_a_gpu_that_is_another_than_the_measured_one_is_measured(
     monkeypatch.setattr("famba_core.device.device_name", lambda device: next(names))
     counts = []
     for seed in range(3):
-        list(run_job(fake_trial(seed, gpus=1), 1, tmp_path))
+        list(run_job(job_of(fake_trial(seed, gpus=1)), tmp_path))
         counts.append(len(log.read_text().splitlines()))
     assert counts == [1, 1, 2]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    list(run_job(fake_trial(3, gpus=1), 1, tmp_path))
+    list(run_job(job_of(fake_trial(3, gpus=1)), tmp_path))
     assert len(log.read_text().splitlines()) == 2, "nothing can be measured here"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, starts
+from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, job_of, starts
 
-from famba_core.config import ConfigError, FusionConfig
+from famba_core.config import ConfigError, FusionSchedule
 from sweep.schema import ResultRow
 from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
@@ -26,7 +26,7 @@ def fake_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_to_end(seed: int, folder: Path, attempt: int = 1) -> ResultRow:
-    epochs = run_trial(fake_trial(seed), attempt, folder)
+    epochs = run_trial(job_of(fake_trial(seed), attempt), folder)
     while True:
         try:
             next(epochs)
@@ -62,11 +62,11 @@ def test_the_commit_is_that_of_this_checkout() -> None:
     git = ["git", "-C", str(checkout)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    assert failed_row(fake_trial(0), 1, "lost").git_commit == head + ("-dirty" if changed else "")
+    assert failed_row(job_of(fake_trial(0)), "lost").git_commit == head + ("-dirty" if changed else "")
 
 
 def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
-    epochs = run_trial(fake_trial(0), 1, tmp_path)
+    epochs = run_trial(job_of(fake_trial(0)), tmp_path)
     first = next(epochs)
     epochs.close()
     left = TrialProgress.read(StudyPaths(tmp_path).checkpoint("fake-seed0"))
@@ -95,7 +95,7 @@ def test_another_attempt_starts_its_own_clock(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_the_checkpoint_and_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs = run_trial(fake_trial(0), 1, tmp_path)
+    epochs = run_trial(job_of(fake_trial(0)), tmp_path)
     next(epochs)
 
     def interrupt(seconds: float) -> None:
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_run_is_replaced(tmp_path: Path, monkeypatch: py
 
 
 def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:
-    write_result(tmp_path, failed_row(fake_trial(0), 1, "stored by someone else"), ())
+    write_result(tmp_path, failed_row(job_of(fake_trial(0)), "stored by someone else"), ())
     with pytest.raises(FileExistsError):
         run_to_end(0, tmp_path)
     assert (StudyPaths(tmp_path).checkpoint("fake-seed0") / "last.pt").read_text() == "3"
@@ -206,8 +206,8 @@ def test_the_trainer_gets_what_the_plan_says_and_no_labels(tmp_path: Path, monke
 
     monkeypatch.setattr("famba_core.training.trainer.Trainer", Remembered)
     trial = fake_trial(0, cpus=2)
-    list(run_trial(trial, 1, tmp_path))
-    list(run_trial(fake_trial(1, gpus=0.5), 1, tmp_path))
+    list(run_trial(job_of(trial), tmp_path))
+    list(run_trial(job_of(fake_trial(1, gpus=0.5)), tmp_path))
     assert made[0].arguments == {
         "model": trial.model,
         "data": trial.data,
@@ -215,10 +215,10 @@ def test_the_trainer_gets_what_the_plan_says_and_no_labels(tmp_path: Path, monke
         "train": trial.train,
         "threads": 2,
         "device": "cpu",
-        "fusion": FusionConfig(schedule=SCHEDULE),
+        "fusion": FusionSchedule(schedule=SCHEDULE),
     }
     assert made[1].arguments["device"] == "cuda"
 
 
 def test_planned_columns_are_columns() -> None:
-    assert set(planned_columns(fake_trial(0))) < set(ResultRow.__dataclass_fields__)
+    assert set(planned_columns(job_of(fake_trial(0)))) < set(ResultRow.__dataclass_fields__)
