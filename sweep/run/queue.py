@@ -13,6 +13,7 @@ from sweep.executors.base import ResourceRequest, TrainJob
 from sweep.plan.model import Plan, Trial
 from sweep.run.result_cache import ResultCache
 from sweep.schema import Status
+from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_result
 
