@@ -1,1 +1,4 @@
-"""Image sets as uint8 tensors, and what is done to a batch of them before the model sees it."""
+"""Data sets of images as uint8 tensors, and the augmentation of a batch.
+
+To add a data set, write a `find(config) -> FoundDataset` in a module of its own and name it in `datasets.py`.
+"""

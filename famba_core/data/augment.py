@@ -1,10 +1,10 @@
-"""Augmentation of a batch on its device: random numbers are drawn for all images at once, then applied.
+"""Augmentation of a batch on its device: random numbers are drawn for all images together, then applied.
 
 The recipe is that of Vim's training script, which is timm's: random resized crop, flip, random erasing, mixup and
-cutmix (Zhong et al. 2017, Zhang et al. 2018, Yun et al. 2019), except that each image has its own mix. Shapes depend
-on no drawn number and nothing waits for the device, so a training step can be captured in a CUDA graph.
+cutmix (Zhong et al. 2017, Zhang et al. 2018, Yun et al. 2019), except that each image has its own mix. No shape
+depends on a random number and nothing waits for the device, so a training step can be captured in a CUDA graph.
 
-A box is (left, top, right, bottom) in shares of the image's side; where right <= left it is empty.
+A box is (left, top, right, bottom) in fractions of the image's side; it is empty if right <= left.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ERASE_ASPECT = (0.3, 1 / 0.3)
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The random numbers of one batch; None where the configuration switches a part off."""
+    """Random numbers of one batch. A field is None if the configuration switches its augmentation off."""
 
-    crop: Tensor | None = None  # [B, 4] box that becomes the image
-    flip: Tensor | None = None  # bool [B], mirror left to right
-    erase: Tensor | None = None  # [B, 4] box that becomes noise
+    crop: Tensor | None = None  # [B, 4] box that is kept
+    flip: Tensor | None = None  # bool [B], True mirrors left to right
+    erase: Tensor | None = None  # [B, 4] box that is replaced by noise
     noise: Tensor | None = None  # [B, 3, S, S], normal
-    keep: Tensor | None = None  # [B] weight of the image itself outside of `cut`; its partner has the rest
+    keep: Tensor | None = None  # [B] weight of the image itself outside of `cut`; the rest is its partner's
     cut: Tensor | None = None  # [B, 4] box taken from the partner
 
 
@@ -48,25 +48,26 @@ def augment(
     std: RGB,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """One training batch.
+    """Return an augmented batch: images float32 [B, 3, S, S] and targets float32 [B, num_classes], rows summing to 1.
 
     Args:
         images: uint8 [B, 3, H, H].
         labels: int64 [B].
         image_size: S, pixels.
-        label_smoothing: share of each target that is spread evenly over all classes.
+        label_smoothing: fraction of each target that is spread evenly over all classes.
         mean, std: normalise pixels scaled to 0..1.
-        generator: on the images' device; the sole source of randomness, untouched where `config` switches all off.
-
-    Returns images float32 [B, 3, S, S] and targets float32 [B, num_classes], whose rows sum to 1.
+        generator: on the images' device; the only source of randomness, unused if `config` switches everything off.
     """
     draws = draw(len(images), config=config, image_size=image_size, generator=generator)
-    views = erase(_normalise(view(images, draws, image_size), mean, std), draws)
+    views = erase(_normalise(crop_and_resize(images, draws, image_size), mean, std), draws)
     return mix(views, smooth_targets(labels, num_classes, label_smoothing), draws)
 
 
-def evaluation_view(images: Tensor, *, config: AugmentConfig, image_size: int, mean: RGB, std: RGB) -> Tensor:
-    """uint8 [B, 3, H, H] -> float32 [B, 3, S, S]: resized to S / eval_crop, its middle kept, normalised."""
+def prepare_evaluation(images: Tensor, *, config: AugmentConfig, image_size: int, mean: RGB, std: RGB) -> Tensor:
+    """Return images uint8 [B, 3, H, H] resized to S / eval_crop, cropped to their centre and normalised.
+
+    The result is float32 [B, 3, S, S].
+    """
     resized = _resize(images.float(), round(image_size / config.eval_crop))
     margin = (resized.shape[-1] - image_size) // 2
     kept = slice(margin, margin + image_size)
@@ -74,7 +75,7 @@ def evaluation_view(images: Tensor, *, config: AugmentConfig, image_size: int, m
 
 
 def draw(batch: int, *, config: AugmentConfig, image_size: int, generator: Generator) -> Draws:
-    """The random numbers of `batch` images, on the generator's device."""
+    """Draw the random numbers of `batch` images, on the generator's device."""
     crop = flip = erase = noise = keep = cut = None
     if config.crop_scale_min < 1:
         crop = _random_boxes(batch, (config.crop_scale_min, 1.0), CROP_ASPECT, generator)
@@ -89,8 +90,8 @@ def draw(batch: int, *, config: AugmentConfig, image_size: int, generator: Gener
     return Draws(crop=crop, flip=flip, erase=erase, noise=noise, keep=keep, cut=cut)
 
 
-def view(images: Tensor, draws: Draws, image_size: int) -> Tensor:
-    """Crop, flip and resize: uint8 [B, 3, H, H] -> float32 [B, 3, S, S] in 0..255."""
+def crop_and_resize(images: Tensor, draws: Draws, image_size: int) -> Tensor:
+    """Crop, flip and resize uint8 [B, 3, H, H] to float32 [B, 3, S, S] in 0..255."""
     if draws.crop is None:
         whole = _resize(images.float(), image_size)
         return whole if draws.flip is None else torch.where(draws.flip[:, None, None, None], whole.flip(-1), whole)
@@ -107,14 +108,14 @@ def view(images: Tensor, draws: Draws, image_size: int) -> Tensor:
 
 
 def erase(images: Tensor, draws: Draws) -> Tensor:
-    """Noise in each image's box: float32 [B, 3, S, S] -> the same shape."""
+    """Replace the box of each image by noise, float32 [B, 3, S, S]."""
     if draws.erase is None or draws.noise is None:
         return images
     return torch.where(_inside(draws.erase, images.shape[-1]), draws.noise, images)
 
 
 def mix(images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Each image with its partner, image B - 1 - i, and the targets in the shares that the pixels have."""
+    """Mix image i with image B - 1 - i, and the targets in proportion to the pixels."""
     if draws.keep is None or draws.cut is None:
         return images, targets
     own = torch.where(_inside(draws.cut, images.shape[-1]), 0.0, draws.keep[:, None, None, None])
@@ -123,17 +124,17 @@ def mix(images: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def smooth_targets(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:
-    """int64 [B] -> float32 [B, num_classes]: 1 - smoothing for the label, and smoothing spread over all classes."""
+    """Return targets float32 [B, num_classes] of labels [B]: 1 - smoothing there, plus smoothing over all classes."""
     rest = label_smoothing / num_classes
     targets = torch.full((len(labels), num_classes), rest, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - label_smoothing + rest)
 
 
 def _random_boxes(batch: int, area: tuple[float, float], aspect: tuple[float, float], generator: Generator) -> Tensor:
-    """[B, 4] boxes inside the image: area uniform, aspect (width / height) log-uniform.
+    """Draw boxes [B, 4] inside the image: area uniform, aspect (width / height) log-uniform.
 
-    timm draws again until a box fits. Here the aspect's range ends where the box would not fit, which
-    takes no loop and keeps the area uniform.
+    timm draws again until a box fits. Here the range of the aspect is cut to boxes that fit, which needs no loop and
+    keeps the area uniform.
     """
     at = _uniform((4, batch), generator)
     areas = area[0] + (area[1] - area[0]) * at[0]
@@ -146,11 +147,11 @@ def _random_boxes(batch: int, area: tuple[float, float], aspect: tuple[float, fl
 
 
 def _draw_mix(batch: int, config: AugmentConfig, generator: Generator) -> tuple[Tensor, Tensor]:
-    """`keep` and `cut` of Draws. Where both mixup and cutmix are on, each image takes either with even chances."""
+    """Draw `keep` and `cut` of Draws. If mixup and cutmix are both on, each image gets one or the other, evenly."""
     chance = 0.5 if config.mixup > 0 and config.cutmix > 0 else float(config.cutmix > 0)
     is_cut = _uniform((batch,), generator) < chance
     alpha = torch.where(is_cut, config.cutmix, config.mixup)
-    # A Dirichlet of two is a Beta; torch.distributions would draw from the global generator.
+    # a Dirichlet of two is a Beta distribution; torch.distributions would draw from the global generator
     share = torch._sample_dirichlet(torch.stack((alpha, alpha), dim=1), generator)[:, 0]
     centre = _uniform((batch, 2), generator)
     reach = (1 - share).sqrt()[:, None] / 2
@@ -163,7 +164,7 @@ def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:
 
 
 def _inside(boxes: Tensor, size: int) -> Tensor:
-    """bool [B, 1, size, size]: the pixels whose centres lie in each image's box."""
+    """Return a mask bool [B, 1, size, size] of the pixels whose centres lie in each image's box."""
     centres = _pixel_centres(size, boxes.device)
     left, top, right, bottom = boxes[:, :, None].unbind(1)
     columns = (centres >= left) & (centres < right)
@@ -172,12 +173,12 @@ def _inside(boxes: Tensor, size: int) -> Tensor:
 
 
 def _pixel_centres(size: int, device: torch.device) -> Tensor:
-    """[size], in shares of the side."""
+    """Return the centres of the pixels [size], in fractions of the side."""
     return (torch.arange(size, device=device) + 0.5) / size
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    """Bicubic with antialiasing, float32 in 0..255; an image that has the size already stays as it is."""
+    """Resize float32 images in 0..255, bicubic with antialiasing; images of that size stay unchanged."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp_(0, 255)
@@ -188,5 +189,5 @@ def _normalise(images: Tensor, mean: RGB, std: RGB) -> Tensor:
 
 
 def _per_channel(values: RGB, like: Tensor) -> Tensor:
-    """[3, 1, 1]. Made on the device: a CUDA graph cannot capture a copy from the host."""
+    """Return [3, 1, 1], made on the device: a CUDA graph cannot capture a copy from the host."""
     return torch.stack([like.new_full((1, 1), value) for value in values])

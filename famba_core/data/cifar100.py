@@ -1,4 +1,4 @@
-"""CIFAR-100 (Krizhevsky 2009) from either of its public layouts: Parquet files, or the original pickles."""
+"""CIFAR-100 (Krizhevsky 2009) in either public layout: Parquet files, or the original pickles."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import itertools
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data import fingerprint
 from famba_core.data.cache import Arrays, cached_arrays
-from famba_core.data.folders import data_folders, dataset_missing
-from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageDataset, Split
-from famba_core.data.part import balanced_part, part_size
+from famba_core.data.fingerprint import fingerprint_files
+from famba_core.data.folders import missing_dataset, search_folders
+from famba_core.data.image_dataset import Choose, FoundDataset, Split
 
 NUM_CLASSES = 100
 IMAGE_SIZE = 32
@@ -31,59 +29,45 @@ PICKLE_MD5 = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Files:
-    """What was found on disk: how many images each split has, and how to read one."""
+def find(config: DataConfig) -> FoundDataset:
+    """Return the set in the first folder with both splits.
 
-    rows: dict[str, int]
-    paths: Sequence[Path]  # in the order of the images
-    read: Callable[[str], Split]
-
-
-def describe(config: DataConfig) -> DatasetInfo:
-    files = _find(config)
-    return DatasetInfo(
-        num_classes=NUM_CLASSES,
-        train_images=part_size(config, files.rows["train"]),
-        test_images=files.rows["test"],
-        fingerprint=fingerprint.of_contents(files.paths),
-    )
-
-
-def load(config: DataConfig, image_size: int, seed: int) -> ImageDataset:
-    """32 x 32 whatever `image_size` is. The order of the images is that of the files found."""
-    files = _find(config)
-    train = files.read("train")
-    part = balanced_part(train.labels, part_size(config, len(train.labels)), seed)
-    return ImageDataset(
-        name="cifar100",
-        train=Split(images=train.images[part], labels=train.labels[part]),
-        test=files.read("test"),
-        num_classes=NUM_CLASSES,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-
-
-def _find(config: DataConfig) -> _Files:
-    """The first folder with both splits: those of a download from the hub, of a plain copy, of the original archive."""
-    places = itertools.product(data_folders(config), ("cifar100", ""), ("", "cifar100", "data", "cifar-100-python"))
+    The layouts are those of a download from the hub, of a plain copy of its files, and of the original archive.
+    """
+    places = itertools.product(search_folders(config), ("cifar100", ""), ("", "cifar100", "data", "cifar-100-python"))
     for place in places:
         folder = Path(*place)
         train, test = (sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test"))
         if train and test:
-            return _parquet_files({"train": train, "test": test})
+            return _find_parquet({"train": train, "test": test})
         if all((folder / name).is_file() for name in PICKLE_MD5):
-            return _pickle_files(folder)
-    raise dataset_missing(
+            return _find_pickles(folder)
+    raise missing_dataset(
         config,
         wanted="cifar100/ with train-*.parquet and test-*.parquet, or cifar-100-python/ with train, test and meta",
-        remedy="fetch it with `famba-sweep data cifar100`, or name the folder that holds cifar100/ with --data-dir "
-        "or FAMBA_DATA",
+        remedy="download it with `famba-sweep data cifar100`, or name the folder that contains cifar100/ with "
+        "--data-dir or FAMBA_DATA",
     )
 
 
-def _parquet_files(files: dict[str, list[Path]]) -> _Files:
+def _found(rows: dict[str, int], paths: Sequence[Path], read: Callable[[str], Split]) -> FoundDataset:
+    """Return the set of files that `read` reads by split. The images are 32 x 32, in the order of the files."""
+
+    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
+        train = read("train")
+        return train.subset(choose(train.labels)), read("test")
+
+    return FoundDataset(
+        num_classes=NUM_CLASSES,
+        train_images=rows["train"],
+        test_images=rows["test"],
+        fingerprint=lambda: fingerprint_files(paths),
+        load=load,
+    )
+
+
+def _find_parquet(files: dict[str, list[Path]]) -> FoundDataset:
+    """Return the set in the given shards of each split. Raises ConfigError for all missing or unreadable shards."""
     import pyarrow as pa
     from pyarrow.parquet import read_metadata
 
@@ -92,12 +76,12 @@ def _parquet_files(files: dict[str, list[Path]]) -> _Files:
     for split, shards in files.items():
         of = re.search(r"-of-(\d+)$", shards[-1].stem)
         if of and len(shards) != int(of[1]):
-            problems.append(f"{shards[-1].parent} holds {len(shards)} of the {int(of[1])} {split} files")
+            problems.append(f"{shards[-1].parent} contains {len(shards)} of the {int(of[1])} {split} files")
         for shard in shards:
             try:
                 metadata = read_metadata(shard)
             except (OSError, pa.ArrowException) as error:
-                problems.append(f"{shard} is not a Parquet file that can be read ({error})")
+                problems.append(f"{shard} is not a readable Parquet file ({error})")
                 continue
             rows[split] += metadata.num_rows
             if not {"img", "fine_label"} <= set(metadata.schema.to_arrow_schema().names):
@@ -109,11 +93,11 @@ def _parquet_files(files: dict[str, list[Path]]) -> _Files:
         arrays = cached_arrays(f"cifar100-{split}", files[split], lambda: _decode(files[split]))
         return Split(images=torch.from_numpy(arrays["images"]), labels=torch.from_numpy(arrays["labels"]))
 
-    return _Files(rows=rows, paths=[*files["train"], *files["test"]], read=read)
+    return _found(rows, [*files["train"], *files["test"]], read)
 
 
 def _decode(shards: Sequence[Path]) -> Arrays:
-    """images uint8 [n, 3, 32, 32] and labels int64 [n]. Raises ConfigError for what is no image of 32 x 32 pixels."""
+    """Return images uint8 [n, 3, 32, 32] and labels int64 [n]. Raises ConfigError unless all are 32 x 32 pixels."""
     import pyarrow as pa
     from PIL import Image
     from pyarrow.parquet import ParquetFile
@@ -121,44 +105,38 @@ def _decode(shards: Sequence[Path]) -> Arrays:
     images, labels = [], []
     for shard in shards:
         try:
-            # read_table would do the same, and import pandas.
+            # read_table would do the same, but imports pandas
             table = ParquetFile(shard).read(columns=["img", "fine_label"])
             for file in table["img"].to_pylist():
                 image = Image.open(io.BytesIO(file["bytes"])).convert("RGB")
                 images.append(np.asarray(image).reshape(IMAGE_SIZE, IMAGE_SIZE, 3))
         except (OSError, ValueError, SyntaxError, TypeError, pa.ArrowException) as error:
-            raise ConfigError([("dataset", f"{shard} holds an image that cannot be used ({error})")]) from error
+            raise ConfigError([("dataset", f"{shard} contains an image that cannot be used ({error})")]) from error
         labels += table["fine_label"].to_pylist()
     channels_first = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return {"images": channels_first, "labels": np.array(labels, dtype=np.int64)}
 
 
-def _pickle_files(folder: Path) -> _Files:
+def _find_pickles(folder: Path) -> FoundDataset:
+    """Return the set of the original archive in a folder."""
     for name in PICKLE_MD5:
-        _published_bytes(folder / name)
+        _read_published(folder / name)
 
     def read(split: str) -> Split:
-        content = pickle.loads(_published_bytes(folder / split), encoding="latin1")
+        content = pickle.loads(_read_published(folder / split), encoding="latin1")
         return Split(
             images=torch.from_numpy(content["data"].reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)),
             labels=torch.tensor(content["fine_labels"]),
         )
 
-    return _Files(rows=PICKLE_ROWS, paths=[folder / split for split in PICKLE_ROWS], read=read)
+    return _found(PICKLE_ROWS, [folder / split for split in PICKLE_ROWS], read)
 
 
-def _published_bytes(file: Path) -> bytes:
-    """The file's content. Unpickling runs what the file says, so only the published files are let through."""
+def _read_published(file: Path) -> bytes:
+    """Return the content of a published file. Raises ConfigError for any other: unpickling can execute its content."""
     content = file.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != PICKLE_MD5[file.name]:
-        raise ConfigError(
-            [
-                (
-                    "dataset",
-                    f"{file} has md5 {found}, and the published file {PICKLE_MD5[file.name]}: it is "
-                    "damaged or not CIFAR-100, and is not unpickled",
-                )
-            ]
-        )
+        sentence = f"{file} is damaged or not CIFAR-100: its md5 must be {PICKLE_MD5[file.name]}, not {found}"
+        raise ConfigError([("dataset", sentence)])
     return content

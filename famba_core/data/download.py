@@ -1,4 +1,4 @@
-"""Fetching CIFAR-100."""
+"""The download of CIFAR-100."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ REPOSITORY = "uoft-cs/cifar100"
 
 
 def download_cifar100(folder: Path) -> Path:
-    """Fetch the public Parquet set from the Hugging Face hub (about 140 MB) into `folder`/cifar100, and return that.
+    """Download the public Parquet set (about 140 MB) from the Hugging Face hub to `folder`/cifar100 and return that.
 
-    Files that are there and whole are not fetched again. Raises ConfigError where the network or the disk fails.
+    Complete files that exist already are not downloaded again. Raises ConfigError if the network or the disk fails.
     """
     from huggingface_hub import snapshot_download
 
@@ -21,5 +21,5 @@ def download_cifar100(folder: Path) -> Path:
         snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=target)
     except Exception as error:  # the hub's releases raise the errors of different HTTP libraries
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError([("dataset", f"{REPOSITORY} could not be fetched into {target} ({reason})")]) from error
+        raise ConfigError([("dataset", f"{REPOSITORY} could not be downloaded to {target} ({reason})")]) from error
     return target

@@ -1,4 +1,4 @@
-"""Names the content of a data set, wherever its files lie."""
+"""Fingerprints of data sets: they depend on the content, not on where the files are."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from famba_core.data.cache import cached_arrays
 LENGTH = 16  # hexadecimal digits
 
 
-def of_contents(files: Sequence[Path]) -> str:
-    """Of the bytes of files, in this order; their names are no part of it.
+def fingerprint_files(files: Sequence[Path]) -> str:
+    """Return the fingerprint of the bytes of files in this order; the names do not matter.
 
-    A second call finds it in the cache while path, size and modification time of the files stay. Raises ConfigError
-    where one cannot be read.
+    The checksums are cached while path, size and modification time of the files stay the same. Raises ConfigError if
+    a file cannot be read.
     """
     try:
         stored = cached_arrays("fingerprint", files, lambda: {"sha256": np.array([_sha256(file) for file in files])})
     except OSError as error:
         raise ConfigError([("dataset", f"{error.filename} cannot be read: {error.strerror}")]) from error
-    return of_words(stored["sha256"].tolist())
+    return fingerprint_strings(stored["sha256"].tolist())
 
 
-def of_words(words: Iterable[str]) -> str:
-    """Of words in this order."""
-    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:LENGTH]
+def fingerprint_strings(strings: Iterable[str]) -> str:
+    """Return the fingerprint of strings in this order."""
+    return hashlib.sha256("\0".join(strings).encode("utf-8", "surrogateescape")).hexdigest()[:LENGTH]
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where data sets on disk are looked for."""
+"""The folders where data sets are searched."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from famba_core.config import ConfigError, DataConfig
 
 
 class DatasetMissing(ConfigError):
-    """The data set is in none of the folders where it was looked for."""
+    """The data set is in none of the folders that were searched."""
 
 
-def data_folders(config: DataConfig) -> list[Path]:
-    """The given folder, and no other; without one, those of FAMBA_DATA and `data/`, in this order."""
+def search_folders(config: DataConfig) -> list[Path]:
+    """Return the configured folder alone, or if there is none, FAMBA_DATA and `data/` in this order."""
     if config.data_dir is not None:
         return [Path(config.data_dir).expanduser()]
     from_environment = os.environ.get("FAMBA_DATA")
     return [Path(folder).expanduser() for folder in (from_environment, "data") if folder]
 
 
-def dataset_missing(config: DataConfig, *, wanted: str, remedy: str) -> DatasetMissing:
-    """The error that says where was looked, what was `wanted` there, and how to get it."""
-    looked = ", ".join(str(folder.absolute()) for folder in data_folders(config))
+def missing_dataset(config: DataConfig, *, wanted: str, remedy: str) -> DatasetMissing:
+    """Return the error that names the folders searched, the files wanted there, and how to get them."""
+    searched = ", ".join(str(folder.absolute()) for folder in search_folders(config))
     field = "dataset" if config.data_dir is None else "data_dir"
-    return DatasetMissing([(field, f"{config.dataset} was not found; looked in {looked} for {wanted}; {remedy}")])
+    return DatasetMissing([(field, f"{config.dataset} was not found; searched {searched} for {wanted}; {remedy}")])

@@ -1,4 +1,4 @@
-"""Any set of images in folders: train/<class>/* and val/<class>/* (or test/<class>/*)."""
+"""Any data set in folders of images: train/<class>/* and val/<class>/* (or test/<class>/*)."""
 
 from __future__ import annotations
 
@@ -11,78 +11,68 @@ import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data import fingerprint
-from famba_core.data.folders import data_folders, dataset_missing
-from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, DatasetInfo, ImageDataset, Split
-from famba_core.data.part import balanced_part, part_size
+from famba_core.data.fingerprint import fingerprint_strings
+from famba_core.data.folders import missing_dataset, search_folders
+from famba_core.data.image_dataset import Choose, FoundDataset, Split
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-MARGIN = 256 / 224  # stored side over the model's: what random crops and the evaluation's centre crop take from
-MOST_GIB = 16  # of decoded images: a set is held in memory whole
+MARGIN = 256 / 224  # side of a stored image over that of the model's input, for random crops and the centre crop
+MOST_GIB = 16  # of decoded images, which are all in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
+    """The files of both splits."""
+
     classes: list[str]
     train: list[tuple[Path, int]]  # (file, class)
     test: list[tuple[Path, int]]
 
 
-def describe(config: DataConfig) -> DatasetInfo:
+def find(config: DataConfig) -> FoundDataset:
+    """Return the set in the first folder with both splits."""
     listing = _list(config)
-    return DatasetInfo(
+
+    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
+        chosen = choose(torch.tensor([label for _, label in listing.train]))
+        train = [listing.train[i] for i in chosen.tolist()]
+        side = round(image_size * MARGIN)
+        _check_memory(len(train) + len(listing.test), side)
+        return _decode(train, side), _decode(listing.test, side)
+
+    return FoundDataset(
         num_classes=len(listing.classes),
-        train_images=part_size(config, len(listing.train)),
+        train_images=len(listing.train),
         test_images=len(listing.test),
-        fingerprint=_fingerprint(listing),
+        fingerprint=lambda: _fingerprint(listing),
+        load=load,
     )
 
 
 def _fingerprint(listing: _Listing) -> str:
-    """Of the files' names within the folder and their sizes: reading every image would take longer than it is worth."""
+    """Return the fingerprint of names inside the folder and of sizes; reading every image would take too long."""
     files = (file for file, _ in (*listing.train, *listing.test))
-    return fingerprint.of_words(f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" for file in files)
+    return fingerprint_strings(f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" for file in files)
 
 
-def load(config: DataConfig, image_size: int, seed: int) -> ImageDataset:
-    """Each image's shorter side is resized to 256/224 of `image_size`, and the square in its middle kept."""
-    listing = _list(config)
-    labels = torch.tensor([label for _, label in listing.train])
-    part = balanced_part(labels, part_size(config, len(labels)), seed)
-    train = [listing.train[i] for i in part.tolist()]
-    side = round(image_size * MARGIN)
-    gib = (len(train) + len(listing.test)) * 3 * side**2 / 2**30
+def _check_memory(images: int, side: int) -> None:
+    """Raise ConfigError if the decoded images do not fit in memory. side: pixels."""
+    gib = images * 3 * side**2 / 2**30
     if gib > MOST_GIB:
-        raise ConfigError(
-            [
-                (
-                    "train_images",
-                    f"{len(train) + len(listing.test)} images of {side} x {side} pixels need "
-                    f"{gib:.1f} GiB of memory, and {MOST_GIB} GiB is the most; "
-                    "train on fewer images, or on smaller ones",
-                )
-            ]
-        )
-    return ImageDataset(
-        name="imagefolder",
-        train=_decode(train, side),
-        test=_decode(listing.test, side),
-        num_classes=len(listing.classes),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+        sentence = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
+        raise ConfigError([("train_images", f"{sentence}; train on fewer or smaller images")])
 
 
 def _list(config: DataConfig) -> _Listing:
-    for folder in data_folders(config):
+    for folder in search_folders(config):
         train = folder / "train"
         test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
         if train.is_dir() and test is not None:
             return _list_splits(train, test)
-    raise dataset_missing(
+    raise missing_dataset(
         config,
         wanted="train/<class>/ and val/<class>/ (or test/<class>/)",
-        remedy="name the folder that holds them with --data-dir or FAMBA_DATA",
+        remedy="name the folder that contains them with --data-dir or FAMBA_DATA",
     )
 
 
@@ -94,13 +84,13 @@ def _list_splits(train: Path, test: Path) -> _Listing:
         for name in sorted(by_class[other].keys() - by_class[split].keys())
     ]
     problems += [
-        f"{split / name} holds no image (a file ending in {', '.join(sorted(SUFFIXES))})"
+        f"{split / name} contains no image (a file that ends in {', '.join(sorted(SUFFIXES))})"
         for split in by_class
         for name, files in by_class[split].items()
         if not files
     ]
     if not by_class[train]:
-        problems.append(f"{train} has no folder, and there should be one for each class")
+        problems.append(f"{train} must have a folder for each class, but has none")
     if problems:
         raise ConfigError([("data_dir", problem) for problem in problems])
     classes = list(by_class[train])
@@ -122,7 +112,10 @@ def _images_by_class(split: Path) -> dict[str, list[Path]]:
 
 
 def _decode(files: Sequence[tuple[Path, int]], side: int) -> Split:
-    """Square RGB images of `side` pixels. Raises ConfigError with the names of those that cannot be read."""
+    """Return square RGB images of `side` pixels: the shorter side resized, the centre kept.
+
+    Raises ConfigError with the names of the images that cannot be read.
+    """
     from PIL import Image, ImageOps
 
     images = np.empty((len(files), 3, side, side), dtype=np.uint8)
@@ -132,7 +125,7 @@ def _decode(files: Sequence[tuple[Path, int]], side: int) -> Split:
         try:
             with Image.open(file) as image:
                 square = ImageOps.fit(image.convert("RGB"), (side, side), method=Image.Resampling.BICUBIC)
-        except Exception as error:  # Pillow's readers raise errors of many kinds for damaged files
+        except Exception as error:  # for damaged files Pillow raises errors of many kinds
             return f"{file} ({error})"
         images[i] = np.asarray(square).transpose(2, 0, 1)
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from famba_core.config import AugmentConfig, ModelConfig, Precision
-from famba_core.data.augment import evaluation_view
+from famba_core.data.augment import prepare_evaluation
 from famba_core.data.datasets import ImageDataset, Split
 from famba_core.device import autocast
 from famba_core.training.cuda_graph import captured
@@ -65,7 +65,7 @@ def _hits(
     labels: Tensor,
 ) -> Tensor:
     """How many labels are the first, and among the first five, of the model's classes: [2]."""
-    inputs = evaluation_view(
+    inputs = prepare_evaluation(
         images, config=augmentation, image_size=config.image_size, mean=dataset.mean, std=dataset.std
     )
     with autocast(inputs.device, precision):

@@ -1,4 +1,4 @@
-"""Batched augmentation against a naive float64 one, image by image and pixel by pixel, given the same numbers."""
+"""Batched augmentation against a naive float64 one, pixel by pixel, with the same random numbers."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famba_core.config import AugmentConfig
-from famba_core.data.augment import Draws, augment, draw, evaluation_view, mix, smooth_targets, view
+from famba_core.data.augment import Draws, augment, crop_and_resize, draw, mix, prepare_evaluation, smooth_targets
 
 OFF = AugmentConfig(crop_scale_min=1, flip=False, random_erasing=0, mixup=0, cutmix=0, eval_crop=1)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -41,7 +41,7 @@ def run(config, images, size, *, seed=0, smoothing=0.1):
 
 
 def cubic(distance, a=-0.75):
-    """Keys's kernel with the constant that torch's grid_sample uses."""
+    """Keys's kernel with the constant of torch's grid_sample."""
     d = abs(distance)
     if d <= 1:
         return (a + 2) * d**3 - (a + 3) * d**2 + 1
@@ -49,7 +49,7 @@ def cubic(distance, a=-0.75):
 
 
 def naive_view(image, box, mirrored, size):
-    """[3, H, H] float64 -> [3, size, size]: every pixel is the cubic mean of the sixteen around its place."""
+    """Return [3, size, size] of [3, H, H] float64: every pixel is the cubic mean of the sixteen around its place."""
     height = image.shape[-1]
     left, top, right, bottom = box
     result = np.zeros((3, size, size))
@@ -71,7 +71,7 @@ def naive_inside(box, size, row, column):
 
 
 def naive_augment(images, labels, draws, size, smoothing):
-    """The whole of `augment`, given its draws."""
+    """Return the result of `augment` for the given draws."""
     draws = {field.name: getattr(draws, field.name).double().numpy() for field in dataclasses.fields(draws)}
     mean, std = (np.array(values)[:, None, None] for values in (MEAN, STD))
     erased, targets = [], []
@@ -96,7 +96,7 @@ def naive_augment(images, labels, draws, size, smoothing):
 
 
 @pytest.mark.parametrize("size", [9, 14])
-def test_the_whole_batch_is_the_naive_one(size):
+def test_whole_batch_equals_the_naive_one(size):
     config = AugmentConfig(random_erasing=0.6)
     images, labels = some_images(), torch.arange(B) % 10
     draws = draw(B, config=config, image_size=size, generator=generator(3))
@@ -110,23 +110,23 @@ def test_the_whole_batch_is_the_naive_one(size):
     np.testing.assert_allclose(targets.numpy(), expected_targets, atol=1e-6)
 
 
-def test_the_full_box_leaves_an_image_as_it_is():
+def test_full_box_leaves_the_image_unchanged():
     images = some_images()
     whole = Draws(crop=torch.tensor([[0.0, 0, 1, 1]]).expand(B, 4))
     # 1e-5 of the range from black to white
-    torch.testing.assert_close(view(images, whole, 9) / 255, images / 255, atol=1e-5, rtol=0)
+    torch.testing.assert_close(crop_and_resize(images, whole, 9) / 255, images / 255, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("crop", [None, torch.tensor([[0.0, 0, 1, 1]]).expand(B, 4)])
-def test_a_flip_mirrors_left_to_right(crop):
+def test_flip_mirrors_left_to_right(crop):
     images = some_images()
     flip = torch.arange(B) % 2 == 0
-    got = view(images, Draws(crop=crop, flip=flip), 9)
+    got = crop_and_resize(images, Draws(crop=crop, flip=flip), 9)
     torch.testing.assert_close(got[flip], images[flip].flip(-1).float(), atol=3e-3, rtol=0)
     torch.testing.assert_close(got[~flip], images[~flip].float(), atol=3e-3, rtol=0)
 
 
-def test_with_everything_off_nothing_changes_and_nothing_is_drawn():
+def test_everything_switched_off_changes_and_draws_nothing():
     images = some_images()
     used = generator(5)
     got, targets = augment(
@@ -145,7 +145,7 @@ def test_with_everything_off_nothing_changes_and_nothing_is_drawn():
     assert torch.equal(used.get_state(), generator(5).get_state())
 
 
-def test_a_seed_decides_everything_and_the_global_generator_nothing():
+def test_batch_depends_on_the_seed_and_not_on_the_global_generator():
     images = some_images()
     torch.manual_seed(1)
     first, first_targets = run(AugmentConfig(), images, 9, seed=7)
@@ -159,9 +159,9 @@ def test_a_seed_decides_everything_and_the_global_generator_nothing():
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("part", ["crop_scale_min", "flip", "random_erasing", "mixup", "cutmix"])
-def test_each_part_alone_changes_the_batch_and_draws_only_its_own(part):
-    config = dataclasses.replace(OFF, **{part: getattr(AugmentConfig(), part)})
+@pytest.mark.parametrize("option", ["crop_scale_min", "flip", "random_erasing", "mixup", "cutmix"])
+def test_each_option_alone_changes_the_batch_and_draws_only_its_own_numbers(option):
+    config = dataclasses.replace(OFF, **{option: getattr(AugmentConfig(), option)})
     drawn = draw(B, config=config, image_size=9, generator=generator(2))
     names = {field.name for field in dataclasses.fields(drawn) if getattr(drawn, field.name) is not None}
     assert (
@@ -172,14 +172,14 @@ def test_each_part_alone_changes_the_batch_and_draws_only_its_own(part):
             "random_erasing": {"erase", "noise"},
             "mixup": {"keep", "cut"},
             "cutmix": {"keep", "cut"},
-        }[part]
+        }[option]
     )
     batch = some_images(batch=32)
     assert not torch.equal(run(config, batch, 9)[0], run(OFF, batch, 9)[0])
 
 
-def test_cutmix_weighs_targets_by_the_pixels_that_were_taken():
-    """A box that hangs over the edge takes fewer pixels than it was drawn with."""
+def test_cutmix_weighs_targets_by_the_replaced_pixels():
+    """A box over the edge of the image replaces fewer pixels than its area."""
     images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     draws = Draws(keep=torch.ones(2), cut=torch.tensor([[-0.5, -0.25, 0.5, 0.25], [0.25, 0.0, 0.5, 1.0]]))
     mixed, targets = mix(images, torch.eye(2), draws)
@@ -194,14 +194,14 @@ def test_rows_of_targets_sum_to_one():
     assert targets.min() >= 0.1 / 10 - 1e-6
 
 
-def test_label_smoothing_in_closed_form():
+def test_label_smoothing_has_the_closed_form():
     assert torch.allclose(smooth_targets(torch.tensor([2]), 4, 0.2), torch.tensor([[0.05, 0.05, 0.85, 0.05]]))
 
 
 @pytest.mark.parametrize(("native", "size", "eval_crop"), [(16, 28, 0.875), (40, 28, 0.875), (9, 16, 1.0)])
-def test_evaluation_is_pillows_resize_and_the_middle(native, size, eval_crop):
+def test_evaluation_resizes_as_pillow_and_crops_to_the_centre(native, size, eval_crop):
     images = some_images(native)
-    got = evaluation_view(
+    got = prepare_evaluation(
         images, config=dataclasses.replace(OFF, eval_crop=eval_crop), image_size=size, mean=MEAN, std=STD
     )
     full = round(size / eval_crop)
@@ -214,14 +214,14 @@ def test_evaluation_is_pillows_resize_and_the_middle(native, size, eval_crop):
             np.testing.assert_allclose(result[channel].numpy(), (middle / 255 - mean) / std, atol=2e-4)
 
 
-def test_evaluation_leaves_an_image_of_the_right_size_as_it_is():
+def test_evaluation_leaves_an_image_of_the_right_size_unchanged():
     images = some_images()
-    got = evaluation_view(images, config=OFF, image_size=9, mean=(0, 0, 0), std=(1, 1, 1))
+    got = prepare_evaluation(images, config=OFF, image_size=9, mean=(0, 0, 0), std=(1, 1, 1))
     torch.testing.assert_close(got, images / 255, atol=1e-6, rtol=0)
 
 
-class WaitsForTheDevice(TorchDispatchMode):
-    """Collects the operations that would make the host wait, or whose result's shape depends on values."""
+class DeviceWaits(TorchDispatchMode):
+    """Collector of operations that make the host wait, or whose result has a shape that depends on values."""
 
     FORBIDDEN = frozenset(
         {
@@ -248,13 +248,13 @@ class WaitsForTheDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_the_device():
+def test_augmentation_never_waits_for_the_device():
     images = some_images()
-    with WaitsForTheDevice() as mode:
+    with DeviceWaits() as mode:
         run(AugmentConfig(), images, 14)
         run(dataclasses.replace(AugmentConfig(), crop_scale_min=1), images, 14)
-        evaluation_view(images, config=AugmentConfig(), image_size=14, mean=MEAN, std=STD)
+        prepare_evaluation(images, config=AugmentConfig(), image_size=14, mean=MEAN, std=STD)
     assert mode.found == set()
-    with WaitsForTheDevice() as mode:
+    with DeviceWaits() as mode:
         images[images[:, 0, 0, 0] > 3].sum().item()
     assert mode.found == {"index", "_local_scalar_dense"}

@@ -1,4 +1,4 @@
-"""The distributions that augmentation draws from, over 20,000 images."""
+"""The distributions of the random numbers of augmentation, over 20,000 images."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-def test_crops_lie_inside_with_uniform_areas_and_the_aspects_asked_for():
+def test_crops_lie_inside_with_uniform_areas_and_the_configured_aspects():
     config = dataclasses.replace(OFF, crop_scale_min=0.08)
     left, top, right, bottom = draw(20_000, config=config, image_size=8, generator=generator()).crop.double().unbind(1)
     assert min(left.min(), top.min()) >= 0
     assert max(right.max(), bottom.max()) <= 1 + 1e-6
     area, aspect = (right - left) * (bottom - top), (right - left) / (bottom - top)
     assert stats.kstest(area, stats.uniform(0.08, 0.92).cdf).pvalue > 1e-3
-    free = area < 0.75  # where every aspect fits
+    free = area < 0.75  # there every aspect fits
     ends = math.log(3 / 4), math.log(4 / 3)
     assert stats.kstest(aspect[free].log(), stats.uniform(ends[0], ends[1] - ends[0]).cdf).pvalue > 1e-3
     places = torch.stack((left / (1 - (right - left)), top / (1 - (bottom - top))))[:, free]
@@ -34,7 +34,7 @@ def test_crops_lie_inside_with_uniform_areas_and_the_aspects_asked_for():
     assert (independent - torch.eye(4)).abs().max() < 0.03
 
 
-def test_erasing_hits_the_share_of_images_and_the_areas_asked_for():
+def test_erasing_has_the_configured_probability_and_areas():
     config = dataclasses.replace(OFF, random_erasing=0.25)
     drawn = draw(20_000, config=config, image_size=4, generator=generator())
     left, top, right, bottom = drawn.erase.double().unbind(1)
@@ -57,7 +57,7 @@ def test_half_of_the_images_are_mirrored():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 0.5), (0.8, 1.0)])
-def test_shares_follow_their_beta_distribution(mixup, cutmix):
+def test_mixing_weights_follow_their_beta_distribution(mixup, cutmix):
     drawn = draw(
         20_000, config=dataclasses.replace(OFF, mixup=mixup, cutmix=cutmix), image_size=8, generator=generator()
     )

@@ -1,4 +1,4 @@
-"""CIFAR-100: what is loaded is what is in the files, from every layout, and what is wrong with them is said."""
+"""CIFAR-100: loading from every layout, the cache, errors for missing or damaged files, the download."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ REAL = [Path(folder) for folder in (os.environ.get("FAMBA_DATA"), Path(__file__)
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
-    """No test sees the machine's data sets or the user's cache."""
+    """Hide the machine's data sets and the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("FAMBA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -48,7 +48,7 @@ def write_parquet(path, images, labels):
 
 
 def write_cifar(folder, seed=0):
-    """Seven training images in two files and three test images. Returns both as [n, 3, 32, 32]."""
+    """Write seven training images in two files and three test images; return both as [n, 3, 32, 32]."""
     train, test = random_images(7, seed=seed), random_images(3, seed=seed + 1)
     write_parquet(folder / "train-00000-of-00002.parquet", train[:4], [5, 1, 2, 3])
     write_parquet(folder / "train-00001-of-00002.parquet", train[4:], [4, 99, 0])
@@ -57,7 +57,7 @@ def write_cifar(folder, seed=0):
 
 
 def sentence(error):
-    """The only problem's sentence, on one line."""
+    """Return the sentence of the only problem, which is one line."""
     ((_, text),) = error.value.problems
     assert "\n" not in text
     return text
@@ -79,7 +79,7 @@ def test_parquet_is_found_and_decoded(tmp_path, monkeypatch, inside, by):
 
 
 @pytest.mark.parametrize("train_images", [None, 6])
-def test_a_description_agrees_with_what_is_loaded(tmp_path, train_images):
+def test_description_agrees_with_the_loaded_set(tmp_path, train_images):
     write_cifar(tmp_path / "cifar100")
     config = DataConfig(data_dir=str(tmp_path), train_images=train_images)
     info, data = describe_dataset(config), load_dataset(config, image_size=32)
@@ -116,7 +116,7 @@ def forbid_decoding(monkeypatch):
     monkeypatch.setattr(cifar100, "_decode", decode)
 
 
-def test_a_second_load_decodes_nothing_until_the_files_change(tmp_path, monkeypatch):
+def test_second_load_decodes_only_changed_files(tmp_path, monkeypatch):
     config = DataConfig(data_dir=str(tmp_path))
     write_cifar(tmp_path / "cifar100")
     first = load_dataset(config, image_size=32)
@@ -127,13 +127,13 @@ def test_a_second_load_decodes_nothing_until_the_files_change(tmp_path, monkeypa
     assert np.array_equal(load_dataset(config, image_size=32).train.images.numpy(), train)
 
 
-def test_a_set_that_is_nowhere_is_told_where_it_was_looked_for_and_how_to_get_it(tmp_path, monkeypatch):
+def test_error_for_a_missing_set_names_the_folders_and_the_download(tmp_path, monkeypatch):
     monkeypatch.setenv("FAMBA_DATA", str(tmp_path / "mine"))
     for use in (describe_dataset, lambda config: load_dataset(config, image_size=32)):
         with pytest.raises(DatasetMissing) as error:
             use(DataConfig())
         assert error.value.problems[0][0] == "dataset"
-        for part in (
+        for words in (
             str(tmp_path / "mine"),
             str(tmp_path / "data"),
             "train-*.parquet",
@@ -142,10 +142,10 @@ def test_a_set_that_is_nowhere_is_told_where_it_was_looked_for_and_how_to_get_it
             "--data-dir",
             "FAMBA_DATA",
         ):
-            assert part in sentence(error)
+            assert words in sentence(error)
 
 
-def test_a_folder_that_is_named_is_the_only_one(tmp_path, monkeypatch):
+def test_data_dir_is_the_only_folder_searched(tmp_path, monkeypatch):
     write_cifar(tmp_path / "mine" / "cifar100")
     monkeypatch.setenv("FAMBA_DATA", str(tmp_path / "mine"))
     with pytest.raises(DatasetMissing, match="other") as error:
@@ -154,7 +154,7 @@ def test_a_folder_that_is_named_is_the_only_one(tmp_path, monkeypatch):
     assert str(tmp_path / "mine") not in sentence(error)
 
 
-def test_every_bad_parquet_file_is_named_at_once(tmp_path):
+def test_all_bad_parquet_files_are_reported_together(tmp_path):
     folder = tmp_path / "cifar100"
     write_cifar(folder)
     (folder / "train-00001-of-00002.parquet").unlink()
@@ -165,12 +165,12 @@ def test_every_bad_parquet_file_is_named_at_once(tmp_path):
     sentences = [text for _, text in error.value.problems]
     assert len(sentences) == 3
     assert "1 of the 2 train files" in sentences[0]
-    assert "train-00000-of-00002.parquet is not a Parquet file" in sentences[1]
+    assert "train-00000-of-00002.parquet is not a readable Parquet file" in sentences[1]
     assert "test-00000-of-00001.parquet has no columns img and fine_label" in sentences[2]
 
 
 @pytest.mark.parametrize("content", [b"no image", png(random_images(1)[0])[:200], png(random_images(1, size=16)[0])])
-def test_an_image_that_cannot_be_used_names_its_file(tmp_path, content):
+def test_error_for_a_bad_image_names_its_file(tmp_path, content):
     write_cifar(tmp_path / "cifar100")
     file = tmp_path / "cifar100" / "test-00000-of-00001.parquet"
     pq.write_table(pa.table({"img": [{"bytes": content, "path": "x.png"}], "fine_label": [0]}), file)
@@ -195,10 +195,10 @@ def write_pickles(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("inside", ["cifar100/cifar-100-python", "cifar-100-python", "cifar100", "."])
-def test_the_original_folder_is_read(tmp_path, monkeypatch, inside):
+def test_original_pickles_are_read(tmp_path, monkeypatch, inside):
     images = write_pickles(tmp_path / "set" / inside, monkeypatch)
     config = DataConfig(data_dir=str(tmp_path / "set"))
-    assert describe_dataset(config).train_images == 50_000  # the published files' sizes, without unpickling
+    assert describe_dataset(config).train_images == 50_000  # the sizes of the published files, without unpickling
     data = load_dataset(DataConfig(data_dir=str(tmp_path / "set")), image_size=32)
     assert np.array_equal(data.train.images.numpy(), images["train"])
     assert np.array_equal(data.test.images.numpy(), images["test"])
@@ -214,21 +214,21 @@ class WritesAFile:
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_a_pickle_that_is_not_the_published_one_is_never_unpickled(tmp_path, monkeypatch, name):
+def test_unpublished_pickle_is_never_unpickled(tmp_path, monkeypatch, name):
     folder = tmp_path / "cifar-100-python"
     write_pickles(folder, monkeypatch)
-    (folder / name).write_bytes(pickle.dumps(WritesAFile(tmp_path / "it ran")))
+    (folder / name).write_bytes(pickle.dumps(WritesAFile(tmp_path / "executed")))
     for use in (describe_dataset, lambda config: load_dataset(config, image_size=32)):
         with pytest.raises(ConfigError) as error:
             use(DataConfig(data_dir=str(tmp_path)))
         assert str(folder / name) in sentence(error)
         assert cifar100.PICKLE_MD5[name] in sentence(error)
-    assert not (tmp_path / "it ran").exists()
+    assert not (tmp_path / "executed").exists()
     pickle.loads((folder / name).read_bytes()).close()
-    assert (tmp_path / "it ran").exists()
+    assert (tmp_path / "executed").exists()
 
 
-def test_a_download_ends_where_the_set_is_looked_for(tmp_path, monkeypatch):
+def test_downloaded_set_is_found(tmp_path, monkeypatch):
     def snapshot_download(repository, *, repo_type, allow_patterns, local_dir):
         assert (repository, repo_type) == ("uoft-cs/cifar100", "dataset")
         assert all(Path("cifar100/train-00000-of-00001.parquet").match(pattern) for pattern in allow_patterns)
@@ -240,7 +240,7 @@ def test_a_download_ends_where_the_set_is_looked_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route to host\nTry again."), RuntimeError()])
-def test_a_download_that_fails_says_so_in_one_sentence(tmp_path, monkeypatch, error):
+def test_failed_download_is_one_sentence(tmp_path, monkeypatch, error):
     def snapshot_download(*args, **kwargs):
         raise error
 
@@ -254,12 +254,12 @@ def test_a_download_that_fails_says_so_in_one_sentence(tmp_path, monkeypatch, er
 @pytest.mark.skipif(
     not any((folder / "cifar100").is_dir() for folder in REAL), reason="needs CIFAR-100 in FAMBA_DATA or ../shared/data"
 )
-def test_the_real_cifar100():
+def test_real_cifar100_has_the_published_means():
     folder = next(folder for folder in REAL if (folder / "cifar100").is_dir())
     data = load_dataset(DataConfig(data_dir=str(folder)), image_size=32)
     assert data.train.labels.bincount().tolist() == [500] * 100
     assert data.test.labels.bincount().tolist() == [100] * 100
-    # The channels' means, as widely published; the order of the images differs between copies of the set.
+    # the published means of the channels; the order of the images differs between copies of the set
     published = ((0.50707516, 0.48654887, 0.44091784), (0.50879641, 0.48739301, 0.44194221))
     for split, means in zip((data.train, data.test), published, strict=True):
         sums = split.images.sum(dim=(0, 2, 3), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Digits, parts of a training set, and what loading one imports."""
+"""The digits, subsets of a training set, and the libraries that loading imports."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ from PIL import Image
 import famba_core.data
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data.datasets import describe_dataset, load_dataset
-from famba_core.data.part import balanced_part
+from famba_core.data.subset import choose_subset
 
 
-def test_digits_are_all_of_them_once_with_their_labels():
+def test_digits_contain_every_image_once_with_its_label():
     from sklearn.datasets import load_digits
 
     data = load_dataset(DataConfig(dataset="digits"), image_size=8)
@@ -40,7 +40,7 @@ def test_digits_are_all_of_them_once_with_their_labels():
         assert torch.equal(data.train.images[:, channel], data.train.images[:, 0])
 
 
-def test_the_digits_test_split_is_balanced_and_no_seed_moves_it():
+def test_digits_test_split_is_balanced_and_independent_of_the_seed():
     config = DataConfig(dataset="digits", train_images=100)
     first, second = (load_dataset(config, image_size=8, seed=seed) for seed in (0, 1))
     assert first.test.labels.bincount().tolist() == [36] * 10
@@ -49,7 +49,7 @@ def test_the_digits_test_split_is_balanced_and_no_seed_moves_it():
     assert first.train.labels.bincount().tolist() == [10] * 10
 
 
-def test_the_digits_are_described_without_loading_them():
+def test_digits_description_agrees_with_the_loaded_set():
     for train_images in (None, 64):
         config = DataConfig(dataset="digits", train_images=train_images)
         info, data = describe_dataset(config), load_dataset(config, image_size=8)
@@ -61,29 +61,29 @@ def test_the_digits_are_described_without_loading_them():
 
 
 @pytest.mark.parametrize("size", [1, 9, 10, 57, 299])
-def test_a_part_is_balanced_seeded_and_inside_every_larger_one(size):
+def test_subset_is_balanced_seeded_and_inside_every_larger_one(size):
     labels = torch.arange(300) % 10
-    part = balanced_part(labels, size, seed=3)
-    assert len(set(part.tolist())) == size
-    assert torch.equal(part, part.sort().values)
-    counts = labels[part].bincount(minlength=10)
+    subset = choose_subset(labels, size, seed=3)
+    assert len(set(subset.tolist())) == size
+    assert torch.equal(subset, subset.sort().values)
+    counts = labels[subset].bincount(minlength=10)
     assert counts.max() - counts.min() <= 1
-    assert torch.equal(part, balanced_part(labels, size, seed=3))
-    assert set(part.tolist()) <= set(balanced_part(labels, size + 1, seed=3).tolist())
+    assert torch.equal(subset, choose_subset(labels, size, seed=3))
+    assert set(subset.tolist()) <= set(choose_subset(labels, size + 1, seed=3).tolist())
     if 1 < size < 299:
-        assert not torch.equal(part, balanced_part(labels, size, seed=4))
+        assert not torch.equal(subset, choose_subset(labels, size, seed=4))
 
 
-def test_a_rare_class_gives_all_it_has():
+def test_rare_class_contributes_all_images():
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 50)
-    assert labels[balanced_part(labels, 23, seed=0)].bincount().tolist() == [10, 3, 10]
+    assert labels[choose_subset(labels, 23, seed=0)].bincount().tolist() == [10, 3, 10]
 
 
-def test_the_whole_set_keeps_its_order():
-    assert balanced_part(torch.tensor([3, 1, 2]), 3, seed=0).tolist() == [0, 1, 2]
+def test_whole_set_keeps_its_order():
+    assert choose_subset(torch.tensor([3, 1, 2]), 3, seed=0).tolist() == [0, 1, 2]
 
 
-def test_a_part_larger_than_the_set_is_refused_before_and_at_loading():
+def test_subset_larger_than_the_set_is_refused():
     config = DataConfig(dataset="digits", train_images=1438)
     for use in (describe_dataset, lambda config: load_dataset(config, image_size=8)):
         with pytest.raises(ConfigError) as error:
@@ -93,7 +93,7 @@ def test_a_part_larger_than_the_set_is_refused_before_and_at_loading():
         assert "1437" in str(error.value)
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed_and_the_sweep_s_libraries_never(tmp_path):
+def test_decoders_are_imported_late_and_libraries_of_the_sweep_never(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "ant").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / split / "ant" / "0.png")
@@ -122,6 +122,6 @@ assert len(load_dataset(DataConfig(dataset="imagefolder", data_dir="."), 8).test
 
 
 @pytest.mark.parametrize("dataset", ["cifar100", "imagefolder"])
-def test_a_folder_that_cannot_be_looked_into(dataset):
+def test_unreadable_folder_is_reported(dataset):
     with pytest.raises(ConfigError, match=f"data_dir: {dataset} cannot be read: .*: File name too long"):
         describe_dataset(DataConfig(dataset=dataset, data_dir=300 * "a"))

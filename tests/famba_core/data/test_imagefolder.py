@@ -1,4 +1,4 @@
-"""Image folders: decoding, and what is refused."""
+"""Image folders: decoding, and the errors for folders that cannot be used."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from famba_core.data.datasets import DatasetMissing, describe_dataset, load_data
 
 
 def sentence(error):
-    """The only problem's sentence, on one line."""
+    """Return the sentence of the only problem, which is one line."""
     ((_, text),) = error.value.problems
     assert "\n" not in text
     return text
@@ -27,7 +27,7 @@ def write_image_folder(root, test="val", classes=("ant", "bee")):
 
 
 @pytest.mark.parametrize("test", ["val", "test"])
-def test_an_image_folder_is_read_in_the_order_of_its_names(tmp_path, test):
+def test_images_are_read_in_the_order_of_their_names(tmp_path, test):
     write_image_folder(tmp_path, test)
     data = load_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)), image_size=28)
     assert data.train.images.shape == (6, 3, 32, 32)  # 28 * 256 / 224
@@ -46,7 +46,7 @@ def test_an_image_folder_is_read_in_the_order_of_its_names(tmp_path, test):
     assert (info.num_classes, info.train_images, info.test_images) == (2, 6, 2)
 
 
-def test_an_image_keeps_its_middle_at_the_scale_of_its_shorter_side(tmp_path):
+def test_image_is_scaled_by_its_shorter_side_and_cropped_to_its_centre(tmp_path):
     write_image_folder(tmp_path)
     picture = np.kron(np.arange(0, 240, 40, dtype=np.uint8)[None, :, None], np.ones((64, 16, 3), np.uint8))
     for transposed, file in ((picture, "0.png"), (picture.transpose(1, 0, 2), "1.png")):
@@ -55,13 +55,13 @@ def test_an_image_keeps_its_middle_at_the_scale_of_its_shorter_side(tmp_path):
     wide, tall, grey = load_dataset(
         DataConfig(dataset="imagefolder", data_dir=str(tmp_path)), image_size=28
     ).train.images[:3]
-    # Of six bands of 16 pixels the outer two are cropped; at half size the middle of each is its colour.
+    # of six bands of 16 pixels the outer two are cropped; at half the size, the middle of each has its colour
     assert wide[0, 16, 4::8].tolist() == [40, 80, 120, 160]
     assert torch.equal(tall, wide.transpose(1, 2))
     assert torch.equal(grey, torch.full((3, 32, 32), 90, dtype=torch.uint8))
 
 
-def test_only_the_part_of_an_image_folder_that_is_used_is_decoded(tmp_path):
+def test_only_the_chosen_subset_is_decoded(tmp_path):
     write_image_folder(tmp_path)
     config = DataConfig(dataset="imagefolder", data_dir=str(tmp_path), train_images=2)
     chosen = load_dataset(config, image_size=28).train
@@ -74,7 +74,7 @@ def test_only_the_part_of_an_image_folder_that_is_used_is_decoded(tmp_path):
     assert torch.equal(load_dataset(config, image_size=28).train.images, chosen.images)
 
 
-def test_images_that_cannot_be_read_are_listed(tmp_path):
+def test_unreadable_images_are_listed(tmp_path):
     write_image_folder(tmp_path)
     bad = [tmp_path / "train" / "ant" / "0.png", tmp_path / "train" / "bee" / "2.png"]
     bad[0].write_bytes(b"no image")
@@ -85,7 +85,7 @@ def test_images_that_cannot_be_read_are_listed(tmp_path):
     assert all(str(file) in sentence(error) for file in bad)
 
 
-def test_classes_that_do_not_match_are_all_named(tmp_path):
+def test_all_classes_that_do_not_match_are_named(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "train" / "cat").mkdir()
     (tmp_path / "val" / "dog").mkdir()
@@ -94,17 +94,17 @@ def test_classes_that_do_not_match_are_all_named(tmp_path):
     text = str(error.value)
     assert f"{tmp_path / 'val'} has no folder cat" in text
     assert f"{tmp_path / 'train'} has no folder dog" in text
-    assert f"{tmp_path / 'train' / 'cat'} holds no image" in text
+    assert f"{tmp_path / 'train' / 'cat'} contains no image" in text
 
 
-def test_a_set_that_does_not_fit_in_memory_is_refused_with_the_estimate(tmp_path):
+def test_set_too_large_for_memory_is_refused_with_the_estimate(tmp_path):
     write_image_folder(tmp_path)
     with pytest.raises(ConfigError) as error:
         load_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)), image_size=28_000)
     assert f"{8 * 3 * 32_000**2 / 2**30:.1f} GiB" in sentence(error)
 
 
-def test_an_image_folder_that_is_nowhere(tmp_path):
+def test_missing_image_folder_is_reported(tmp_path):
     (tmp_path / "train" / "ant").mkdir(parents=True)
     with pytest.raises(DatasetMissing, match="val/<class>/") as error:
         describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))

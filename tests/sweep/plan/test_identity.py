@@ -9,7 +9,8 @@ from PIL import Image
 
 from famba_core import semantics
 from famba_core.config import FusionSchedule
-from famba_core.data import cifar100, fingerprint
+from famba_core.data import fingerprint
+from famba_core.data.datasets import describe_dataset
 from sweep.files.names import is_safe_name
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
@@ -88,14 +89,14 @@ def test_contents_name_files_wherever_they_lie(images, monkeypatch):
     files = [images / "a", images / "b"]
     for file in files:
         file.write_bytes(file.name.encode() * 100)
-    first = fingerprint.of_contents(files)
-    assert first == fingerprint.of_contents([Path(shutil.copy(file, f"{file}-copy")) for file in files])
-    assert first != fingerprint.of_contents(files[::-1])
+    first = fingerprint.fingerprint_files(files)
+    assert first == fingerprint.fingerprint_files([Path(shutil.copy(file, f"{file}-copy")) for file in files])
+    assert first != fingerprint.fingerprint_files(files[::-1])
     monkeypatch.setattr(fingerprint, "_sha256", lambda file: pytest.fail("it is in the cache"))
-    assert fingerprint.of_contents(files) == first
+    assert fingerprint.fingerprint_files(files) == first
     monkeypatch.undo()
     files[1].write_bytes(b"other")
-    assert fingerprint.of_contents(files) != first
+    assert fingerprint.fingerprint_files(files) != first
 
 
 def test_a_cifar_100_of_another_content_has_another_fingerprint(images):
@@ -112,7 +113,7 @@ def test_a_cifar_100_of_another_content_has_another_fingerprint(images):
         for split in ("train", "test"):
             table = pa.table({"img": [{"bytes": b"x"}], "fine_label": [label]})
             pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
-        return cifar100.describe(config).fingerprint
+        return describe_dataset(config).fingerprint
 
     first = described(1)
     assert described(2) != first
