@@ -101,7 +101,7 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
     assert len(read_measurements(tmp_path / "ray")[0]) == 1
     assert read_rows(tmp_path / "ray")[0]["measured"].tolist() == ["isolated"] * 2
     assert executors[0].killed >= 1
-    assert "its worker process died; it goes on from its checkpoint" in output.out
+    assert "its worker process died; resuming from its checkpoint" in output.out
     assert all(line.startswith(LINES) for line in output.out.splitlines())
     assert output.err == ""
     assert executors[0].addresses

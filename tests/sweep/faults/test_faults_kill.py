@@ -96,7 +96,7 @@ def test_a_worker_killed_in_an_epoch(
             os.kill(worker, signal.SIGKILL)
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
-    assert "its worker process died; it goes on from its checkpoint" in output
+    assert "its worker process died; resuming from its checkpoint" in output
     assert_whole(tmp_path, undisturbed)
     assert max(repeated_epochs(tmp_path).values()) <= 1
     tally("kill -9 of workers in an epoch", **cost(tmp_path, before, begun))

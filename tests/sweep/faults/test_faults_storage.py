@@ -98,7 +98,7 @@ CHECKPOINT_OF_A_MODEL = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from fake_training import fake_trial
+from fake_training import fake_trial, job_of
 from famba_core.config import FusionConfig, FusionSchedule
 from sweep.worker.job import run_job
 from sweep.store.study import create_study, read_rows

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +22,8 @@ from fault_study import (
     study,
 )
 
-from sweep.executors.base import Event, Finished, Lost, Progress
+from sweep.executors.base import Event, Finished, Job, Lost, Progress, ResourceRequest
 from sweep.executors.ray_tune.executor import RayExecutor
-from sweep.plan.model import Trial
 from sweep.store.outcomes import select_outcomes
 from sweep.store.study import read_rows
 
@@ -38,11 +36,11 @@ class SkippingExecutor(RayExecutor):
 
     skipped_s = 0.0
 
-    def __init__(self, folder: Path, jobs: Sequence[Trial]) -> None:
-        super().__init__(folder, jobs, run=faulty_job)
+    def __init__(self, folder: Path, resources: ResourceRequest) -> None:
+        super().__init__(folder, resources, run=faulty_job)
         self.running: dict[str, bool] = {}  # by trial, whether an epoch has ended
 
-    def submit(self, job: Trial) -> None:
+    def submit(self, job: Job) -> None:
         self.running[job.job_id] = False
         super().submit(job)
 
@@ -65,7 +63,7 @@ def test_each_fault_costs_its_own_trial(
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + SkippingExecutor.skipped_s)
     monkeypatch.setattr("sweep.run.loop.time", clock)
     plan = study(SEEDS, trial_time_limit_h=LIMIT_H)
-    summary = run(tmp_path, plan, partial(SkippingExecutor, run=faulty_job))
+    summary = run(tmp_path, plan, SkippingExecutor)
     output = capfd.readouterr()
     assert output.err == ""
     assert "Traceback" not in output.out
@@ -84,7 +82,7 @@ def test_each_fault_costs_its_own_trial(
         OUT_OF_MEMORY: 2,
         ALWAYS_OUT_OF_MEMORY: 2,
     }
-    assert "once more with a device to itself" in output.out
+    assert "retrying with a device to itself" in output.out
     # and all of that is stored: nothing runs again
     before, count = stored(tmp_path), len(starts(tmp_path))
     assert run(tmp_path, plan).failed == 4
