@@ -1,1 +1,1 @@
-"""The published tables of Famba-V as CSV."""
+"""The published results of Famba-V, as CSV files with a reader."""

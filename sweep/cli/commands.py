@@ -117,9 +117,9 @@ def report(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    from sweep.report.status import describe, study_status
+    from sweep.report.status import describe, read_status
 
-    print(describe(study_status(options.study)))
+    print(describe(read_status(options.study)))
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Reports of a study: its tables, figures and page, and `famba-sweep status`."""

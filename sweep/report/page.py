@@ -1,53 +1,37 @@
-"""The page of a report: everything of it in one HTML text."""
+"""The page of a report: everything that it shows in one HTML text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
-from sweep.plan.model import Plan, candidate_ids
-from sweep.report import table_text, tables
+from sweep.report import table_text
 from sweep.report.figures.style import axis_name
 from sweep.report.pareto import REFERENCE_MARGIN, Frontier
-from sweep.store.outcomes import select_completed, select_outcomes
+from sweep.report.pictures import Picture
+from sweep.report.study_data import StudyData
 from sweep.text import plural
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure of a report, and what stands around it."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportContent:
+    """Everything that a report shows."""
 
-    name: str
-    heading: str
-    alt: str
-    note: str  # what it leaves out; "" where that is nothing
-    figure: Figure
+    data: StudyData
+    table: pd.DataFrame  # from `build_table`
+    columns: list[table_text.Column]  # of the table, as it is printed
+    caption: str
+    trade_offs: list[Frontier]
+    frontier: pd.DataFrame  # from `frontier_rows`
+    pictures: list[Picture]
 
 
-def page(
-    plan: Plan,
-    rows: pd.DataFrame,
-    table: pd.DataFrame,
-    caption: str,
-    listed: pd.DataFrame,
-    trade_offs: Sequence[Frontier],
-    pictures: Sequence[tuple[Picture, str]],
-    damaged: Sequence[Path],
-) -> str:
-    """The text of a page that stands alone.
-
-    Args:
-        rows: of the plan's trials.
-        table: from `tables.build_table`, with its caption.
-        listed: the frontier, from `report.frontier_rows`.
-        pictures: each with its SVG in base64.
-        damaged: files that could not be read, relative to the study.
-    """
+def render_page(content: ReportContent, figures: Mapping[str, bytes]) -> str:
+    """Return the page of a report, which needs no other file; `figures` holds the SVG files by name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sweep.report"),
         autoescape=True,
@@ -55,57 +39,35 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    done = select_completed(rows)
-    ended, sources = select_outcomes(rows).reset_index(), done["source"].dropna()
-    failed = ended[ended["status"] == "failed"]
-
-    def distinct(column: str) -> list[str]:
-        return sorted(done[column].dropna().unique())
-
+    data, plan = content.data, content.data.plan
+    copied = data.completed["source"].dropna()
+    failed = data.outcomes[data.outcomes["status"] == "failed"].reset_index()
     return environment.get_template("index.html").render(
+        content=content,
+        data=data,
         plan=plan,
         trial=plan.trials[0],
-        caption=caption,
-        axis_name=axis_name,
-        plural=plural,
-        bounds_time=any(constraint.column == "train_time_s" for constraint in plan.constraints),
-        margin=REFERENCE_MARGIN,
-        counts={
-            "planned": _planned_number(plan),
-            "completed": len(done),
-            "failed": len(failed),
-            "pruned": int((ended["status"] == "pruned").sum()),
-            "copied": len(sources),
-        },
-        studies_copied=sorted({source.rpartition("/")[0] for source in sources}),
+        image=lambda picture: base64.b64encode(figures[f"{picture.name}.svg"]).decode(),
+        copied=len(copied),
+        studies_copied=sorted({source.rpartition("/")[0] for source in copied}),
         failures=failed[["trial_id", "attempt", "error"]].to_dict("records"),
-        damaged=damaged,
-        devices=tables.devices(rows),
-        torch_versions=distinct("torch_version"),
-        commits=distinct("git_commit"),
-        memory=distinct("peak_memory_source"),
-        isolated=(table["train_time_source"] == "isolated").all(),
-        columns=table_text.columns(table),
+        memory=data.distinct("peak_memory_source"),
+        bounds_time=any(constraint.column == "train_time_s" for constraint in plan.constraints),
+        frontier_lines=_with_text(content.frontier, list(plan.objectives)).to_dict("records"),
+        margin=REFERENCE_MARGIN,
+        axis_name=axis_name,
         heading_groups=table_text.heading_groups,
-        listed=listed.assign(**_cells(listed, plan.objectives)).to_dict("records"),
         number=lambda value: table_text.in_few_digits([value])[0],
-        objectives=list(plan.objectives),
-        trade_offs=trade_offs,
-        pictures=pictures,
+        plural=plural,
     )
 
 
-def _planned_number(plan: Plan) -> int:
-    """Of trials that there will be; of a search, what it may choose from counts as often as it chooses."""
-    possible = len(candidate_ids(plan.cases))
-    return len(plan.trials) - possible + plan.search.tries(possible) if plan.search else len(plan.trials)
+def _with_text(frontier: pd.DataFrame, objectives: list[str]) -> pd.DataFrame:
+    """Return the frontier's lines with the objectives as text: percentages as in the table, others by their size."""
 
+    def text(column: str) -> list[str]:
+        if not column.endswith("_pct"):
+            return table_text.in_few_digits(frontier[column].astype(float))
+        return [table_text.MISSING if pd.isna(value) else table_text.percent(value) for value in frontier[column]]
 
-def _cells(listed: pd.DataFrame, objectives: Iterable[str]) -> dict[str, list[str]]:
-    """The objectives as text: percentages as in the table, others by their magnitude."""
-    return {
-        name: [table_text.MISSING if pd.isna(value) else table_text.percent(value) for value in listed[name]]
-        if name.endswith("_pct")
-        else table_text.in_few_digits(listed[name].astype(float))
-        for name in objectives
-    }
+    return frontier.assign(**{column: text(column) for column in objectives})

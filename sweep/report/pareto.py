@@ -1,4 +1,4 @@
-"""Which results no other result beats on every count, and how much of the plane they cover together."""
+"""Pareto frontiers, and how much of the plane they dominate."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-REFERENCE_MARGIN = 1.1  # the reference cost, as a multiple of the dearest unfused row's, so that this row counts too
+from sweep.report.tables import LABELS
+
+REFERENCE_MARGIN = 1.1  # reference cost over the largest unfused cost, so that the unfused point counts too
 
 
 def non_dominated(values: np.ndarray, directions: Sequence[str]) -> np.ndarray:
-    """Which rows are on the Pareto frontier.
+    """Return which rows are on the Pareto frontier, [n] bools.
 
-    A row is dominated if another is at least as good in every column and better in one; equal rows stay together.
-    A row that lacks a value (NaN) is not on the frontier and dominates nothing.
+    A row is dominated if another is at least as good in every column and better in one; equal rows do not dominate each
+    other. A row with a missing value (NaN) is not on the frontier and dominates nothing.
 
     Args:
         values: [n, k] numbers.
         directions: k times "max" or "min".
-
-    Returns n bools.
     """
     costs = np.where([direction == "max" for direction in directions], -values, values)
     on_frontier = np.zeros(len(costs), dtype=bool)
     known = np.flatnonzero(~np.isnan(costs).any(axis=1))
-    # What dominates a row comes before it in this order, and is on the frontier or dominated by one that is.
+    # In this order a row comes after all rows that dominate it, and one of these is on the frontier.
     for i in known[np.lexsort(costs[known].T[::-1])]:
         best = costs[on_frontier]
         on_frontier[i] = not ((best <= costs[i]).all(axis=1) & (best < costs[i]).any(axis=1)).any()
@@ -67,46 +67,55 @@ def dominated_share(gain: np.ndarray, cost: np.ndarray, *, ideal_gain: float, re
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frontier:
-    """What to gain against what it costs: one panel of the trade-off."""
+    """The trade-off between a gain and a cost: one panel of the figure."""
 
     gain: str  # column, more is better
     cost: str  # column, less is better
     mask: np.ndarray  # [n], which rows of the table are non-dominated in these two
-    hypervolume: float | None  # None where nothing was measured, or the gain is no percentage
+    hypervolume: float | None  # None if nothing was measured, the gain is not a percentage, or the reference cost is 0
     reference_cost: float | None  # in the cost's unit; the reference gain is 0 %
 
 
-def answers(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """[n, k] numbers of the rows of `tables.build_table`, to be compared with each other.
-
-    All are missing (NaN) of a row that breaks a constraint of its search, or is not known to meet it: a bound says what
-    is no answer, however good it is otherwise.
-    """
-    values = table[list(columns)].to_numpy(float, copy=True)
-    values[~feasible(table)] = np.nan
-    return values
-
-
-def feasible(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are known to meet the constraints of their search; all, where it has none."""
-    return table["feasible"].eq(True).fillna(False).to_numpy(bool) if "feasible" in table else np.full(len(table), True)
-
-
 def frontiers(table: pd.DataFrame, objectives: dict[str, str]) -> list[Frontier]:
-    """The first objective to maximise against each one to minimise, over the rows of `tables.build_table`."""
+    """Return the first objective to maximise against each objective to minimise, over the rows of `build_table`."""
     gains = [column for column, direction in objectives.items() if direction == "max"]
     costs = [column for column, direction in objectives.items() if direction == "min"]
     return [_frontier(table, gains[0], cost) for cost in costs] if gains else []
 
 
 def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
-    values = answers(table, [gain, cost])
+    values = _feasible_values(table, [gain, cost])
     mask = non_dominated(values, ["max", "min"])
     measured = table[[gain, cost]].dropna()
-    if not len(measured) or not gain.endswith("_pct"):
-        return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=None, reference_cost=None)
     unfused = table.loc[table["strategy"] == "none", cost].max()
     reference = float(REFERENCE_MARGIN * (measured[cost].max() if np.isnan(unfused) else unfused))
+    if measured.empty or not gain.endswith("_pct") or reference == 0:
+        return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=None, reference_cost=None)
     gains, costs = values[~np.isnan(values).any(axis=1)].T
-    covered = dominated_share(gains, costs, ideal_gain=100, reference_cost=reference)
-    return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=covered, reference_cost=reference)
+    share = dominated_share(gains, costs, ideal_gain=100, reference_cost=reference)
+    return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=share, reference_cost=reference)
+
+
+def frontier_rows(table: pd.DataFrame, objectives: dict[str, str], trade_offs: Sequence[Frontier]) -> pd.DataFrame:
+    """Return the configurations that are non-dominated in a trade-off or in all objectives at once, best first.
+
+    Columns: configuration, the labels, the objectives, and a bool for each trade-off and for all objectives at once.
+    """
+    on_frontier = {f"non_dominated_{frontier.gain}_{frontier.cost}": frontier.mask for frontier in trade_offs}
+    values = _feasible_values(table, list(objectives))
+    on_frontier["non_dominated"] = non_dominated(values, list(objectives.values()))
+    rows = table[["configuration", *LABELS, *objectives]].assign(**on_frontier)
+    first, direction = next(iter(objectives.items()))
+    return rows[rows[list(on_frontier)].any(axis=1)].sort_values(first, ascending=direction == "min")
+
+
+def is_feasible(table: pd.DataFrame) -> np.ndarray:
+    """Return which rows are known to meet the constraints of their search, [n] bools; all if it has none."""
+    return table["feasible"].eq(True).fillna(False).to_numpy(bool) if "feasible" in table else np.full(len(table), True)
+
+
+def _feasible_values(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """Return these columns as [n, k] numbers, with NaN in every row that is not known to meet the constraints."""
+    values = table[list(columns)].to_numpy(float, copy=True)
+    values[~is_feasible(table)] = np.nan
+    return values

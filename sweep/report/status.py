@@ -1,4 +1,4 @@
-"""What a study has done, runs and lacks, read from its folder alone."""
+"""The state of a study, read from its folder alone: what is done, running, damaged or missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sweep.errors import Problem, UserError
 from sweep.grid.search import Search
 from sweep.plan.model import candidate_ids
-from sweep.plan.plan_file import PlanOutline, plan_outline_from_json
+from sweep.plan.plan_file import plan_outline_from_json
 from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.lock import read_lock_holder
 from sweep.store.outcomes import select_outcomes
@@ -28,125 +28,107 @@ STATES: tuple[State, ...] = ("completed", "failed", "pruned", "running", "missin
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """One trial. A missing one that has progress was interrupted, and goes on from there."""
+    """The state of one trial. A missing trial with progress was interrupted, and will be resumed from there."""
 
     trial_id: str
     state: State
     error: str | None = None  # why it failed
     progress: TrialProgress | None = None
-    suggested: bool = False  # by a search, as what is no baseline
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """A study as its folder shows it."""
+    """The state of a study."""
 
-    trials: tuple[TrialStatus, ...]  # in the plan's order; of what a search may choose from, what it has chosen
-    # Files that cannot be read, but for loose curves, which are left to the report.
-    damaged: tuple[Path, ...]
-    set_aside: tuple[Path, ...]  # damaged parts of earlier runs
-    unreadable: tuple[Problem, ...] = ()  # folders that are none, or that cannot be looked into
+    trials: tuple[TrialStatus, ...]  # in the plan's order; of a search's candidates only those that it suggested
+    damaged: tuple[Path, ...]  # files that cannot be read; learning curves are not checked unless compacted
+    quarantined: tuple[Path, ...]  # damaged files that earlier runs moved to quarantine/
+    unreadable: tuple[Problem, ...]  # folders that cannot be read
     driver: Mapping[str, Any] | None  # pid, host and started_at of the process that runs the study now
-    measuring: TrialProgress | None = None  # how far it is, if it measures now; an epoch is a measurement
-    search: Search | None = None
-    tries: int = 0  # trials that the search chooses until it ends
+    measuring: TrialProgress | None  # of the measuring phase, if it is running; an epoch is a measurement
+    search: Search | None
+    candidates: frozenset[str]  # ids of the trials that the search chooses from
 
 
-def study_status(folder: Path) -> StudyStatus:
-    """Where every planned trial stands. Raises UserError if `folder` holds no plan, or cannot be asked."""
+def read_status(folder: Path) -> StudyStatus:
+    """Return the state of every planned trial. Raises UserError if `folder` holds no plan, or cannot be read."""
     try:
-        return _study_status(folder)
+        return _read_status(folder)
     except OSError as error:  # such as a file where a folder should be
         raise UserError([Problem(str(error.filename or folder), "", f"cannot be read: {error.strerror}")]) from error
 
 
-def _study_status(folder: Path) -> StudyStatus:
+def _read_status(folder: Path) -> StudyStatus:
     plan, paths = plan_outline_from_json(read_plan_json(folder), folder), StudyPaths(folder)
-    unreadable: list[Problem] = []
-    stored: Mapping[Any, Any] = {}
-    begun: Collection[str] = ()
-    damaged: list[Path] = []
-    with _kept(unreadable):
-        rows, damaged = read_rows(folder, ("attempt", "status", "error"))
-        stored = select_outcomes(rows)[["attempt", "status", "error"]].to_dict("index")
-    with _kept(unreadable):
-        damaged = [*damaged, *read_measurements(folder, ())[1]]
-    with _kept(unreadable):
-        begun = _begun(paths.checkpoints)
     driver = read_lock_holder(folder)
     token = driver.get("token") if driver else None
+    unreadable: list[Problem] = []
+    damaged: list[Path] = []
+    stored: Mapping[Any, Any] = {}
+    begun: Collection[str] = ()  # one listing instead of a look-up for each trial
+    with _collect(unreadable):
+        rows, damaged = read_rows(folder, ("attempt", "status", "error"))
+        stored = select_outcomes(rows)[["attempt", "status", "error"]].to_dict("index")
+    with _collect(unreadable):
+        damaged = [*damaged, *read_measurements(folder, ())[1]]
+    with _collect(unreadable):
+        begun = set(os.listdir(paths.checkpoints))
     measuring = TrialProgress.read(paths.measurements) if driver else None
+    chosen_from = candidate_ids(plan.cases) if plan.search else frozenset()
+    trials = []
+    for trial_id in (trial.trial_id for trial in plan.trials):
+        if trial_id not in chosen_from or trial_id in stored or trial_id in begun:
+            progress = TrialProgress.read(paths.checkpoint(trial_id)) if trial_id in begun else None
+            trials.append(_trial_status(trial_id, stored.get(trial_id), progress, token))
     return StudyStatus(
-        trials=_trials(plan, folder, stored, begun, token),
+        trials=tuple(trials),
         damaged=tuple(dict.fromkeys([*damaged, *list_damaged_compacted(folder)])),
+        quarantined=tuple(sorted(paths.quarantine.glob("*/*"))),
         unreadable=tuple(unreadable),
-        set_aside=tuple(sorted(paths.quarantine.glob("*/*"))),
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,
         search=plan.search,
-        tries=plan.search.tries(len(candidate_ids(plan.cases))) if plan.search else 0,
+        candidates=chosen_from,
     )
 
 
 @contextlib.contextmanager
-def _kept(problems: list[Problem]) -> Iterator[None]:
-    """Keep what a folder's reading raised, so that the rest is still told."""
+def _collect(problems: list[Problem]) -> Iterator[None]:
+    """Collect the problems of one folder, so that the status of the others is still shown."""
     try:
         yield
     except UserError as error:
         problems += error.problems
-
-
-def _trials(
-    plan: PlanOutline, folder: Path, stored: Mapping[Any, Any], begun: Collection[str], token: str | None
-) -> tuple[TrialStatus, ...]:
-    suggested = candidate_ids(plan.cases) if plan.search else frozenset()
-    return tuple(
-        _trial_status(folder, trial.trial_id, stored, begun, token, trial.trial_id in suggested)
-        for trial in plan.trials
-        if trial.trial_id not in suggested or trial.trial_id in stored or trial.trial_id in begun
-    )
-
-
-def _begun(checkpoints: Path) -> Collection[str]:
-    """The trials that have a checkpoint's folder: others need not be looked for one by one."""
-    try:
-        return set(os.listdir(checkpoints))
     except FileNotFoundError:
-        return ()
+        pass
     except OSError as error:
-        raise UserError([Problem(str(checkpoints), "", f"cannot be read: {error.strerror}")]) from error
+        problems.append(Problem(str(error.filename), "", f"cannot be read: {error.strerror}"))
 
 
-def _trial_status(
-    folder: Path, trial_id: str, stored: Mapping[Any, Any], begun: Collection[str], token: str | None, suggested: bool
-) -> TrialStatus:
-    row = stored.get(trial_id)
-    ended = row is not None and row["status"] == "completed"
-    progress = TrialProgress.read(StudyPaths(folder).checkpoint(trial_id)) if trial_id in begun and not ended else None
+def _trial_status(trial_id: str, row: Any, progress: TrialProgress | None, token: str | None) -> TrialStatus:
+    """Return the state of a trial from its outcome, its checkpoint's progress and the running driver's token."""
     running = progress is not None and token is not None and progress.driver == token
-    if row is not None and not (running and progress and progress.attempt > row["attempt"]):  # nor is it tried again
+    is_retried = running and progress and row and row["status"] != "completed" and progress.attempt > row["attempt"]
+    if row and not is_retried:
         error = row["error"] if row["status"] == "failed" else None
-        return TrialStatus(trial_id=trial_id, state=row["status"], error=error, suggested=suggested)
-    state: State = "running" if running else "missing"
-    return TrialStatus(trial_id=trial_id, state=state, progress=progress, suggested=suggested)
+        return TrialStatus(trial_id=trial_id, state=row["status"], error=error)
+    return TrialStatus(trial_id=trial_id, state="running" if running else "missing", progress=progress)
 
 
 def describe(status: StudyStatus) -> str:
-    """One line for the study, and one for each trial and part that there is more to say of."""
-    planned = [trial for trial in status.trials if not trial.suggested]
+    """Return lines for the study as a whole, and one for each trial and file that needs attention."""
+    planned = [trial for trial in status.trials if trial.trial_id not in status.candidates]
     lines = []
     if status.search:
-        suggested = [trial for trial in status.trials if trial.suggested]
-        lines.append(_describe_search(status.search, status.tries, suggested))
+        lines.append(_describe_search(status, status.search))
     if planned or not status.search:
         kind = "baselines" if status.search else f"{plural(len(planned), 'trial')} planned"
-        lines.append(f"{kind}: {_counts(planned, STATES)}")
+        lines.append(f"{kind}: {_counts(planned)}")
     if status.driver:
         lines.append("run by process {pid} on {host} since {started_at}".format(**status.driver))
     if status.measuring:
         schedules = plural(status.measuring.epochs, "schedule")
-        lines.append(f"measuring: {status.measuring.epoch} of {schedules} done, then it trains")
+        lines.append(f"measuring: {status.measuring.epoch} of {schedules} done; training follows")
     for trial in status.trials:
         if trial.error:
             lines.append(f"{trial.trial_id}: failed: {trial.error}")
@@ -154,32 +136,36 @@ def describe(status: StudyStatus) -> str:
             state = "running" if trial.state == "running" else "interrupted"
             lines.append(f"{trial.trial_id}: {state}, epoch {trial.progress.epoch}/{trial.progress.epochs} ended")
     lines += map(str, status.unreadable)
-    lines += map(_damage, status.damaged)
-    if status.set_aside:
-        files = plural(len(status.set_aside), "damaged file")
-        words = "has been set aside; what it" if len(status.set_aside) == 1 else "have been set aside; what they"
-        lines.append(f"{files} {words} alone held counts as not stored:")
-        lines += [f"  {part}" for part in status.set_aside]
+    lines += map(_describe_damage, status.damaged)
+    if status.quarantined:
+        files = plural(len(status.quarantined), "damaged file")
+        lines.append(f"{files} in quarantine/; results that were nowhere else will be computed again:")
+        lines += [f"  {file}" for file in status.quarantined]
     return "\n".join(lines)
 
 
-def _damage(file: Path) -> str:
-    if is_compacted_file(file):
-        return f"{file}: is damaged; what is whole of it or its copy counts, and `famba-sweep compact` writes it anew"
-    return f"{file}: cannot be read; the next run sets it aside"
-
-
-def _describe_search(search: Search, tries: int, trials: Collection[TrialStatus]) -> str:
-    ended = [trial for trial in trials if trial.state in ("completed", "failed", "pruned")]
-    begun = [trial for trial in trials if trial.state in ("running", "missing")]
-    words = f"optuna ({search.sampler}): {len(ended)} of {plural(tries, 'trial')} tried"
+def _describe_search(status: StudyStatus, search: Search) -> str:
+    suggested = [trial for trial in status.trials if trial.trial_id in status.candidates]
+    ended = [trial for trial in suggested if trial.state in ("completed", "failed", "pruned")]
+    running = sum(trial.state == "running" for trial in suggested)
+    interrupted = sum(trial.state == "missing" for trial in suggested)
+    trials = plural(search.tries(len(status.candidates)), "trial")
+    line = f"optuna ({search.sampler}): {len(ended)} of {trials} tried"
     if ended:
-        words += f": {_counts(ended, STATES)}"
-    interrupted = sum(trial.state == "missing" for trial in begun)
-    counts = [(len(begun) - interrupted, "running"), (interrupted, "interrupted")]
-    return "; ".join([words, *(f"{count} {state}" for count, state in counts if count)])
+        line += f": {_counts(ended)}"
+    if running:
+        line += f"; {running} running"
+    if interrupted:
+        line += f"; {interrupted} interrupted"
+    return line
 
 
-def _counts(trials: Collection[TrialStatus], states: Collection[State]) -> str:
+def _counts(trials: Collection[TrialStatus]) -> str:
     counts = Counter(trial.state for trial in trials)
-    return ", ".join(f"{counts[state]} {state}" for state in states if counts[state])
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _describe_damage(file: Path) -> str:
+    if is_compacted_file(file):
+        return f"{file}: is damaged; its intact rows and its copy are used, and `famba-sweep compact` writes it again"
+    return f"{file}: cannot be read; the next run moves it to quarantine/"

@@ -1,11 +1,12 @@
-"""A finished table -> Markdown, LaTeX, CSV, and the columns that an HTML page shows."""
+"""A finished table as text: its printed columns, and the table as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ MOST_DECIMALS = 6
 
 @dataclass(frozen=True)
 class Column:
-    """One printed column, under a heading that it shares with its neighbours of the same group."""
+    """One printed column, under a heading that neighbours of the same group share."""
 
     group: str  # "" for a column that stands alone
     heading: str
@@ -29,99 +30,108 @@ class Column:
         return f"{self.group} {self.heading}".strip()
 
 
-def columns(table: pd.DataFrame) -> list[Column]:
-    """The printed columns of a table from `tables.build_table`; what says nothing in this table is left out."""
-    shown = [
-        _labels(table, "backbone", "Backbone", only_if=table["backbone"].nunique() > 1),
-        _labels(table, "strategy", "Strategy"),
-        *(
-            _labels(table, name, heading, only_if=not table[name].isna().all())
-            for name, heading in (("start_layer", "Start layer"), ("stop_layer", "Stop layer"), ("r", "r"))
-        ),
-        _labels(table, "order", "Order", only_if=table["order"].nunique() > 1),
-        _labels(table, "weighting", "Weighting", only_if=table["weighting"].nunique() > 1),
-        _labels(table, "reduced_tokens", "Tokens removed"),
-        *(
-            _numbers(table, *column)
-            for column in (
-                ("Top-1 (%)", "best", "top1_best_pct", percent),
-                ("Top-1 (%)", "last", "top1_pct", percent),
-                ("Top-1 (%)", "EMA", "top1_ema_pct", percent),
-                ("Top-1 (%)", "paper", "published_top1_pct", percent),
-                ("Top-5 (%)", "last", "top5_pct", percent),
-                ("Top-5 (%)", "paper", "published_top5_pct", percent),
-                ("Training time", "here", "train_time_s", duration),
-                ("Training time", "ratio", "train_time_ratio", ratio),
-                ("Training time", "paper", "published_train_time_s", duration),
-                ("Training time", "paper ratio", "published_train_time_ratio", ratio),
-                ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes),
-                ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio),
-                ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes),
-                ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio),
-            )
-        ),
-        _notes(table),
+def printed_columns(table: pd.DataFrame) -> list[Column]:
+    """Return the printed columns of a table from `build_table`, without those that say nothing in this table."""
+    columns: list[tuple[str, str, str, Callable[..., str]]] = [
+        ("", "Backbone", "backbone", str),
+        ("", "Strategy", "strategy", str),
+        ("", "Start layer", "start_layer", str),
+        ("", "Stop layer", "stop_layer", str),
+        ("", "r", "r", str),
+        ("", "Order", "order", str),
+        ("", "Weighting", "weighting", str),
+        ("", "Tokens removed", "reduced_tokens", str),
+        ("Top-1 (%)", "best", "top1_best_pct", percent),
+        ("Top-1 (%)", "last", "top1_pct", percent),
+        ("Top-1 (%)", "EMA", "top1_ema_pct", percent),
+        ("Top-1 (%)", "paper", "published_top1_pct", percent),
+        ("Top-5 (%)", "last", "top5_pct", percent),
+        ("Top-5 (%)", "paper", "published_top5_pct", percent),
+        ("Training time", "here", "train_time_s", duration),
+        ("Training time", "ratio", "train_time_ratio", ratio),
+        ("Training time", "paper", "published_train_time_s", duration),
+        ("Training time", "paper ratio", "published_train_time_ratio", ratio),
+        ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes),
+        ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio),
+        ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes),
+        ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio),
     ]
-    return [column for column in shown if column is not None]
+    shown = [_column(table, *column) for column in columns if _says_something(table, column[2])]
+    notes = tuple(", ".join(_seed_notes(line) + _constraint_notes(line)) for line in table.to_dict("records"))
+    return [*shown, Column("", "Note", notes, numeric=False)] if any(notes) else shown
 
 
-def heading_groups(shown: list[Column]) -> list[tuple[str, int]]:
-    """Shared headings and how many columns each spans, from left to right."""
-    return [(group, len(list(members))) for group, members in groupby(shown, lambda column: column.group)]
+def _says_something(table: pd.DataFrame, name: str) -> bool:
+    if name in ("backbone", "order", "weighting"):
+        return table[name].nunique() > 1
+    if name in ("start_layer", "stop_layer", "r"):
+        return bool(table[name].notna().any())
+    return name in table
 
 
-def to_markdown(table: pd.DataFrame, caption: str) -> str:
-    shown = columns(table)
+def _column(table: pd.DataFrame, group: str, heading: str, name: str, text: Callable[..., str]) -> Column:
+    deviations = table.get(f"{name}_std", pd.Series(float("nan"), table.index))
+    cells = tuple(
+        MISSING if pd.isna(value) else text(value) if pd.isna(deviation) else text(value, deviation)
+        for value, deviation in zip(table[name], deviations, strict=True)
+    )
+    return Column(group, heading, cells, numeric=pd.api.types.is_numeric_dtype(table[name]))
+
+
+def heading_groups(columns: list[Column]) -> list[tuple[str, int]]:
+    """Return the shared headings and how many columns each spans, from left to right."""
+    return [(group, len(list(members))) for group, members in groupby(columns, lambda column: column.group)]
+
+
+def to_markdown(columns: list[Column], caption: str) -> str:
+    """Return the table with the caption below it."""
     lines = [
-        [column.full_heading for column in shown],
-        ["---:" if column.numeric else "---" for column in shown],
-        *zip(*(column.cells for column in shown), strict=True),
+        [column.full_heading for column in columns],
+        ["---:" if column.numeric else "---" for column in columns],
+        *zip(*(column.cells for column in columns), strict=True),
     ]
     body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
     return f"{body}\n\n{caption}\n"
 
 
-def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:
-    """A `table*` as wide as the text, for a document that loads booktabs and graphicx."""
-    shown = columns(table)
+def to_latex(columns: list[Column], caption: str, label: str) -> str:
+    """Return a `table*` as wide as the text, for a document that loads booktabs and graphicx."""
     groups, rules, first = [], [], 1
-    for group, span in heading_groups(shown):
-        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{_tex(group)}}}")
+    for group, span in heading_groups(columns):
+        groups.append(f"\\multicolumn{{{span}}}{{c}}{{{_escape_tex(group)}}}")
         if group:
             rules.append(f"\\cmidrule(lr){{{first}-{first + span - 1}}}")
         first += span
-    lines = [" & ".join(map(_tex, cells)) + r" \\" for cells in zip(*(column.cells for column in shown), strict=True)]
-    return (
-        "\n".join(
-            [
-                r"\begin{table*}[t]",
-                r"\setlength{\tabcolsep}{3pt}",
-                f"\\caption{{{_tex(caption)}}}",
-                f"\\label{{{label}}}",
-                r"\resizebox{\textwidth}{!}{%",
-                f"\\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in shown)}}}",
-                r"\toprule",
-                " & ".join(groups) + r" \\",
-                " ".join(rules),
-                " & ".join(_tex_heading(column.heading) for column in shown) + r" \\",
-                r"\midrule",
-                *lines,
-                r"\bottomrule",
-                r"\end{tabular}}",
-                r"\end{table*}",
-            ]
-        )
-        + "\n"
-    )
+    lines = [
+        r"\begin{table*}[t]",
+        r"\setlength{\tabcolsep}{3pt}",
+        f"\\caption{{{_escape_tex(caption)}}}",
+        f"\\label{{{label}}}",
+        r"\resizebox{\textwidth}{!}{%",
+        f"\\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in columns)}}}",
+        r"\toprule",
+        " & ".join(groups) + r" \\",
+        " ".join(rules),
+        " & ".join(_tex_heading(column.heading) for column in columns) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join(map(_escape_tex, cells)) + r" \\"
+            for cells in zip(*(column.cells for column in columns), strict=True)
+        ),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Every column of the table, in full precision; an empty field is a missing value."""
+    """Return every column of the table in full precision. An empty field is a missing value."""
     return table.to_csv(index=False)
 
 
 def in_few_digits(values: Iterable[float]) -> list[str]:
-    """Numbers of one column, whatever their magnitude: equally many decimals, three digits or more of the smallest."""
+    """Return the numbers of one column as text, with equally many decimals: at least three digits of the smallest."""
     values = list(values)
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     decimals = max(0, 2 - math.floor(math.log10(min(sizes)))) if sizes else 0
@@ -129,66 +139,42 @@ def in_few_digits(values: Iterable[float]) -> list[str]:
     return [MISSING if math.isnan(value) else format(value, style) for value in values]
 
 
-def percent(value: float, spread: float | None = None) -> str:
-    return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+def percent(value: float, deviation: float | None = None) -> str:
+    return _with_deviation(value, deviation, 1)
 
 
-def ratio(value: float, spread: float | None = None) -> str:
-    return f"{value:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+def ratio(value: float, deviation: float | None = None) -> str:
+    return _with_deviation(value, deviation, 3)
 
 
-def mebibytes(value: float, spread: float | None = None) -> str:
-    digits = 0 if value >= 100 else 1
-    return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+def mebibytes(value: float, deviation: float | None = None) -> str:
+    return _with_deviation(value, deviation, 0 if value >= 100 else 1)
 
 
-def duration(value: float, spread: float | None = None) -> str:
-    """Seconds as "43.2 s", from ten minutes on as h:mm:ss."""
+def duration(value: float, deviation: float | None = None) -> str:
+    """Return seconds as "43.2 s", from ten minutes on as h:mm:ss."""
     if value < 600:
-        return f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}") + " s"
-    return clock(value, with_hours=True) + ("" if spread is None else f" ± {clock(spread, with_hours=True)}")
+        return _with_deviation(value, deviation, 1) + " s"
+    return clock(value, with_hours=True) + ("" if deviation is None else f" ± {clock(deviation, with_hours=True)}")
 
 
-def _labels(table: pd.DataFrame, name: str, heading: str, only_if: object = True) -> Column | None:
-    cells = tuple(MISSING if pd.isna(value) else str(value) for value in table[name])
-    return Column("", heading, cells, numeric=pd.api.types.is_numeric_dtype(table[name])) if only_if else None
+def _with_deviation(value: float, deviation: float | None, decimals: int) -> str:
+    return f"{value:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
 
 
-def _numbers(table: pd.DataFrame, group: str, heading: str, name: str, text: Callable[..., str]) -> Column | None:
-    if name not in table:
-        return None
-    spreads = table.get(f"{name}_std", pd.Series(float("nan"), table.index))
-    return Column(
-        group,
-        heading,
-        tuple(
-            MISSING if pd.isna(value) else text(value, None if pd.isna(spread) else spread)
-            for value, spread in zip(table[name], spreads, strict=True)
-        ),
-    )
-
-
-def _notes(table: pd.DataFrame) -> Column | None:
-    counts = zip(table["seeds_planned"], table["seeds_measured"], table["seeds_failed"], strict=True)
-    bounds = zip(table["feasible"], table["breaks"], strict=True) if "breaks" in table else [(True, "")] * len(table)
-    notes = tuple(
-        ", ".join([*_seed_words(*count), *_constraint_words(count[1], *bound)])
-        for count, bound in zip(counts, bounds, strict=True)
-    )
-    return Column("", "Note", notes, numeric=False) if any(notes) else None
-
-
-def _seed_words(planned: int, measured: int, failed: int) -> list[str]:
+def _seed_notes(line: dict[Hashable, Any]) -> list[str]:
+    planned, measured, failed = line["seeds_planned"], line["seeds_measured"], line["seeds_failed"]
     if planned == 1:
         return [] if measured else ["failed" if failed else "not measured"]
-    words = [f"{measured} of {planned} seeds"] if measured < planned else []
-    return words + ([f"{failed} failed"] if failed else [])
+    notes = [f"{measured} of {planned} seeds"] if measured < planned else []
+    return [*notes, f"{failed} failed"] if failed else notes
 
 
-def _constraint_words(measured: int, feasible: bool | None, breaks: str) -> list[str]:
-    if breaks:
-        return [f"breaks {breaks}"]
-    return ["constraints not known to be met"] if measured and pd.isna(feasible) else []
+def _constraint_notes(line: dict[Hashable, Any]) -> list[str]:
+    if line.get("breaks"):
+        return [f"breaks {line['breaks']}"]
+    unknown = line["seeds_measured"] and pd.isna(line.get("feasible", True))
+    return ["constraints not known to be met"] if unknown else []
 
 
 _TEX = str.maketrans(
@@ -207,10 +193,10 @@ _TEX = str.maketrans(
 )
 
 
-def _tex(text: str) -> str:
+def _escape_tex(text: str) -> str:
     return text.replace("<=", "≤").replace(">=", "≥").translate(_TEX)
 
 
 def _tex_heading(text: str) -> str:
-    """One word below the other: the columns are narrow."""
-    return r"\shortstack[b]{" + r" \\ ".join(map(_tex, text.split())) + "}"
+    """Return a heading with one word per line: the columns are narrow."""
+    return r"\shortstack[b]{" + r" \\ ".join(map(_escape_tex, text.split())) + "}"

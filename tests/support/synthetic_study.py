@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.fusion.schedule import fusing_layers, spread, tokens_per_layer
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.paper.published import paper_table
+from sweep.report.study_data import StudyData
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import study as store
 
@@ -156,6 +158,11 @@ def save(folder: Path, rows: Sequence[ResultRow]) -> Path:
     for row in rows:
         store.write_result(folder, row, curve(row))
     return folder
+
+
+def data_of(plan: Plan, rows: pd.DataFrame) -> StudyData:
+    """A study's data as a report reads it, without learning curves."""
+    return StudyData(plan=plan, rows=rows, epochs=pd.DataFrame())
 
 
 def files(folder: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""The figures of a report. Functions here take finished data frames and return matplotlib figures."""

@@ -1,11 +1,11 @@
-"""Curves over one knob, and over the epochs. Takes finished frames, returns a Figure, writes nothing."""
+"""Curves over one knob, and learning curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,29 +21,31 @@ FEWEST_POINTS = 3  # of a curve worth drawing
 MOST_LEGEND_LINES = 24
 MOST_KNOB_CURVES = 24  # each has its name in the legend
 LEGEND_WIDTH, LEGEND_KEY = 180, 18  # letters across a knob's figure, and what an entry takes beside the curve's name
-MOST_CURVES = 500  # of learning curves in a figure; more would be a stain, and megabytes
+MOST_CURVES = 500  # learning curves in a figure; more would cover each other, and make files of megabytes
 UNFUSED = {"color": BLACK, "linewidth": 2.4}
 RATIOS = ("train_time_ratio", "peak_memory_ratio")
 
 
-def starting_layer_figure(table: pd.DataFrame, title: str) -> Figure | None:
-    """Accuracy, time and memory over the first fusing layer (the paper's section 4.2), or None without such a curve."""
-    return _knob_figure(table, "start_layer", ["backbone", "strategy", "order", "weighting"], title)
+class Knob(NamedTuple):
+    """A label of the table whose effect is drawn, with all other labels fixed."""
+
+    column: str
+    fixed: tuple[str, ...]  # the labels that are equal along a curve
+    words: str
 
 
-def r_curve_figure(table: pd.DataFrame, title: str) -> Figure | None:
-    """Accuracy, time and memory over r, all else fixed (the paper's section 4.3), or None without such a curve."""
-    return _knob_figure(table, "r", ["backbone", "strategy", "start_layer", "stop_layer", "order", "weighting"], title)
+STARTING_LAYER = Knob("start_layer", ("backbone", "strategy", "order", "weighting"), "the first fusing layer")
+R = Knob("r", ("backbone", "strategy", "start_layer", "stop_layer", "order", "weighting"), "r")
 
 
 def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
-    """Training loss and top-1 over the epochs: a line for each attempt, a colour for each configuration.
+    """Draw training loss and top-1 over the epochs: a line for each attempt, a colour for each configuration.
 
-    Too many configurations to name have the colours of their strategies.
+    If there are too many configurations for a legend, the colours stand for strategies instead.
 
     Args:
-        epochs: rows of `store.read_epochs` to show, with columns `configuration` and `strategy`; lines in the order of
-            the frame.
+        epochs: rows of `read_epochs` to draw, with the columns `configuration` and `strategy` added. Lines are drawn in
+            the order of the frame.
     """
     figure, axes = new_figure([["loss", "top1_pct"]], width=13, height=5.2, title=title)
     crowded = epochs["configuration"].nunique() > MOST_LEGEND_LINES
@@ -51,7 +53,9 @@ def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
     named: set[str] = set()
     for _, line in epochs.groupby("trial_id", sort=False):
         name = line["strategy" if crowded else "configuration"].iloc[0]
-        label = "_" * (name in named) + ("no fusion" if name == "none" else name)
+        label = "no fusion" if name == "none" else name
+        if name in named:
+            label = f"_{label}"  # matplotlib leaves such a line out of the legend
         named.add(name)
         for column, ax in axes.items():
             ax.plot(line["epoch"].astype(int), line[column], **styles[name], label=label)
@@ -65,87 +69,87 @@ def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
 
 
 def evenly(number: int, most: int) -> np.ndarray:
-    """The positions of `most` of so many, the first and the last among them; of all where these are no more."""
+    """Return `most` positions spread evenly over `number`, with the first and the last; all if there are fewer."""
     return np.linspace(0, number - 1, min(number, most)).round().astype(int)
 
 
 def _configuration_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     strategies = dict(zip(epochs["configuration"], epochs["strategy"], strict=True))
-    colours = matplotlib.colormaps["viridis"]
-    return {
-        configuration: UNFUSED
-        if strategy == "none"
-        else {
-            "color": colours(0.9 * i / len(strategies)),  # its last yellows are too pale
-            "linestyle": ("-", "--", ":")[i % 3],
-            "linewidth": 1.2,
-        }
-        for i, (configuration, strategy) in enumerate(strategies.items())
-    }
+    styles: dict[str, dict[str, Any]] = {}
+    for i, (configuration, strategy) in enumerate(strategies.items()):
+        colour = matplotlib.colormaps["viridis"](0.9 * i / len(strategies))  # its last yellows are too pale
+        fused = {"color": colour, "linestyle": ("-", "--", ":")[i % 3], "linewidth": 1.2}
+        styles[configuration] = UNFUSED if strategy == "none" else fused
+    return styles
 
 
 def _strategy_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    strategies = [strategy for strategy in epochs["strategy"].unique() if strategy != "none"]
-    fused = {
-        name: {"color": colour, "linewidth": 0.9} for name, colour in zip(strategies, cycle(PALETTE), strict=False)
-    }
-    return fused | {"none": UNFUSED}
+    fused = epochs.loc[epochs["strategy"] != "none", "strategy"].unique()
+    styles = {name: {"color": colour, "linewidth": 0.9} for name, colour in zip(fused, cycle(PALETTE), strict=False)}
+    return styles | {"none": UNFUSED}
 
 
-def _knob_figure(table: pd.DataFrame, knob: str, fixed: list[str], title: str) -> Figure | None:
-    curves = list(_curves(table, knob, fixed))
+def knob_figure(table: pd.DataFrame, knob: Knob, title: str) -> Figure | None:
+    """Draw accuracy, time and memory over a knob (Famba-V sections 4.2 and 4.3); None if no curve is long enough.
+
+    Args:
+        table: from `build_table`.
+    """
+    curves = list(_curves(table, knob))
     if not curves:
         return None
     if len(curves) > MOST_KNOB_CURVES:
         title += f": {MOST_KNOB_CURVES} of {len(curves)} curves, evenly over the table"
         curves = [curves[i] for i in evenly(len(curves), MOST_KNOB_CURVES)]
-    # Accuracies of different data sets lie far apart: a panel each. Ratios are there to be compared: one panel.
-    accuracies = ["top1_best_pct", *(["published_top1_pct"] if "published_top1_pct" in table else [])]
-    columns = max(1, min(4, LEGEND_WIDTH // (LEGEND_KEY + max(len(name) for name, _ in curves))))
-    lines = math.ceil((1 + len(curves) * len(accuracies)) / columns)
-    height = 5.2 + 0.22 * max(0, lines - 4)  # a longer legend takes nothing from the panels
+    published = "published_top1_pct" in table
+    # Accuracies on different data sets are far apart: one panel each. Ratios are there to be compared: one panel.
+    accuracies = ["top1_best_pct", "published_top1_pct"] if published else ["top1_best_pct"]
+    legend_columns = max(1, min(4, LEGEND_WIDTH // (LEGEND_KEY + max(len(name) for name, _ in curves))))
+    legend_lines = math.ceil((1 + len(curves) * len(accuracies)) / legend_columns)
+    height = 5.2 + 0.22 * max(0, legend_lines - 4)  # a longer legend does not make the panels smaller
     figure, axes = new_figure([[column, *RATIOS] for column in accuracies], width=14, height=height, title=title)
     for (name, curve), colour in zip(curves, cycle(PALETTE), strict=False):
         unfused = table[(table["strategy"] == "none") & (table["backbone"] == curve["backbone"].iloc[0])]
-        for column in accuracies:
-            _draw_curve(axes[column], curve, knob, column, name, colour)
-            if unfused[column].notna().any():
-                axes[column].axhline(unfused[column].iloc[0], color=colour, linewidth=1, linestyle=":")
-        for column in RATIOS:
-            _draw_curve(axes[column], curve, knob, column, name, colour)
-            if "published_top1_pct" in table:
-                _draw_curve(axes[column], curve, knob, f"published_{column}", name, colour)
+        for column, ax in axes.items():
+            _draw_curve(ax, curve, knob, column, name, colour)
+            if column in RATIOS and published:
+                _draw_curve(ax, curve, knob, f"published_{column}", name, colour)
+            elif column in accuracies and unfused[column].notna().any():
+                ax.axhline(unfused[column].iloc[0], color=colour, linewidth=1, linestyle=":")
     for column, ax in axes.items():
-        ax.set_xlabel(axis_name(knob))
+        ax.set_xlabel(axis_name(knob.column))
         ax.set_ylabel(axis_name(column))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if column in RATIOS:
             ax.axhline(1, color=GREY, linewidth=1, linestyle=":")
     legend_axes = axes[RATIOS[0]]
     legend_axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="no fusion")
-    figure.legend(*legend_axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
+    handles, labels = legend_axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False)
     return figure
 
 
-def _curves(table: pd.DataFrame, knob: str, fixed: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Curves of three or more measured points, and what tells each from the others, such as ", backbone vim_nano"."""
-    measured = table[table[knob].notna() & table["top1_best_pct"].notna()]
-    if measured.duplicated([*fixed, knob]).any():
-        fixed = [*fixed, "r"]  # a starting layer crossed with r: one curve for each r
+def _curves(table: pd.DataFrame, knob: Knob) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield curves of at least FEWEST_POINTS measured points, each after its name, such as ", backbone vim_nano".
+
+    The name has the labels in which the curves differ.
+    """
+    measured = table[table[knob.column].notna() & table["top1_best_pct"].notna()]
+    fixed = list(knob.fixed)
+    if measured.duplicated([*fixed, knob.column]).any():
+        fixed.append("r")  # starting layers were crossed with r: one curve for each r
     varying = [column for column in fixed if measured[column].nunique(dropna=False) > 1]
-    for _, curve in measured.groupby(list(fixed), sort=False, dropna=False):
-        if curve[knob].nunique() >= FEWEST_POINTS:
+    for _, curve in measured.groupby(fixed, sort=False, dropna=False):
+        if curve[knob.column].nunique() >= FEWEST_POINTS:
             labels = curve[varying].iloc[0].dropna()
-            yield (
-                "".join(f", {str(column).replace('_', ' ')} {value}" for column, value in labels.items()),
-                curve.sort_values(knob),
-            )
+            name = "".join(f", {str(column).replace('_', ' ')} {value}" for column, value in labels.items())
+            yield name, curve.sort_values(knob.column)
 
 
-def _draw_curve(ax: Axes, curve: pd.DataFrame, knob: str, column: str, name: str, colour: str) -> None:
+def _draw_curve(ax: Axes, curve: pd.DataFrame, knob: Knob, column: str, name: str, colour: str) -> None:
     published = column.startswith("published")
     ax.errorbar(
-        curve[knob].astype(int),
+        curve[knob.column].astype(int),
         curve[column],
         yerr=curve.get(f"{column}_std"),
         color=colour,

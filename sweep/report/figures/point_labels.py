@@ -1,8 +1,9 @@
-"""Labels beside the points of a scatter plot, none on top of another."""
+"""Labels beside the points of a scatter plot that do not overlap each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,25 +12,26 @@ from matplotlib.collections import LineCollection
 from matplotlib.font_manager import FontProperties
 
 FONT_SIZE = 7.5  # points
-POINT_SIZE = 9.0  # points, what a marker takes of the room
-SAME_PLACE = 2.0  # pixels, within which points are one to the eye
+POINT_SIZE = 9.0  # points, the width that is kept free for a marker
+SAME_PLACE = 2.0  # pixels; points closer than this look like one
 MOST_LABELS = 60  # more would hide the points
 
 
 def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
-    """Write each text beside its point, off the lines where it can be; a text without room is left out.
+    """Write each text beside its point, away from lines if possible. A text for which there is no space is left out.
 
-    Points in one place have one label: the text of the most important of them, and how many more there are. Call it
-    when all else is drawn, since labels are placed on the finished layout.
+    Points in one place share a label: the text of the most important one, and the number of the others. Call this when
+    everything else is drawn, because labels are placed in the finished layout.
 
     Args:
-        points: [n, 2] in data coordinates, the most important first; of more than MOST_LABELS the rest has no text.
+        points: [n, 2] in data coordinates, the most important first. Only the first MOST_LABELS places have labels.
     """
     figure = axes.get_figure(root=True)
-    assert figure is not None, "the axes belong to a figure"
+    assert figure is not None, "the axes must belong to a figure"
     figure.draw_without_rendering()
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    pixels = figure.dpi / 72  # of one point
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib has no types here
+    renderer = canvas.get_renderer()
+    pixels = figure.dpi / 72  # in one typographic point
     places = axes.transData.transform(points)
     taken = _boxes(places, np.array([POINT_SIZE, POINT_SIZE]) * pixels)
     lines = _lines(axes)
@@ -40,15 +42,16 @@ def label_points(axes: Axes, points: np.ndarray, texts: Sequence[str]) -> None:
         size = np.array(renderer.get_text_width_height_descent(text, font, False)[:2])
         offsets = _offsets(size / pixels)
         boxes = _boxes(place + offsets * pixels, size + 4)
-        free = np.flatnonzero(_inside(boxes, np.array(axes.bbox.extents)) & ~_overlaps(boxes, taken).any(axis=1))
+        inside = ((boxes[:, :2] >= axes.bbox.min) & (boxes[:, 2:] <= axes.bbox.max)).all(axis=1)
+        free = np.flatnonzero(inside & ~_overlaps(boxes, taken).any(axis=1))
         if len(free):
-            best = free[_overlaps(boxes[free], lines).sum(axis=1).argmin()]  # the nearest of those on fewest lines
+            best = free[_overlaps(boxes[free], lines).sum(axis=1).argmin()]  # the nearest of those over fewest lines
             _write(axes, text, point, offsets[best])
             taken = np.vstack([taken, boxes[best]])
 
 
 def _by_place(places: np.ndarray) -> dict[int, int]:
-    """The first point of each of the first MOST_LABELS places, and how many more are there."""
+    """Return the first point of each of the first MOST_LABELS places, with the number of other points there."""
     others: dict[int, int] = {}
     left = np.arange(len(places))
     while len(left) and len(others) < MOST_LABELS:
@@ -59,19 +62,19 @@ def _by_place(places: np.ndarray) -> dict[int, int]:
 
 
 def _offsets(size: np.ndarray) -> np.ndarray:
-    """Centres of the label to try, [n, 2] in points from the marker: near before far, the right side first."""
+    """Return centres of the label to try, [n, 2] in points from the marker: near before far, the right side first."""
     degrees = np.deg2rad([0, 180, 30, 330, 150, 210, 90, 270, 60, 300, 120, 240])
     directions = np.column_stack([np.cos(degrees), np.sin(degrees)])
     return np.vstack([directions * (gap + size / 2) for gap in (8.5, 14.0, 24.0, 36.0)])
 
 
 def _boxes(centres: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[n, 4] left, bottom, right, top."""
+    """Return [n, 4] left, bottom, right, top."""
     return np.hstack([centres - size / 2, centres + size / 2])
 
 
 def _lines(axes: Axes) -> np.ndarray:
-    """The boxes, [n, 4] in pixels, around the straight pieces that curves and error bars are made of."""
+    """Return the boxes, [n, 4] in pixels, around the straight segments of all curves and error bars."""
     curves = [line.get_xydata() for line in axes.lines if line.get_linestyle() != "None"]
     bars = [bar for bars in axes.collections if isinstance(bars, LineCollection) for bar in bars.get_segments()]
     boxes = [np.empty((0, 4))]
@@ -83,16 +86,14 @@ def _lines(axes: Axes) -> np.ndarray:
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[n, 4] and [m, 4] -> [n, m] bools."""
-    return np.all((a[:, None, :2] <= b[None, :, 2:]) & (b[None, :, :2] <= a[:, None, 2:]), axis=2)
-
-
-def _inside(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    return np.all((boxes[:, :2] >= frame[:2]) & (boxes[:, 2:] <= frame[2:]), axis=1)
+    """Return which boxes overlap: [n, 4] and [m, 4] -> [n, m] bools."""
+    across = (a[:, None, 0] <= b[None, :, 2]) & (b[None, :, 0] <= a[:, None, 2])
+    upright = (a[:, None, 1] <= b[None, :, 3]) & (b[None, :, 1] <= a[:, None, 3])
+    return across & upright
 
 
 def _write(axes: Axes, text: str, point: np.ndarray, offset: np.ndarray) -> None:
-    leader = {"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4}
+    """Write a text at an offset, in points, from a point in data coordinates, with a thin line between the two."""
     label = axes.annotate(
         text,
         (point[0], point[1]),
@@ -102,7 +103,7 @@ def _write(axes: Axes, text: str, point: np.ndarray, offset: np.ndarray) -> None
         va="center",
         fontsize=FONT_SIZE,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
-        arrowprops=leader,
-        zorder=2.5,
-    )  # above the lines, below the points
+        arrowprops={"arrowstyle": "-", "color": "#9a9a9a", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+        zorder=2.5,  # above the lines, below the points
+    )
     label.set_in_layout(False)

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, names of axes, and how a figure becomes a file."""
+"""What all figures share: markers, names of axes, panels, and how a figure becomes a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+# Markers tell the strategies apart in grey print.
 MARKERS = {"none": "*", "upper": "o", "all": "s", "interleaved": "D", "lower": "v"}
-OTHER_MARKER = "P"  # in grey print the markers tell strategies apart
-DPI = 150  # of the figure itself, so that text is placed with the widths that it is drawn with
+OTHER_MARKER = "P"
+DPI = 150  # also of the figure itself, so that text is measured at the size at which it is drawn
 
 AXIS_NAMES = {
     "top1_best_pct": "Top-1, best epoch (%)",
@@ -33,25 +34,26 @@ AXIS_NAMES = {
 
 
 def axis_name(column: str) -> str:
+    """Return a column's name in words, with its unit."""
     return AXIS_NAMES.get(column, column)
 
 
-def in_readable_unit(column: str, values: pd.Series) -> tuple[float, str]:
-    """What to divide a column by, and the name of the axis with its unit."""
-    if column != "train_time_s":
-        return 1.0, axis_name(column)
-    divisor, unit = next(
-        (seconds, unit)
-        for seconds, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
-        if seconds == 1 or values.max() >= 5 * seconds
-    )
-    return divisor, axis_name(column).replace("(s)", f"({unit})")
+def in_readable_unit(column: str, values: pd.Series[float]) -> tuple[float, str]:
+    """Return what to divide a column by, and the name of its axis with the unit."""
+    if column == "train_time_s":
+        for seconds, unit in ((3600.0, "h"), (60.0, "min")):
+            if values.max() >= 5 * seconds:
+                return seconds, axis_name(column).replace("(s)", f"({unit})")
+    return 1.0, axis_name(column)
 
 
 def new_figure(
     panels: Sequence[Sequence[str]], *, width: float, height: float, title: str
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A figure of named panels in rows, one panel over all places of its name; sizes in inches."""
+    """Return an empty figure of named panels in rows, and its axes by name; sizes in inches.
+
+    A name that stands in several neighbouring places is one large panel.
+    """
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplot_mosaic([list(row) for row in panels])
@@ -63,7 +65,7 @@ def new_figure(
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png"; equal figures give equal bytes."""
+    """Return the figure as "svg" or "png". Equal figures give equal bytes."""
     sink = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "famba-sweep"}):
         figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None)

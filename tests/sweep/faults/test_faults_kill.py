@@ -19,7 +19,7 @@ from fault_study import TRIALS, cost, launch, run, stored, study, wait_for
 
 from sweep.errors import UserError
 from sweep.executors.ray_tune.scratch import PREFIX
-from sweep.report.status import describe, study_status
+from sweep.report.status import describe, read_status
 from sweep.store.lock import lock_study
 from sweep.store.study import read_epochs, read_rows
 
@@ -215,7 +215,7 @@ def test_two_drivers_at_once(nth_try: int, tmp_path: Path, start: Launch, tally:
     output, _ = second.communicate(timeout=150)
     assert second.returncode == 2
     assert f"another process runs this study: pid {first.pid} on " in output
-    assert f"run by process {first.pid} on " in describe(study_status(tmp_path))
+    assert f"run by process {first.pid} on " in describe(read_status(tmp_path))
     with pytest.raises(UserError, match=f"pid {first.pid} "), lock_study(tmp_path):
         pass
     os.kill(first.pid, signal.SIGCONT)
@@ -231,7 +231,7 @@ def test_a_clock_that_jumps(nth_try: int, tmp_path: Path, start: Launch, tally: 
     wait_for(lambda: stored(tmp_path), process)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/last.pt")), process)
     os.kill(process.pid, signal.SIGSTOP)
-    states = [trial.state for trial in study_status(tmp_path).trials]
+    states = [trial.state for trial in read_status(tmp_path).trials]
     assert states.count("running") <= 1
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

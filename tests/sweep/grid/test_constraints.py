@@ -6,16 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
-from synthetic_study import OBJECTIVES, result, results, save, table_plan
+from synthetic_study import OBJECTIVES, data_of, result, results, save, table_plan
 
 from famba_core.palette import GREY
 from sweep.grid.objectives import Constraint
 from sweep.grid.search import Search
 from sweep.plan.plan_file import plan_to_json
-from sweep.report import table_text, tables
+from sweep.report import table_text
+from sweep.report.caption import table_caption
 from sweep.report.figures import frontier
-from sweep.report.pareto import dominated_share, frontiers
-from sweep.report.write import frontier_rows, write_report
+from sweep.report.pareto import dominated_share, frontier_rows, frontiers
+from sweep.report.tables import build_table
+from sweep.report.write import write_report
 from sweep.store import study as store
 
 MEMORY = Constraint(column="peak_memory_mib", relation="<=", bound=165.0)
@@ -26,7 +28,12 @@ ROWS = results(PLAN)
 
 
 def table_of(folder, plan=PLAN, rows=ROWS):
-    return tables.build_table(plan, store.read_rows(save(folder, rows))[0])
+    return build_table(data_of(plan, store.read_rows(save(folder, rows))[0]))
+
+
+def caption_of(plan, rows):
+    data = data_of(plan, rows)
+    return table_caption(data, build_table(data))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,7 @@ def test_a_plan_without_constraints_has_no_such_columns(tmp_path):
 def test_what_lacks_the_number_is_not_known_to_meet_a_constraint(tmp_path):
     table = table_of(tmp_path, rows=[replace(ROWS[0], peak_memory_mib=None), *ROWS[1:3]])
     assert table["feasible"].isna().tolist() == [True, False, False]
-    notes = table_text.columns(table)[-1].cells
+    notes = table_text.printed_columns(table)[-1].cells
     assert notes[:2] == ("constraints not known to be met", "breaks peak_memory_mib <= 165")
     assert not any(frontier.mask[0] for frontier in frontiers(table, OBJECTIVES))
 
@@ -91,18 +98,19 @@ def test_any_column_can_be_bounded(tmp_path, column):
 def test_captions_say_how_many_rows_meet_the_constraints(tmp_path):
     rows = store.read_rows(save(tmp_path, ROWS))[0]
     meet = "meet peak_memory_mib <= 165 and top1_best_pct >= 86."
-    assert f"8 of 15 measured rows {meet}" in tables.caption(PLAN, rows, tables.build_table(PLAN, rows))
+    assert f"8 of 15 measured rows {meet}" in caption_of(PLAN, rows)
     few = rows[rows["trial_id"] == PLAN.trials[1].trial_id]
     meets = meet.replace("meet", "meets")
-    assert f"0 of 1 measured row {meets}" in tables.caption(PLAN, few, tables.build_table(PLAN, few))
-    assert "meet" not in tables.caption(PLAN, rows[:0], tables.build_table(PLAN, rows[:0]))
-    assert "meet" not in tables.caption(FREE, rows, tables.build_table(FREE, rows))
+    assert f"0 of 1 measured row {meets}" in caption_of(PLAN, few)
+    assert "meet" not in caption_of(PLAN, rows[:0])
+    assert "meet" not in caption_of(FREE, rows)
 
 
 def test_every_text_marks_what_breaks_a_constraint(tmp_path):
     table = table_of(tmp_path)
-    assert table_text.to_markdown(table, "").count("| breaks peak_memory_mib <= 165 |") == 6
-    assert table_text.to_latex(table, "", "tab:x").count(r"breaks peak\_memory\_mib $\leq$ 165 \\") == 6
+    columns = table_text.printed_columns(table)
+    assert table_text.to_markdown(columns, "").count("| breaks peak_memory_mib <= 165 |") == 6
+    assert table_text.to_latex(columns, "", "tab:x").count(r"breaks peak\_memory\_mib $\leq$ 165 \\") == 6
     (tmp_path / "t.csv").write_text(table_text.to_csv(table))
     back = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
     assert back[["feasible", "breaks"]].values.tolist() == table[["feasible", "breaks"]].values.tolist()
@@ -160,7 +168,7 @@ def test_a_page_where_nothing_meets_the_constraints(tmp_path, rows, drawn):
     store.save_plan(save(tmp_path, rows), plan_to_json(plan))
     paths = write_report(tmp_path)
     page = " ".join(paths.index.read_text().split())
-    assert "The search is to meet peak_memory_mib &lt;= 10. A configuration whose mean" in page
+    assert "The search must meet peak_memory_mib &lt;= 10. A configuration does not count" in page
     assert ("Accuracy against cost" in page) == drawn
-    assert ("are none" in page) == drawn
+    assert ("Peak memory in training (MiB): none" in page) == drawn
     assert "Pareto frontier</h2>" not in page

@@ -16,7 +16,7 @@ from synthetic_study import results, save, table_plan
 from famba_core.config import DataConfig, FusionSchedule, TrainConfig
 from sweep.errors import UserError
 from sweep.plan.plan_file import plan_from_json, plan_to_json
-from sweep.report.status import describe, study_status
+from sweep.report.status import describe, read_status
 from sweep.report.write import write_report
 from sweep.run.result_cache import ResultCache
 from sweep.schema import ResultRow, arrow_schema
@@ -59,7 +59,7 @@ def test_a_row_whose_id_is_no_plain_name_is_damaged(tmp_path, trial_id):
 def test_a_plan_whose_id_is_no_plain_name_is_refused(tmp_path, trial_id):
     plan = dataclasses.replace(PLAN, trials=(dataclasses.replace(PLAN.trials[0], trial_id=trial_id),), cases=())
     store.save_plan(tmp_path, plan_to_json(plan))
-    for read in (study_status, write_report):
+    for read in (read_status, write_report):
         with pytest.raises(UserError, match=r"plan\.json is damaged: it has ids that cannot name a folder"):
             read(tmp_path)
 
@@ -120,12 +120,12 @@ def test_nothing_in_a_results_folder_is_unpickled(tmp_path):
     torch.save({"model": Trap(mark)}, checkpoint / "last.pt")
     (study / "driver.lock").write_bytes(trap)
 
-    assert "trap.1.parquet: cannot be read" in describe(study_status(study))
+    assert "trap.1.parquet: cannot be read" in describe(read_status(study))
     write_report(_with_cases(tmp_path, study))
     assert ResultCache(study.parent, tmp_path / "other").take(job_of(trial)) is None
     assert run_in_process(plan, study).completed == 1
     compact(study)
-    assert describe(study_status(study)).splitlines()[0] == "1 trial planned: 1 completed"
+    assert describe(read_status(study)).splitlines()[0] == "1 trial planned: 1 completed"
     assert not mark.exists()
 
 

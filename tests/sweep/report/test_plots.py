@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.text import Annotation, Text
-from synthetic_study import OBJECTIVES, results, save, table_plan
+from synthetic_study import OBJECTIVES, data_of, results, save, table_plan
 
 from famba_core.palette import PALETTE
-from sweep.report import tables
 from sweep.report.figures import curves, frontier, point_labels
 from sweep.report.figures.style import in_readable_unit, render
 from sweep.report.pareto import frontiers
+from sweep.report.tables import build_table
 from sweep.store import study as store
 
 WHITE = (1.0, 1.0, 1.0, 1.0)
@@ -24,7 +24,7 @@ def study(tmp_path_factory):
     def build(number, seeds=(0,)):
         plan = table_plan(number, seeds)
         rows, _ = store.read_rows(save(tmp_path_factory.mktemp("study"), results(plan)))
-        return tables.build_table(plan, rows)
+        return build_table(data_of(plan, rows))
 
     return build
 
@@ -105,6 +105,14 @@ def test_one_of_two_measured_seeds_has_no_error_bar_beside_those_that_have(study
     assert sorted(label.get_text() for label in labels(figure.axes[0])) == sorted(table["configuration"])
 
 
+def test_a_column_of_the_plan_needs_no_standard_deviation(study):
+    table = study(2)
+    panels = frontiers(table, {"top1_best_pct": "max", "reduced_tokens": "min"})
+    figure = frontier.frontier_figure(table, panels, "")
+    assert len(points(figure.axes[0])) == len(table)
+    assert panels[0].hypervolume is None, "a reference cost of 0 spans no box"
+
+
 def test_what_is_not_measured_is_not_drawn(study):
     table = study(2)
     table.loc[3:, "train_time_s"] = np.nan
@@ -139,7 +147,7 @@ def series(ax, start):
 def test_the_starting_layer_curve_holds_the_tables_numbers(study):
     table = study(2)
     upper = table[table["strategy"] == "upper"].sort_values("start_layer")
-    top1, time, memory, paper = curves.starting_layer_figure(table, "").axes
+    top1, time, memory, paper = curves.knob_figure(table, curves.STARTING_LAYER, "").axes
     assert series(top1, "measured") == {"measured": (list(range(2, 16)), upper["top1_best_pct"].tolist())}
     assert series(paper, "published") == {"published": (list(range(2, 16)), upper["published_top1_pct"].tolist())}
     for ax, name in ((time, "train_time_ratio"), (memory, "peak_memory_ratio")):
@@ -149,7 +157,7 @@ def test_the_starting_layer_curve_holds_the_tables_numbers(study):
 
 def test_the_r_curve_holds_the_tables_numbers(study):
     table = study(3)
-    time = curves.r_curve_figure(table, "").axes[1]
+    time = curves.knob_figure(table, curves.R, "").axes[1]
     assert series(time, "measured")["measured"] == (
         list(range(1, 10)),
         table[table["strategy"] == "upper"].sort_values("r")["train_time_ratio"].tolist(),
@@ -157,10 +165,10 @@ def test_the_r_curve_holds_the_tables_numbers(study):
 
 
 def test_curves_are_drawn_only_where_one_knob_moves(study):
-    assert curves.r_curve_figure(study(2), "") is None, "each starting layer has one r"
-    assert curves.starting_layer_figure(study(3), "") is None, "one starting layer"
-    assert curves.starting_layer_figure(study(1), "") is None
-    assert curves.r_curve_figure(study(1), "") is None
+    assert curves.knob_figure(study(2), curves.R, "") is None, "each starting layer has one r"
+    assert curves.knob_figure(study(3), curves.STARTING_LAYER, "") is None, "one starting layer"
+    assert curves.knob_figure(study(1), curves.STARTING_LAYER, "") is None
+    assert curves.knob_figure(study(1), curves.R, "") is None
 
 
 def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
@@ -173,16 +181,16 @@ def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
         .reset_index(drop=True)
     )
     crossed = crossed.astype({"r": "Int64", "start_layer": "Int64"})
-    names = list(series(curves.starting_layer_figure(crossed, "").axes[0], "measured"))
+    names = list(series(curves.knob_figure(crossed, curves.STARTING_LAYER, "").axes[0], "measured"))
     assert names == ["measured, r 2", "measured, r 4"]
 
 
 def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so(study, monkeypatch):
     rs, one = (1, 2, 4, 6, 9), study(2).iloc[[1, 2, 3]]
     crossed = pd.concat([one.assign(r=r) for r in rs], ignore_index=True).astype({"r": "Int64"})
-    assert curves.starting_layer_figure(crossed, "a title").get_suptitle() == "a title"
+    assert curves.knob_figure(crossed, curves.STARTING_LAYER, "a title").get_suptitle() == "a title"
     monkeypatch.setattr(curves, "MOST_KNOB_CURVES", 3)
-    figure = curves.starting_layer_figure(crossed, "a title")
+    figure = curves.knob_figure(crossed, curves.STARTING_LAYER, "a title")
     assert figure.get_suptitle() == "a title: 3 of 5 curves, evenly over the table"
     assert list(series(figure.axes[0], "measured")) == ["measured, r 1", "measured, r 4", "measured, r 9"]
 
@@ -190,7 +198,8 @@ def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so
 def test_a_curve_is_not_named_by_what_it_has_not(study):
     upper = pd.concat([study(2).iloc[[1]].assign(r=r) for r in (1, 2, 3)], ignore_index=True).astype({"r": "Int64"})
     lower = upper.assign(strategy="lower", start_layer=pd.NA, stop_layer=5)
-    figure = curves.r_curve_figure(pd.concat([upper, lower], ignore_index=True).astype({"start_layer": "Int64"}), "")
+    table = pd.concat([upper, lower], ignore_index=True).astype({"start_layer": "Int64"})
+    figure = curves.knob_figure(table, curves.R, "")
     names = ["measured, strategy upper, start layer 15", "measured, strategy lower, stop layer 5"]
     assert list(series(figure.axes[0], "measured")) == names
 
@@ -205,7 +214,7 @@ def test_a_legend_of_long_names_fits_the_figure(study):
         for backbone in ("vim_nano", "vim_nano_small")
     ]
     table = pd.concat(crossed, ignore_index=True).astype({"r": "Int64"})
-    figure = curves.starting_layer_figure(table, "")
+    figure = curves.knob_figure(table, curves.STARTING_LAYER, "")
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert len(legend.get_texts()) > 24

@@ -194,11 +194,12 @@ def test_damaged_parts_are_counted_and_left_out(tmp_path):
     (folder / "epochs" / f"{plan.trials[3].trial_id}.1.parquet").write_bytes(b"torn")
     text = Page(write_report(folder).index).text
     assert "14 of 15 completed, 0 failed, 2 damaged files" in text
-    assert f"These could not be read and count as not run: trials/{plan.trials[2].trial_id}.1.parquet, epochs/" in text
+    missing = "These files could not be read; what only they held is not in the report"
+    assert f"{missing}: trials/{plan.trials[2].trial_id}.1.parquet, epochs/" in text
     (folder / "epochs" / f"{plan.trials[3].trial_id}.1.parquet").unlink()
     text = Page(write_report(folder).index).text
     assert "14 of 15 completed, 0 failed, 1 damaged file " in text
-    assert "This could not be read and counts as not run: trials/" in text
+    assert "This file could not be read; what only it held is not in the report: trials/" in text
 
 
 def test_a_second_report_replaces_the_first_and_is_the_same(whole):
@@ -240,11 +241,11 @@ def test_many_curves_and_labels_are_thinned_and_the_page_says_so(tmp_path, monke
     folder = study(tmp_path, plan, results(plan))
     assert "figcaption>" not in write_report(folder).index.read_text()
     monkeypatch.setattr("sweep.report.figures.curves.MOST_CURVES", 4)
-    monkeypatch.setattr("sweep.report.write.MOST_LABELS", 14)
+    monkeypatch.setattr("sweep.report.pictures.MOST_LABELS", 14)
     paths = write_report(folder)
     text = Page(paths.index).text
-    assert "Drawn are 4 of 15 completed trials, evenly over the table." in text
-    assert "Of 15 points at most 14 have a label in each panel, the frontier's first." in text
+    assert "Drawn are 4 of 15 completed trials, spread evenly over the table." in text
+    assert "Each panel labels at most 14 of its 15 points, those on the frontier first." in text
     svg = paths.index.with_name("learning_curves.svg").read_text()
     drawn = re.findall(r"<!-- (start .*|no fusion) -->", svg)
     assert drawn == ["no fusion", "start 11, r 12", "start 7, r 9", "start 2, r 7"]

@@ -15,7 +15,7 @@ from sweep.errors import UserError
 from sweep.grid.search import Search
 from sweep.plan.model import Case
 from sweep.plan.plan_file import plan_to_json
-from sweep.report.status import describe, study_status
+from sweep.report.status import describe, read_status
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study, read_last_holder_token
 from sweep.store.progress import PROGRESS_FILE, TrialProgress
@@ -46,11 +46,11 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def states(folder: Path) -> dict[str, str]:
-    return {trial.trial_id.removeprefix("fake-"): trial.state for trial in study_status(folder).trials}
+    return {trial.trial_id.removeprefix("fake-"): trial.state for trial in read_status(folder).trials}
 
 
 def printed(folder: Path) -> list[str]:
-    return describe(study_status(folder)).splitlines()
+    return describe(read_status(folder)).splitlines()
 
 
 def test_a_study_that_nobody_runs(study: Path) -> None:
@@ -61,12 +61,12 @@ def test_a_study_that_nobody_runs(study: Path) -> None:
         "seed3": "missing",
         "seed4": "missing",
     }
-    assert study_status(study).driver is None
+    assert read_status(study).driver is None
     lines = printed(study)
     assert lines[0] == "5 trials planned: 1 completed, 1 failed, 3 missing"
     assert lines[1].startswith("fake-seed101: failed: the training loss is nan in epoch 2 of 3 (traceback in logs/")
     assert lines[2] == "fake-seed2: interrupted, epoch 1/3 ended"
-    assert lines[3].endswith("fake-seed3.1.parquet: cannot be read; the next run sets it aside")
+    assert lines[3].endswith("fake-seed3.1.parquet: cannot be read; the next run moves it to quarantine/")
     assert len(lines) == 4
 
 
@@ -97,7 +97,7 @@ def test_a_folder_where_a_file_is_needed_ends_with_a_sentence(study: Path, name:
     (study / name).unlink(missing_ok=True)
     (study / name).mkdir()
     with pytest.raises(UserError, match=rf"{name}.*cannot be read: Is a directory"):
-        study_status(study)
+        read_status(study)
 
 
 @pytest.mark.parametrize("name", ["quarantine", "compacted", "epochs", "rungs", "logs"])
@@ -111,27 +111,27 @@ def test_what_status_needs_not_may_be_a_file(study: Path, name: str) -> None:
 
 def test_a_folder_without_a_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json"):
-        study_status(tmp_path)
+        read_status(tmp_path)
 
 
 def test_a_plan_that_is_no_text(study: Path) -> None:
     (study / "plan.json").write_bytes(b'{"study": "\xff"}')
     with pytest.raises(UserError, match=rf"{study}: plan\.json is damaged: .*; remove it, and the next run"):
-        study_status(study)
+        read_status(study)
 
 
 def test_what_was_set_aside_is_named(study: Path) -> None:
     torn = study / "trials" / "fake-seed3.1.parquet"
     (moved,) = quarantine(study, [torn])
-    status = study_status(study)
-    assert (status.damaged, status.set_aside) == ((), (moved,))
+    status = read_status(study)
+    assert (status.damaged, status.quarantined) == ((), (moved,))
     assert printed(study)[-2:] == [
-        "1 damaged file has been set aside; what it alone held counts as not stored:",
+        "1 damaged file in quarantine/; results that were nowhere else will be computed again:",
         f"  {moved}",
     ]
     (study / "epochs" / "fake-seed3.1.parquet").write_text("torn as well")
     quarantine(study, [study / "epochs" / "fake-seed3.1.parquet"])
-    assert "2 damaged files have been set aside; what they alone held counts as not stored:" in printed(study)
+    assert "2 damaged files in quarantine/; results that were nowhere else will be computed again:" in printed(study)
 
 
 @pytest.mark.parametrize("jump_s", [-(10**6), 10**6])

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import results, save, table_plan
+from synthetic_study import data_of, results, save, table_plan
 
 from sweep.plan.model import Plan
-from sweep.report import table_text, tables
+from sweep.report import table_text
+from sweep.report.caption import table_caption
+from sweep.report.tables import build_table
 from sweep.store import study as store
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,7 +64,7 @@ def test_numbers_of_any_magnitude(values, texts):
 
 def test_csv_keeps_every_digit(tmp_path):
     plan = table_plan(2)
-    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    table = build_table(data_of(plan, frame(tmp_path, results(plan))))
     (tmp_path / "t.csv").write_text(table_text.to_csv(table))
     back = pd.read_csv(tmp_path / "t.csv")
     assert list(back.columns) == list(table.columns)
@@ -73,18 +75,18 @@ def test_csv_keeps_every_digit(tmp_path):
 def test_latex_escapes_what_a_user_may_write(tmp_path):
     plan: Plan = dataclasses.replace(table_plan(2), study=r"50%_of & #1 {x} ~^\$")
     rows = frame(tmp_path, [])
-    table = tables.build_table(plan, rows)
-    latex = table_text.to_latex(table, tables.caption(plan, rows, table), "tab:x")
+    table = build_table(data_of(plan, rows))
+    latex = table_text.to_latex(table_text.printed_columns(table), table_caption(data_of(plan, rows), table), "tab:x")
     caption = re.search(r"\\caption\{(.*)\}\n", latex)[1]
     assert r"50\%\_of \& \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}\$" in caption
 
 
 def test_markdown_lines_have_equal_columns(tmp_path):
     plan = table_plan(1, seeds=(0, 1))
-    table = tables.build_table(plan, frame(tmp_path, results(plan)))
-    lines = table_text.to_markdown(table, "caption").split("\n\n")[0].splitlines()
+    table = build_table(data_of(plan, frame(tmp_path, results(plan))))
+    lines = table_text.to_markdown(table_text.printed_columns(table), "caption").split("\n\n")[0].splitlines()
     assert len(lines) == 2 + 10
-    assert {line.count(" | ") for line in lines} == {len(table_text.columns(table)) - 1}
+    assert {line.count(" | ") for line in lines} == {len(table_text.printed_columns(table)) - 1}
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,11 @@ def test_golden(number, seeds, kind, tmp_path):
     """The last trial is not measured. A change of these files is a change of what users read: make it by hand."""
     plan = table_plan(number, seeds)
     rows = frame(tmp_path, results(plan)[:-1])
-    table = tables.build_table(plan, rows)
-    caption = tables.caption(plan, rows, table)
+    table = build_table(data_of(plan, rows))
+    caption = table_caption(data_of(plan, rows), table)
     text = {
-        "md": table_text.to_markdown(table, caption),
-        "tex": table_text.to_latex(table, caption, "tab:golden"),
+        "md": table_text.to_markdown(table_text.printed_columns(table), caption),
+        "tex": table_text.to_latex(table_text.printed_columns(table), caption, "tab:golden"),
         "csv": table_text.to_csv(table.round(6)),
     }[kind]
     assert text == (GOLDEN / f"table{number}.{kind}").read_text()

@@ -6,10 +6,12 @@ import statistics
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import result, results, save, table_plan
+from synthetic_study import data_of, result, results, save, table_plan
 
-from sweep.report import table_text, tables
+from sweep.report import table_text
+from sweep.report.caption import table_caption
 from sweep.report.paper.published import paper_table
+from sweep.report.tables import PUBLISHED, build_table
 from sweep.store import study as store
 
 
@@ -67,9 +69,9 @@ def test_published_ratios_of_the_small_model_are_to_the_small_model():
 def test_every_published_row_finds_its_place(number, tmp_path):
     plan = table_plan(number)
     shuffled = dataclasses.replace(plan, cases=tuple(reversed(plan.cases)))
-    table = tables.build_table(shuffled, frame(tmp_path, results(plan)))
+    table = build_table(data_of(shuffled, frame(tmp_path, results(plan))))
     published = paper_table(number)
-    for name in tables.PUBLISHED:
+    for name in PUBLISHED:
         np.testing.assert_array_equal(table[f"published_{name}"].to_numpy(float), published[name].to_numpy(float))
 
 
@@ -80,7 +82,7 @@ def test_rows_that_the_paper_lacks_come_last_and_an_unfused_one_first(tmp_path):
         dataclasses.replace(plan.cases[3], r=99),
         *plan.cases,
     ]
-    table = tables.build_table(dataclasses.replace(plan, cases=tuple(cases)), frame(tmp_path, results(plan)))
+    table = build_table(data_of(dataclasses.replace(plan, cases=tuple(cases)), frame(tmp_path, results(plan))))
     assert table["backbone"].iloc[0] == "vim_base"
     assert table["r"].iloc[-1] == 99
     assert table["published_top1_pct"].isna().tolist() == [True, *[False] * 15, True]
@@ -88,7 +90,7 @@ def test_rows_that_the_paper_lacks_come_last_and_an_unfused_one_first(tmp_path):
 
 def test_a_grid_without_a_published_table_keeps_its_order(tmp_path):
     plan = dataclasses.replace(table_plan(2), paper_table=None)
-    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    table = build_table(data_of(plan, frame(tmp_path, results(plan))))
     assert table["start_layer"].dropna().tolist() == [case.start_layer for case in plan.cases[1:]]
     assert not [name for name in table if name.startswith("published")]
 
@@ -99,7 +101,7 @@ def test_a_grid_without_a_published_table_keeps_its_order(tmp_path):
 def test_ratios_are_to_the_unfused_row_of_the_same_backbone(tmp_path):
     plan = table_plan(1)
     rows = {(row.backbone, row.strategy): row for row in results(plan)}
-    table = tables.build_table(plan, frame(tmp_path, rows.values()))
+    table = build_table(data_of(plan, frame(tmp_path, rows.values())))
     for line in table.to_dict("records"):
         row, unfused = rows[line["backbone"], line["strategy"]], rows[line["backbone"], "none"]
         assert line["train_time_ratio"] == pytest.approx(row.train_time_s / unfused.train_time_s)
@@ -108,7 +110,7 @@ def test_ratios_are_to_the_unfused_row_of_the_same_backbone(tmp_path):
 
 def test_without_the_unfused_row_there_are_no_ratios(tmp_path):
     plan = table_plan(2)
-    table = tables.build_table(plan, frame(tmp_path, results(plan)[1:]))
+    table = build_table(data_of(plan, frame(tmp_path, results(plan)[1:])))
     assert table["train_time_ratio"].isna().all()
     assert table["published_train_time_ratio"].notna().all()
 
@@ -116,7 +118,7 @@ def test_without_the_unfused_row_there_are_no_ratios(tmp_path):
 def test_seeds_are_averaged(tmp_path):
     plan = table_plan(2, seeds=(0, 1, 2))
     rows = results(plan)
-    table = tables.build_table(plan, frame(tmp_path, rows))
+    table = build_table(data_of(plan, frame(tmp_path, rows)))
     assert len(table) == 15
     for line in table.to_dict("records"):
         values = [
@@ -132,13 +134,13 @@ def test_seeds_are_averaged(tmp_path):
 
 def test_one_seed_has_no_standard_deviation(tmp_path):
     plan = table_plan(2)
-    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    table = build_table(data_of(plan, frame(tmp_path, results(plan))))
     assert table["top1_best_pct_std"].isna().all()
 
 
 def test_what_no_seed_measured_is_missing_and_not_zero(tmp_path):
     plan = table_plan(2)
-    table = tables.build_table(plan, frame(tmp_path, results(plan)))
+    table = build_table(data_of(plan, frame(tmp_path, results(plan))))
     assert table["step_time_ms"].isna().all()
 
 
@@ -146,7 +148,7 @@ def test_cases_with_one_schedule_share_a_trial(tmp_path):
     plan = table_plan(3)
     shared = plan.cases[1].trial_id
     cases = (*plan.cases[:2], dataclasses.replace(plan.cases[2], trial_id=shared), *plan.cases[3:])
-    table = tables.build_table(dataclasses.replace(plan, cases=cases), frame(tmp_path, results(plan)))
+    table = build_table(data_of(dataclasses.replace(plan, cases=cases), frame(tmp_path, results(plan))))
     assert table["train_time_s"].iloc[1] == table["train_time_s"].iloc[2]
     assert table["r"].iloc[1] != table["r"].iloc[2]
 
@@ -164,23 +166,23 @@ def test_failed_and_pruned_rows_leave_dashes_and_a_note(tmp_path):
             result(fourth, attempt=2, top1_best_pct=60.0),
         ],
     )
-    table = tables.build_table(plan, rows)
+    table = build_table(data_of(plan, rows))
     assert table["top1_best_pct"].dropna().tolist() == [50.0, 60.0]
-    notes = table_text.columns(table)[-1]
+    notes = table_text.printed_columns(table)[-1]
     assert (notes.heading, notes.cells[:5]) == ("Note", ("", "failed", "not measured", "", "not measured"))
-    assert "2 of 15 rows measured" in tables.caption(plan, rows, table)
+    assert "2 of 15 rows measured" in table_caption(data_of(plan, rows), table)
 
 
 def test_an_objective_of_ones_own_is_averaged_too(tmp_path):
     plan = dataclasses.replace(table_plan(2), objectives={"final_loss": "min"})
     rows = [dataclasses.replace(row, final_loss=float(i)) for i, row in enumerate(results(plan))]
-    assert tables.build_table(plan, frame(tmp_path, rows))["final_loss"].tolist() == list(range(15))
+    assert build_table(data_of(plan, frame(tmp_path, rows)))["final_loss"].tolist() == list(range(15))
 
 
 def test_configurations_have_distinct_names(tmp_path):
     for number in (1, 2, 3):
         plan = table_plan(number)
-        names = tables.build_table(plan, frame(tmp_path / str(number), []))["configuration"]
+        names = build_table(data_of(plan, frame(tmp_path / str(number), [])))["configuration"]
         assert names.is_unique
     assert names.tolist()[:2] == ["no fusion", "start 6, r 9"]
 
@@ -202,14 +204,16 @@ def isolated(row):
 def test_times_are_isolated_where_all_of_the_study_are(tmp_path):
     plan = table_plan(2)
     rows = results(plan)
-    table = tables.build_table(plan, frame(tmp_path, map(isolated, rows)))
+    table = build_table(data_of(plan, frame(tmp_path, map(isolated, rows))))
     by_trial = {row.trial_id: row for row in rows}
     assert set(table["train_time_source"]) == {"isolated"}
     unfused = 1000.0 - by_trial[table.loc[0, "trial_ids"]].train_time_s
     for line in table.to_dict("records"):
         time = 1000.0 - by_trial[line["trial_ids"]].train_time_s
         assert (line["train_time_s"], line["train_time_ratio"]) == pytest.approx((time, time / unfused))
-    assert "the time of a step, measured alone on the device, times" in tables.caption(plan, frame(tmp_path, []), table)
+    assert "the time of one step, measured with nothing else on the device, times" in table_caption(
+        data_of(plan, frame(tmp_path, [])), table
+    )
 
 
 def test_one_row_without_an_isolated_time_makes_all_times_those_of_training(tmp_path):
@@ -217,17 +221,17 @@ def test_one_row_without_an_isolated_time_makes_all_times_those_of_training(tmp_
     rows = results(plan)
     mixed = frame(tmp_path / "mixed", [*map(isolated, rows[1:]), rows[0]])
     old = frame(tmp_path / "old", rows)
-    table = tables.build_table(plan, mixed)
+    table = build_table(data_of(plan, mixed))
     assert set(table["train_time_source"]) == {"in_training"}
     times = ["train_time_s", "train_time_ratio"]
-    pd.testing.assert_frame_equal(table[times], tables.build_table(plan, old)[times])
-    assert "Training time is as it was in training" in tables.caption(plan, mixed, table)
+    pd.testing.assert_frame_equal(table[times], build_table(data_of(plan, old))[times])
+    assert "Training time was measured during training" in table_caption(data_of(plan, mixed), table)
 
 
 def test_what_is_measured_once_for_all_seeds_has_no_spread(tmp_path):
     plan = table_plan(1, seeds=(0, 1))
-    in_training = tables.build_table(plan, frame(tmp_path / "old", results(plan)))
-    table = tables.build_table(plan, frame(tmp_path / "new", map(isolated, results(plan))))
+    in_training = build_table(data_of(plan, frame(tmp_path / "old", results(plan))))
+    table = build_table(data_of(plan, frame(tmp_path / "new", map(isolated, results(plan)))))
     for name in ("train_time_s", "peak_memory_mib", "step_time_ms", "throughput_img_per_s"):
         assert table[name].notna().all()
         assert table[f"{name}_std"].isna().all()

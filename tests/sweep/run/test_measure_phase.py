@@ -29,7 +29,7 @@ from sweep.errors import UserError
 from sweep.executors.base import Lost
 from sweep.executors.local import LocalExecutor
 from sweep.plan.identity import measure_id
-from sweep.report.status import describe, study_status
+from sweep.report.status import describe, read_status
 from sweep.store.lock import lock_study
 from sweep.store.study import read_rows, write_result
 from sweep.worker.job import run_job
@@ -145,7 +145,7 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
         while len(list(tmp_path.glob("measurements/*.parquet"))) < 2:
             assert first.poll() is None
             time.sleep(0.01)
-        while not (seen := study_status(tmp_path)).measuring or not seen.measuring.epoch:
+        while not (seen := read_status(tmp_path)).measuring or not seen.measuring.epoch:
             time.sleep(0.01)
         os.kill(first.pid, number)
         output, _ = first.communicate(timeout=20)
@@ -155,14 +155,14 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
     # as it was seen from outside while it ran
     assert seen.measuring.epochs == 4
     assert 1 <= seen.measuring.epoch <= 3
-    assert f"measuring: {seen.measuring.epoch} of 4 schedules done, then it trains" in describe(seen).splitlines()
+    assert f"measuring: {seen.measuring.epoch} of 4 schedules done; training follows" in describe(seen).splitlines()
     assert {trial.state for trial in seen.trials} == {"missing"}
     # as it was left
     assert first.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), output
     assert "Traceback" not in output
-    assert study_status(tmp_path).measuring is None
+    assert read_status(tmp_path).measuring is None
     with lock_study(tmp_path):
-        assert study_status(tmp_path).measuring is None, "what an earlier driver left says nothing of this one"
+        assert read_status(tmp_path).measuring is None, "what an earlier driver left says nothing of this one"
     assert read_rows(tmp_path)[0].empty
     parts = {part: part.stat().st_mtime_ns for part in tmp_path.glob("measurements/*.parquet")}
     assert 2 <= len(parts) < 4

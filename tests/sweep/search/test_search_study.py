@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from synthetic_study import result, results, save, table_plan
+from synthetic_study import data_of, result, results, save, table_plan
 
 from sweep.grid.search import Search
 from sweep.plan.plan_file import plan_to_json
-from sweep.report import table_text, tables
+from sweep.report import table_text
+from sweep.report.tables import build_table
 from sweep.report.write import write_report
 from sweep.store import study as store
 
@@ -23,7 +24,7 @@ def study(folder, plan, rows):
 
 
 def table_of(folder, plan, rows):
-    return tables.build_table(plan, store.read_rows(save(folder, rows))[0])
+    return build_table(data_of(plan, store.read_rows(save(folder, rows))[0]))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_search_that_has_tried_nothing_has_an_empty_table(tmp_path):
     table = table_of(tmp_path, plan, [])
     assert len(table) == 0
     assert list(table) == list(table_of(tmp_path / "full", plan, ROWS))
-    assert table_text.columns(table)
+    assert table_text.printed_columns(table)
     paths = write_report(study(tmp_path / "study", plan, []))
     assert "The search has tried 0 of 10 schedules" in paths.caption
     assert "No trial has completed yet" in paths.index.read_text()
@@ -68,15 +69,15 @@ def test_the_page_counts_what_was_stopped_early_and_copied(tmp_path, tried):
     paths = write_report(study(tmp_path, PLAN, tried))
     page = " ".join(paths.index.read_text().split())
     assert "2 of 11 completed, 1 failed, 2 stopped early</dd>" in page
-    assert "1 of these results, of an equal trial in other-laptop" in page
-    assert "The search has tried 5 of 10 schedules, and stopped 2 of them early, which have no row" in paths.caption
+    assert "1 result, from an equal trial in other-laptop" in page
+    assert "The search has tried 5 of 10 schedules. 2 of them were stopped early and have no row." in paths.caption
     assert "99.0" not in paths.table.read_text()
 
 
 def test_a_search_tries_no_more_than_there_is(tmp_path):
     plan = replace(PLAN, search=Search(trials=40))
     paths = write_report(study(tmp_path, plan, [result(PLAN.trials[6], status="pruned")]))
-    assert "tried 1 of 14 schedules, and stopped 1 of them early, which has no row" in paths.caption
+    assert "tried 1 of 14 schedules. 1 of them was stopped early and has no row." in paths.caption
     assert "0 of 15 completed, 0 failed, 1 stopped early" in " ".join(paths.index.read_text().split())
     fewest = replace(plan, trials=plan.trials[:2], cases=plan.cases[:2])
     paths = write_report(study(tmp_path / "fewest", fewest, []))

@@ -7,7 +7,7 @@ import pytest
 from synthetic_study import results, save, table_plan
 
 from sweep.plan.plan_file import plan_to_json
-from sweep.report.status import describe, study_status
+from sweep.report.status import describe, read_status
 from sweep.report.write import write_report
 from sweep.store import study as store
 from sweep.store.compaction import compacted
@@ -50,7 +50,7 @@ def flip(file, place):
 
 
 def printed(study):
-    return describe(study_status(study))
+    return describe(read_status(study))
 
 
 def ids(study):
@@ -78,7 +78,7 @@ def test_a_manifest_that_is_lost_is_made_again_from_what_it_stood_for(study, dam
     assert set(rows["trial_id"]) == IDS
     assert len(rows) == len(ROWS)
     assert damaged == [study / "manifest.json"]
-    assert study_status(study).damaged[0] == study / "manifest.json"
+    assert read_status(study).damaged[0] == study / "manifest.json"
     assert read_manifest(study) == before
     compact(study)
     assert len(store.read_rows(study).rows) == len(ROWS)
@@ -117,12 +117,12 @@ def test_damage_to_a_compacted_file_or_its_copy_costs_nothing(study, damage, whi
         again, damaged = read(study)
         assert again.equals(frame)
         assert damaged == ([] if which else [file])  # a copy is not read while the file is whole
-        assert study_status(study).damaged == (file,)
-        assert "what is whole of it or its copy counts, and `famba-sweep compact` writes it anew" in printed(study)
+        assert read_status(study).damaged == (file,)
+        assert "its intact rows and its copy are used, and `famba-sweep compact` writes it again" in printed(study)
         compact(study)
-        assert [path.name for path in study_status(study).set_aside][-1:] == was_there
+        assert [path.name for path in read_status(study).quarantined][-1:] == was_there
         assert read(study)[0].equals(frame)
-        assert study_status(study).damaged == ()
+        assert read_status(study).damaged == ()
         assert all(place.exists() for place in files_of(study, kind))
         assert not file.exists()
         shutil.rmtree(study / "quarantine", ignore_errors=True)
@@ -135,7 +135,7 @@ def test_the_next_run_replaces_a_damaged_compacted_file_from_its_copy(study):
     assert moved == study / "quarantine" / "compacted" / file.name
     assert not copy.exists()
     assert ids(study) == IDS
-    assert study_status(study).damaged == ()
+    assert read_status(study).damaged == ()
 
 
 @pytest.mark.parametrize("place", [0.1, 0.4, 0.6])
@@ -146,10 +146,10 @@ def test_the_same_damage_to_both_costs_the_rows_around_it(study, place):
     assert damaged == [*files_of(study, "trials")]
     lost = IDS - set(rows["trial_id"])
     assert 0 < len(lost) <= 100
-    assert study_status(study).damaged == (*files_of(study, "trials"),)
+    assert read_status(study).damaged == (*files_of(study, "trials"),)
     moved = quarantine(study, damaged)
     assert {path.parent for path in moved} == {study / "quarantine" / "compacted"}
-    assert study_status(study).set_aside == tuple(sorted(moved))
+    assert read_status(study).quarantined == tuple(sorted(moved))
     assert ids(study) == IDS - lost
     assert store.read_rows(study).damaged == []
     again = next(row for row in ROWS if row.trial_id in lost)
@@ -163,7 +163,7 @@ def test_of_different_damage_to_both_what_is_whole_in_one_of_them_counts(study):
     assert ids(study) == IDS
     quarantine(study, store.read_rows(study).damaged)
     assert ids(study) == IDS
-    assert study_status(study).damaged == ()
+    assert read_status(study).damaged == ()
 
 
 def test_a_footer_that_names_a_column_wrongly_is_not_believed(study):
@@ -186,7 +186,7 @@ def test_a_compacted_file_that_is_gone_with_its_copy_takes_nothing_else_with_it(
         frame, damaged = read(study)
         assert damaged == ([*files] if name == kind else [])
         assert len(frame) == whole[name] if name != kind else len(frame) < whole[name]
-    study_status(study)
+    read_status(study)
     if kind != "trials":
         assert ids(study) == IDS
     compact(study)
@@ -200,7 +200,7 @@ def test_a_report_is_written_without_the_curves_that_are_gone(tmp_path):
     compact(tmp_path)
     for file in files_of(tmp_path, "epochs"):
         file.unlink()
-    assert "These could not be read" in write_report(tmp_path).index.read_text()
+    assert "These files could not be read" in write_report(tmp_path).index.read_text()
 
 
 def test_a_curve_is_there_whole_or_not_at_all(study):
