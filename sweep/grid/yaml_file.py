@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if tag := getattr(event, "tag", None):
             kind = tag.removeprefix("tag:yaml.org,2002:")
             sentence = f"has a tag ({kind}), and a grid holds only plain text, numbers, lists and mappings"

@@ -20,7 +20,7 @@ SUFFIX = {torch.float32: "_float32", torch.bfloat16: "_bfloat16", None: ""}  # o
 
 def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     batch, length, width = metric.shape
-    if length == 3:  # where the class token may be all of the odd ones
+    if length == 3:  # the class token can be the only odd token
         return matching.match(metric, r, class_index, order)
     target, class_after = torch.empty(batch, length, dtype=torch.long), torch.empty_like(class_index)
     sizes = batch, length, width, r, int(order == "raster")
@@ -80,7 +80,7 @@ def scan_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Reverse,
 ) -> Tensor:  # fmt: skip
-    """Without z: y [B, L, G, E], laid out like u."""
+    """Scan all directions; without z, the result [B, L, G, E] has the strides of u."""
     out = torch.empty_like(u) if z is None else torch.empty(z.shape, dtype=z.dtype)
     _call(
         "scan_forward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
@@ -93,16 +93,16 @@ def scan_backward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Reverse, grad_out: Tensor, grad_B: Tensor, grad_C: Tensor, grad_z: Tensor | None,
 ) -> ScanGradients:  # fmt: skip
-    """Without z: grad_out is laid out like u, and `gated` is not computed."""
+    """Return the gradients of `scan_forward`; without z, grad_out must have the strides of u."""
     batch, length, groups, width = u.shape
     states = A.shape[2]
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
     gated = torch.empty(batch, length, width, dtype=u.dtype) if z is not None else u.new_empty(0)
     parameters = torch.empty(batch, groups, states + 2, width)
-    low_parts = torch.empty(batch, _library().famba_scan_parts(batch, width), groups, length, 2 * states)
+    low_blocks = torch.empty(batch, _library().famba_scan_blocks(batch, width), groups, length, 2 * states)
     _call(
         "scan_backward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
-        z, grad_out, gated, grad_u, grad_delta, parameters, low_parts, grad_B, grad_C, grad_z,
+        z, grad_out, gated, grad_u, grad_delta, parameters, low_blocks, grad_B, grad_C, grad_z,
     )  # fmt: skip
     parameters = parameters.sum(0)
     grad_A = parameters[:, :states].transpose(1, 2)
@@ -110,7 +110,7 @@ def scan_backward(
 
 
 def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float | bytes | None) -> None:
-    """Call a kernel, of a `dtype` where it has several, which also gets the number of threads."""
+    """Call a kernel with the arguments and the number of threads. dtype: None if it exists for one dtype only."""
     kernel = _kernel(f"famba_{name}{SUFFIX[dtype]}")
     if kernel.argtypes is None:
         kinds = {int: ctypes.c_long, float: ctypes.c_float}  # everything else is a pointer
@@ -131,7 +131,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _directions_first(groups: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """[B, L, G, E] whose directions lie one after the other, as matrix products want them."""
+    """Return an empty [B, L, G, E] that is stored direction by direction, as matrix products need it."""
     return torch.empty(groups, *shape, dtype=dtype).permute(1, 2, 0, 3)
 
 
@@ -144,10 +144,10 @@ def _scan_sizes(u: Tensor, B: Tensor, z: Tensor | None) -> tuple[int, ...]:
 
 
 def _row(x: Tensor) -> int:
-    """Elements from one token to the next, of the same image or not."""
+    """Return the elements from one token to the next, in the same image or not."""
     return x.stride(1) if x.shape[1] > 1 else x.stride(0)
 
 
 def _taps_first(weight: Tensor) -> Tensor:
-    """[G, E, k] -> [G, k, E], so that channels are contiguous."""
+    """Return weight [G, E, k] as contiguous [G, k, E]: the kernels need contiguous channels."""
     return weight.transpose(1, 2).contiguous()

@@ -1,0 +1,1 @@
+"""Backends of other projects, for comparison."""

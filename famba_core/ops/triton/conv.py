@@ -1,11 +1,10 @@
 """The causal depthwise convolution with SiLU in Triton, for all directions in one launch.
 
-Forward, a program takes a tile of tokens and channels of one image; a tap is a shifted load of the same rows, which the
-first level cache serves. Backward, where every output's gradient is wanted at four tokens, a program is one warp that
-walks a stretch of tokens with the last three of everything in registers.
+Forward, a program computes a tile of tokens and channels of one image; each tap is a shifted load of the same rows from
+the L1 cache. Backward, the gradient of each output is needed at four tokens: a program is one warp that walks over
+consecutive tokens with the last three inputs and gradients in registers.
 """
 
-# mypy: allow-untyped-defs, disable-error-code="import-untyped,import-not-found,assignment,misc,var-annotated"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from famba_core.ops.kernels import TAPS
 from famba_core.ops.triton.math import direction_bits, direction_first, on_device, row_stride, sigmoid
 
-TAPS = 4
 FORWARD_TOKENS = 32
-BACKWARD_TOKENS = 61  # and the three after them fill whole chunks
-CHUNK = 4  # tokens whose inputs are asked for before the first of them is used
+BACKWARD_TOKENS = 61  # with the three tokens after them, a multiple of CHUNK
+CHUNK = 4  # tokens whose inputs are loaded before the first of them is used
 CHANNELS = 64
 
 
@@ -58,7 +57,7 @@ def _backward(
     base = tl.program_id(0).to(tl.int64) * length
     e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = e < width
-    part = tl.program_id(0).to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
+    number = tl.program_id(0).to(tl.int64) * tl.num_programs(2) + tl.program_id(2)
     count = tl.minimum(TOKENS, length - tl.program_id(2) * TOKENS)
     for g in range(G):
         backwards = (bits >> g) & 1
@@ -86,7 +85,7 @@ def _backward(
         sum2 = tl.zeros([BLOCK], tl.float32)
         sum3 = tl.zeros([BLOCK], tl.float32)
         sum_bias = tl.zeros([BLOCK], tl.float32)
-        # a token is in its own output and the three after it, so its gradient is complete three tokens later
+        # a token contributes to its own output and the next three, so its gradient is complete three tokens later
         for i in range(0, count + TAPS - 1, CHUNK):
             xs, grads = (), ()
             for j in tl.static_range(CHUNK):
@@ -116,19 +115,19 @@ def _backward(
                 else:
                     tl.store(grad_x + row * grad_x_row + e, gx.to(grad_x.dtype.element_ty), mask=stores)
                 x0, x1, x2, g0, g1, g2 = x1, x2, x3, g1, g2, g3
-        at = sums + (part * G + g) * (TAPS + 1) * width + e
+        at = sums + (number * G + g) * (TAPS + 1) * width + e
         tl.store(at, sum0, mask=inside)
         tl.store(at + width, sum1, mask=inside)
         tl.store(at + 2 * width, sum2, mask=inside)
         tl.store(at + 3 * width, sum3, mask=inside)
         tl.store(at + TAPS * width, sum_bias, mask=inside)
-        tl.debug_barrier()  # the next direction reads what this one wrote
+        tl.debug_barrier()  # the next direction reads the totals of this one
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool]) -> Tensor:
-    """SiLU of each direction's convolution: x [B, L, E], weight [G, E, 4], bias [G, E] -> [B, L, G, E] in x's dtype.
+    """Return SiLU of each direction's convolution [B, L, G, E] in the dtype of x, stored direction by direction.
 
-    Strides as in `famba_core.ops.kernels`; the result is stored direction first.
+    x is [B, L, E], weight [G, E, 4], bias [G, E]; strides as in `famba_core.ops.kernels`.
     """
     weight, bias = weight.contiguous(), bias.contiguous()
     batch, length, width = x.shape
@@ -146,9 +145,9 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool
 def conv_backward(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool], grad_u: Tensor, grad_x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `conv_forward`; that of x, summed over the directions, is written into grad_x [B, L, E].
+    """Return the gradients of weight [G, E, 4] and bias [G, E] in float32; write that of x to grad_x [B, L, E].
 
-    Returns those of weight [G, E, 4] and bias [G, E], in float32.
+    grad_u [B, L, G, E] is the gradient of the output of `conv_forward`.
     """
     weight, bias = weight.contiguous(), bias.contiguous()
     batch, length, width = x.shape
@@ -163,5 +162,5 @@ def conv_backward(
             G=len(reverse), TAPS=TAPS, TOKENS=BACKWARD_TOKENS, BLOCK=block, CHUNK=CHUNK,
             num_warps=1,
         )  # fmt: skip
-    over_parts = sums.sum(0)
-    return over_parts[:, :TAPS].transpose(1, 2), over_parts[:, TAPS]
+    totals = sums.sum(0)
+    return totals[:, :TAPS].transpose(1, 2), totals[:, TAPS]

@@ -1,6 +1,5 @@
-"""The choice of the tokens that fuse, in Triton: partners, a selection by counting instead of a sort, and targets."""
+"""The choice of the tokens that fuse, in Triton: partners, the r best by counting instead of sorting, and targets."""
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator"
 from __future__ import annotations
 
 import torch
@@ -13,7 +12,7 @@ from famba_core.fusion import matching
 from famba_core.ops.triton.math import on_device
 
 COLUMNS = 32
-# below every cosine; the class token is below even those that are not a number
+# below every cosine; LEAST, for the class token, is below NaN as well, which counts as NOT_A_COSINE
 NOT_A_COSINE = tl.constexpr(-3.0e38)
 LEAST = tl.constexpr(-3.4e38)
 
@@ -29,7 +28,7 @@ def _unit(x, out, width, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["evens", "odds"])
 def _partners(similarity, class_index, best, partner, evens, odds, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Each even token's most similar odd token (the first of equals), and how similar it is."""
+    """Find each even token's most similar odd token (the first of equals), and the similarity."""
     image = tl.program_id(0).to(tl.int64)
     a = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     class_at = tl.load(class_index + image)
@@ -55,7 +54,7 @@ def _targets(
     best, partner, class_index, target, class_after, evens, odds, r,
     RASTER: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The r even tokens with the highest similarity (the first of equals), and every token's place after the merge."""
+    """Choose the r even tokens with the highest similarity (the first of equals), and set every token's target."""
     image = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, TOKENS)
     is_even = i < evens
@@ -67,7 +66,7 @@ def _targets(
         before = (other[None, :] > mine[:, None]) | ((other[None, :] == mine[:, None]) & (j[None, :] < i[:, None]))
         rank += tl.sum((before & (j < evens)[None, :]).to(tl.int32), axis=1)
     removed = is_even & (rank < r)
-    gone = tl.cumsum(removed.to(tl.int32), axis=0)  # up to and with this even token
+    gone = tl.cumsum(removed.to(tl.int32), axis=0)  # fused tokens up to and including this even token
     if RASTER:
         even_place = 2 * i - gone
         odd_place = 2 * i + 1 - gone
@@ -76,7 +75,7 @@ def _targets(
         odd_place = evens - r + i
     row = target + image * (evens + odds)
     tl.store(row + 2 * i + 1, odd_place.to(tl.int64), mask=i < odds)
-    tl.debug_barrier()  # partners were written by other threads
+    tl.debug_barrier()  # other threads wrote the targets of the odd tokens
     at = tl.load(partner + image * evens + i, mask=is_even, other=0)
     joined = tl.load(row + 2 * at + 1, mask=removed, other=0)
     tl.store(row + 2 * i, tl.where(removed, joined, even_place.to(tl.int64)), mask=is_even)
@@ -88,7 +87,7 @@ def _targets(
 def match(hidden: Tensor, r: int, class_index: Tensor, order: Order) -> matching.Match:
     """See `famba_core.fusion.matching.match`; of equally similar tokens the first ones fuse."""
     batch, length, width = hidden.shape
-    if length == 3:  # the class token may be all of B
+    if length == 3:  # the class token can be the only odd token
         return matching.match(hidden, r, class_index, order)
     hidden = hidden.contiguous()
     unit = torch.empty(hidden.shape, device=hidden.device)

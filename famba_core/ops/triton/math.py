@@ -1,6 +1,5 @@
-"""What the Triton kernels share: functions of one number, and how tensors are laid out."""
+"""Scalar functions of the Triton kernels, and the strides of their tensors."""
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator"
 from __future__ import annotations
 
 import contextlib
@@ -24,9 +23,9 @@ def sigmoid(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + exp(x)) and its slope, both to a few units in the last place, however small they are."""
+    """Return log(1 + exp(x)) and its derivative, both to a few units in the last place for every x."""
     z = tl.exp2(-tl.abs(x) * LOG2E)
-    # log(1 + z) = 2 artanh(z / (2 + z)), whose argument is at most a third, by the first terms of its series
+    # log(1 + z) = 2 artanh(z / (2 + z)) by the first terms of the series; the argument is at most 1/3
     s = z / (2.0 + z)
     q = s * s
     series = 1.0 / 11.0 + q * (1.0 / 13.0)
@@ -39,23 +38,23 @@ def softplus(x):
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensor's."""
+    """Make the tensor's device the current one, on which Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def row_stride(x: Tensor) -> int:
-    """Elements from one token to the next in x [B, L, ...], whose B L tokens are evenly spaced."""
+    """Return the elements from one token to the next in x [B, L, ...], whose B L tokens are evenly spaced."""
     batch, length = x.shape[:2]
     stride = x.stride(1) if length > 1 else x.stride(0)
-    assert x.stride(-1) == 1 or x.shape[-1] == 1, "the channels have holes between them"
-    assert batch == 1 or x.stride(0) == length * stride, "the images are not evenly spaced"
+    assert x.stride(-1) == 1 or x.shape[-1] == 1, "the channels are not contiguous"
+    assert batch == 1 or x.stride(0) == length * stride, "the tokens are not evenly spaced"
     return stride
 
 
 def vector_width(*tensors: Tensor) -> int:
-    """4 where the channels of every token may be loaded by fours, else 1.
+    """Return 4 if the channels of every token can be loaded four at a time, else 1.
 
-    Triton itself looks for multiples of 16 alone, which the narrow B and C beside the low-rank steps are not.
+    Triton itself only recognises multiples of 16. B and C, stored next to the low-rank steps, are not.
     """
     aligned = all(
         x.shape[-1] % 4 == 0 and x.data_ptr() % (4 * x.element_size()) == 0 and not any(s % 4 for s in x.stride()[:-1])
@@ -65,9 +64,10 @@ def vector_width(*tensors: Tensor) -> int:
 
 
 def direction_first(batch: int, length: int, groups: int, width: int, like: Tensor) -> Tensor:
-    """An empty [B, L, G, E] whose directions lie one after the other, as the matrix products want them."""
+    """Return an empty [B, L, G, E] that is stored direction by direction, as the matrix products need it."""
     return like.new_empty(groups, batch, length, width).permute(1, 2, 0, 3)
 
 
 def direction_bits(reverse: Sequence[bool]) -> int:
+    """Return `reverse` as an integer, one bit for each direction."""
     return sum(int(backwards) << g for g, backwards in enumerate(reverse))

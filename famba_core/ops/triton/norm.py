@@ -1,10 +1,9 @@
 """RMSNorm and the merge of fused tokens in Triton, forward and backward.
 
-A merge gathers: the program of a token that stays looks for the tokens that have it as their target, in order, so the
-sum has one order and needs no atomics.
+The merge is a gather: the program of each remaining token finds the tokens with this target in ascending order. So
+sums are deterministic and need no atomics.
 """
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from famba_core.ops.triton.math import on_device
 if TYPE_CHECKING:
     from famba_core.fusion.matching import Merge
 
-ROWS_OF_A_PROGRAM = 8  # whose share of the weight's gradient is summed before it is written
+ROWS_OF_A_PROGRAM = 8  # tokens over which a program sums the gradient of the weight before it writes the sum
 
 
 @triton.jit(do_not_specialize=["length", "shorter"])
@@ -83,26 +82,24 @@ def _norm_backward(
 
 
 def rms_norm(residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
-    """merge(RMSNorm(residual)): residual [B, L, D], weight [D] -> [B, L', D] in dtype."""
+    """Return merge(RMSNorm(residual)) [B, L - r, D] in `dtype`, for residual [B, L, D] and weight [D]."""
     return _gathered(residual.contiguous(), weight, eps, merge, dtype)
 
 
 def merge(x: Tensor, merge: Merge) -> Tensor:
-    """Each place of the shorter sequence as the sum of its tokens times their shares: [B, L, D] -> [B, L', D]."""
+    """Return the shorter sequence [B, L - r, D] of x [B, L, D]: sums of tokens times their shares."""
     return _gathered(x.contiguous(), None, 0.0, merge, x.dtype)
 
 
 def rms_norm_backward(
     residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, grad_hidden: Tensor, grad_skip: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of a residual that is normed and merged to `hidden`, and merged to the shorter residual.
+    """Return the gradients of the residual [B, L, D] and the weight [D], in float32.
 
     Args:
-        residual: [B, L, D] in float32, weight: [D].
-        grad_hidden: of rms_norm's result [B, L', D].
-        grad_skip: of the merged residual [B, L', D] in float32.
-
-    Returns that of the residual [B, L, D] and of the weight [D], in float32.
+        residual: [B, L, D] in float32.
+        grad_hidden: [B, L - r, D], of the output of `rms_norm`.
+        grad_skip: [B, L - r, D] in float32, of the merged residual.
     """
     residual, grad_hidden, grad_skip = residual.contiguous(), grad_hidden.contiguous(), grad_skip.contiguous()
     batch, length, width = residual.shape

@@ -1,12 +1,11 @@
 """The selective scan in Triton, forward, with the gate after it.
 
-A program is one warp. It walks the tokens of one image for a block of channels with all their states in registers, so
-that the cost follows the tokens. A lane has a channel and all its N states, so lanes never exchange anything: the
-compiler lays the tile [N, channels] out that way where loads and stores of it run along the channels and cannot be
-widened, which is why A comes transposed and alignment is denied (`tl.multiple_of(..., [1, 1])`).
+A program is one warp. It walks over the tokens of one image for a block of channels, with all their states in
+registers. A lane holds a channel with all its N states, so lanes exchange nothing. The compiler chooses this layout of
+the tile [N, channels] if loads and stores run along the channels and cannot be widened: so A is transposed, and
+`tl.multiple_of(..., [1, 1])` declares no alignment.
 """
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator,assignment,var-annotated"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from torch import Tensor
 from famba_core.ops.triton.math import LOG2E, direction_bits, on_device, row_stride, sigmoid, softplus, vector_width
 
 STATES_OF_A_WARP = 512
-CHUNK = 4  # tokens whose inputs are asked for before the first of them is used
+CHUNK = 4  # tokens whose inputs are loaded before the first of them is used
 
 
 def channel_block(states: int, width: int) -> int:
-    """Channels of one program."""
+    """Return the number of channels of one program."""
     return min(STATES_OF_A_WARP // states, 128, triton.next_power_of_2(width))
 
 
@@ -39,12 +38,12 @@ def _forward(
     image = tl.program_id(0).to(tl.int64)
     e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = e < width
-    known = tl.minimum(e, width - 1)  # what is loaded beyond the last channel or token is never stored
+    known = tl.minimum(e, width - 1)  # values loaded beyond the last channel or token are never stored
     n = tl.arange(0, N)
     tile = tl.arange(0, BLOCK)[None, :] * N + n[:, None]
-    # The gate takes the mean over the directions, so with it one program walks all of them: their sum stays with the
-    # program that gates it, and one launch and two passes over y are saved. B = 128 images of 384 channels are still
-    # 1536 warps, 3 for each of the 528 schedulers of an H200, and a warp has 16 independent states to work on.
+    # The gate multiplies the mean over the directions. With a gate, one program walks all of them and keeps their sum,
+    # which saves one launch and two passes over y. B = 128 images of 384 channels are still 1536 warps, 3 for each of
+    # the 528 schedulers of an H200, and each lane has 16 independent states.
     first = 0 if GATED else tl.program_id(2)
     last = G if GATED else first + 1
     for g in range(first, last):
@@ -101,47 +100,32 @@ def _forward(
                             tl.store(grad_z + at * grad_z_row + known, pull.to(grad_z.dtype.element_ty), mask=stores)
                 elif not KEEP:
                     tl.store(at_out + t * out_row, y.to(out.dtype.element_ty), mask=stores)
-        tl.debug_barrier()  # the next direction reads what this one wrote
+        tl.debug_barrier()  # the next direction reads the totals of this one
 
 
 def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    z: Tensor | None,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Sequence[bool],
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Scan all directions; with z [B, L, E], gate their mean.
 
     Shapes as in `ops.interface.selective_scan`, strides as in `famba_core.ops.kernels`. Returns [B, L, E] with a
-    gate and [B, L, G, E] without, in u's dtype.
+    gate and [B, L, G, E] without, in the dtype of u.
     """
     return walk(u, delta, A, B, C, D, delta_bias, z, reverse)
 
 
 def walk(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    z: Tensor | None,
-    reverse: Sequence[bool],
-    kept: Tensor | None = None,
-    grad_gated: Tensor | None = None,
-    grad_z: Tensor | None = None,
-) -> Tensor:
-    """`scan_forward`, which for backward also writes the states before every chunk and the gate's gradient.
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
+    reverse: Sequence[bool], kept: Tensor | None = None, grad_out: Tensor | None = None, grad_z: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Compute `scan_forward`; for backward, also write the states before every chunk and the gradient of z.
 
     Args:
-        kept: written [B, blocks of channels, G, chunks, channels, N]; then an output without a gate is not.
-        grad_gated, grad_z: with `kept` and a gate, the output's gradient and, written, z's.
+        kept: None, or written [B, blocks of channels, G, chunks, channels, N]. Without a gate, the result is not
+            computed then.
+        grad_out: with `kept` and a gate, the gradient of the result.
+        grad_z: written if grad_out is given.
     """
     batch, length, groups, width = u.shape
     states = A.shape[2]
@@ -149,7 +133,7 @@ def walk(
     out = u.new_empty((batch, length, width) if gated else (batch, length, groups, width))
     total = torch.empty(out.shape, device=u.device) if gated and groups > 1 else u
     gate = u if z is None else z
-    grad, grad_gate = u if grad_gated is None else grad_gated, u if grad_z is None else grad_z
+    grad, grad_gate = u if grad_out is None else grad_out, u if grad_z is None else grad_z
     block, vector = channel_block(states, width), vector_width(B, C)
     grid = (batch, triton.cdiv(width, block), 1 if gated else groups)
     with on_device(u):

@@ -1,13 +1,12 @@
 """The selective scan in Triton, backward.
 
-The forward walk is done once more and writes the states down before every chunk of tokens. Then a program takes one
-direction's chunks from the last to the first: computes a chunk's states again, into registers, and walks it backwards.
-That needs many registers, so directions are programs of their own here: more, shorter ones fill the device more evenly.
-The states are spread over the lanes by channel and by state, so that sums over the channels (the gradients of B and C)
-and over the states both take few exchanges between lanes.
+The forward walk is repeated and stores the states before every chunk of tokens. Then a program takes the chunks of one
+direction from the last to the first: it computes the states of the chunk again, in registers, and walks it backwards.
+This needs many registers, so each direction is a program of its own here: more and shorter programs use the device more
+evenly. The states are distributed over the lanes by channel and by state, so sums over the channels (the gradients of B
+and C) and over the states both need few exchanges between lanes.
 """
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator,assignment,var-annotated"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ def _backward(
     g = tl.program_id(2)
     e = block * BLOCK + tl.arange(0, BLOCK)
     inside = e < width
-    e = tl.minimum(e, width - 1)  # loads need no mask: beyond the last channel or token the output's gradient is zero
+    e = tl.minimum(e, width - 1)  # so loads need no mask; the gradient beyond the last channel or token is zero
     n = tl.arange(0, N)
     tile = tl.arange(0, BLOCK)[:, None] * N + n[None, :]
     at_n = (g * width + e[:, None]) * N + n[None, :]
@@ -139,28 +138,17 @@ def _sum_blocks(
 
 
 def scan_backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    z: Tensor | None,
-    reverse: Sequence[bool],
-    grad_gated: Tensor,
-    grad_B: Tensor,
-    grad_C: Tensor,
-    grad_z: Tensor | None,
-) -> ScanGradients:
-    """The gradients of `scan_forward`, the same bits every time: no sum is over atomics.
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
+    reverse: Sequence[bool], grad_out: Tensor, grad_B: Tensor, grad_C: Tensor, grad_z: Tensor | None,
+) -> ScanGradients:  # fmt: skip
+    """Return the gradients of `scan_forward`, bit for bit reproducible: no sum uses atomics.
 
     Args:
-        grad_gated: of the output, [B, L, E] with a gate, [B, L, G, E] without.
+        grad_out: of the result, [B, L, E] with a gate, [B, L, G, E] without.
         grad_B, grad_C: written, [B, L, G, N].
-        grad_z: written where there is a gate, [B, L, E].
+        grad_z: written if there is a gate, [B, L, E].
 
-    Without a gate nothing is computed for ScanGradients.gated.
+    Without a gate, ScanGradients.gated is not computed.
     """
     batch, length, groups, width = u.shape
     states = A.shape[2]
@@ -171,7 +159,7 @@ def scan_backward(
         return torch.empty(shape, device=u.device)
 
     kept = scratch(batch, blocks, groups, chunks, block, states)
-    gated = walk(u, delta, A, B, C, D, delta_bias, z, reverse, kept, grad_gated, grad_z)
+    gated = walk(u, delta, A, B, C, D, delta_bias, z, reverse, kept, grad_out, grad_z)
     gate = u if z is None else z
     grad_u = direction_first(batch, length, groups, width, u)
     grad_delta = direction_first(batch, length, groups, width, delta)
@@ -179,11 +167,11 @@ def scan_backward(
     sums = scratch(batch, groups, width, states + 2)
     with on_device(u):
         _backward[(batch, blocks, groups)](
-            u, delta, A.contiguous(), B, C, D.contiguous(), delta_bias.contiguous(), gate, grad_gated, kept,
+            u, delta, A.contiguous(), B, C, D.contiguous(), delta_bias.contiguous(), gate, grad_out, kept,
             grad_u, grad_delta, partial, sums, length, width, direction_bits(reverse), chunks,
             row_stride(u), u.stride(2), row_stride(delta), delta.stride(2),
             row_stride(B) // vector, B.stride(2) // vector, row_stride(C) // vector, C.stride(2) // vector,
-            row_stride(gate), row_stride(grad_gated), grad_gated.stride(2) if z is None else 0,
+            row_stride(gate), row_stride(grad_out), grad_out.stride(2) if z is None else 0,
             row_stride(grad_u), grad_u.stride(2),
             G=groups, N=states, GATED=z is not None, VECTOR=vector, BLOCK=block, CHUNK=CHUNK, num_warps=1,
         )  # fmt: skip
@@ -192,6 +180,6 @@ def scan_backward(
             partial, grad_B, grad_C, batch * length, blocks,
             row_stride(grad_B), grad_B.stride(2), row_stride(grad_C), grad_C.stride(2), N=states, ROWS=rows,
         )  # fmt: skip
-    over_images = sums.sum(0)
-    grad_A, grad_D, grad_bias = over_images[..., :states], over_images[..., states], over_images[..., states + 1]
+    totals = sums.sum(0)
+    grad_A, grad_D, grad_bias = totals[..., :states], totals[..., states], totals[..., states + 1]
     return ScanGradients(gated, grad_u, grad_delta, grad_A, grad_D, grad_bias)

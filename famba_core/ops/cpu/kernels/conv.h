@@ -1,4 +1,4 @@
-// SiLU of every direction's own causal depthwise convolution: forward and backward.
+// SiLU of the causal depthwise convolution of each direction: forward and backward.
 
 #pragma once
 
@@ -8,7 +8,8 @@ namespace {
 
 constexpr int TAPS = 4;
 
-// x [B, L, E] has rows `x_row` elements apart; the output and its gradient are [B, L, G, E] with `row` and `group`.
+// Sizes and strides, in elements. x [B, L, E] has the stride `x_row` between tokens; the output and its gradient
+// [B, L, G, E] have `row` between tokens and `group` between directions.
 struct Conv {
     long batch, length, groups, width, x_row, row, group;
     const unsigned char* reverse;
@@ -17,7 +18,7 @@ struct Conv {
     long time(long g, long i) const { return reverse[g] ? length - 1 - i : i; }
 };
 
-// The taps of one direction over 16 channels, and the last TAPS inputs.
+// The taps of one direction for 16 channels, and the last TAPS inputs.
 struct Window {
     Vec w[TAPS], bias, x[TAPS] = {};
 
@@ -55,7 +56,8 @@ void conv_forward(const Conv& s, const T* x, const float* weight, const float* b
         }
 }
 
-// grad_x has the rows of x and sums the directions; grad_parameters [B, G, TAPS + 1, E], bias last, are left per image.
+// grad_x has the strides of x and is the sum over the directions. grad_parameters [B, G, TAPS + 1, E], bias last, are
+// separate for each image.
 template <class T>
 void conv_backward(const Conv& s, const T* x, const float* weight, const float* bias, const T* grad_out, T* grad_x,
                    float* grad_parameters) {
@@ -78,7 +80,7 @@ void conv_backward(const Conv& s, const T* x, const float* weight, const float* 
                         grad_bias += grad;
                         for (int k = 0; k < TAPS; ++k) grad_w[k] += grad * window.x[k];
                     }
-                    // an input takes part in its own output and the TAPS - 1 after it
+                    // an input contributes to its own output and the next TAPS - 1
                     for (int k = 0; k < TAPS - 1; ++k) recent[k] = recent[k + 1];
                     recent[TAPS - 1] = grad;
                     if (i < TAPS - 1) continue;

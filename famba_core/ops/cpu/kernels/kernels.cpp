@@ -1,7 +1,7 @@
-// The kernels of a Vision Mamba layer for the CPU: plain C functions, so that no header of torch is needed to build them.
+// The kernels of a Vision Mamba layer for the CPU as plain C functions: building them needs no header of torch.
 //
-// Activations are float32 (suffix _float) or bfloat16; parameters, states and sums are float32. Channels come last.
-// Every sum has one order, whatever the number of threads. A direction that runs backwards is walked by index.
+// Activations are float32 or bfloat16 (suffix of the name); parameters, states and sums are float32. Channels are last.
+// The order of every sum is the same for any number of threads. A reversed direction is walked by index.
 
 #include "conv.h"
 #include "match.h"
@@ -31,10 +31,10 @@
         long batch, long length, long groups, long width, long states, long row, long group, long low_row,             \
         long low_group, long z_row, const T* u, const T* delta, const float* rate, const T* b, const T* c,             \
         const float* skip, const float* bias, const unsigned char* reverse, const T* z, const T* grad_out, T* gated,   \
-        T* grad_u, T* grad_delta, float* grad_parameters, float* low_parts, T* grad_b, T* grad_c, T* grad_z,           \
+        T* grad_u, T* grad_delta, float* grad_parameters, float* low_blocks, T* grad_b, T* grad_c, T* grad_z,          \
         int threads) {                                                                                                 \
         const Scan s{batch, length, groups, width, row, group, low_row, low_group, z_row, reverse, threads};           \
-        const ScanGradients<T> grad{gated, grad_u, grad_delta, grad_parameters, low_parts, grad_b, grad_c, grad_z};    \
+        const ScanGradients<T> grad{gated, grad_u, grad_delta, grad_parameters, low_blocks, grad_b, grad_c, grad_z};   \
         FOR_STATES(SCAN_BACKWARD)                                                                                      \
     }                                                                                                                  \
     int famba_conv_forward_##SUFFIX(long batch, long length, long groups, long width, long x_row, long row,            \
@@ -77,5 +77,5 @@ int famba_match(long batch, long length, long width, long r, long raster, const 
     match_tokens(Matching{batch, length, width, r, raster != 0, threads}, metric, class_index, target, class_after);
     return 0;
 }
-long famba_scan_parts(long batch, long width) { return Scan{batch, 0, 0, width}.parts(); }
+long famba_scan_blocks(long batch, long width) { return Scan{batch, 0, 0, width}.blocks(); }
 }

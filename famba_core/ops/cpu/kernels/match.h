@@ -1,4 +1,4 @@
-// Which tokens of an image fuse, and where every token goes (Famba-V section 3.2).
+// The choice of the tokens that fuse, and the target of every token (Famba-V section 3.2).
 
 #pragma once
 
@@ -19,26 +19,21 @@ struct Matching {
     long odds() const { return length / 2; }
 };
 
-// An even token's most similar odd token, the first of equals. It stays below every cosine where there is none.
+// The most similar odd token of an even token, the first of equals. Without one, the similarity is below every cosine.
 struct Partner {
     float similarity = -std::numeric_limits<float>::infinity();
     int odd = 0;
 };
 
 inline float inverse_norm(const float* row, long width) {
-    Vec squares = {};
-    for (long e = 0; e < width; e += LANES) {
-        const Vec v = load(row + e, lanes_at(e, width));
-        squares += v * v;
-    }
-    return 1.0f / std::max(std::sqrt(sum(squares)), 1e-12f);
+    return 1.0f / std::max(std::sqrt(sum_of_squares(row, width)), 1e-12f);
 }
 
-// Four even tokens at a time against 16 odd ones in the lanes; the similarities are never stored.
+// Compares four even tokens at a time with 16 odd tokens in the lanes; the similarities are never stored.
 inline void find_partners(const Matching& s, const float* tokens, long class_at, Partner* partners) {
     constexpr int ROWS = 4;
     const long columns = (s.odds() + LANES - 1) / LANES;
-    Vec* odd_tokens = scratch(columns * s.width);  // [columns, width], unit vectors, one to a lane
+    Vec* odd_tokens = scratch(columns * s.width);  // [columns, width], one unit vector in each lane
     float* lanes = (float*)odd_tokens;
     std::memset(lanes, 0, columns * s.width * sizeof(Vec));
     for (long odd = 0; odd < s.odds(); ++odd) {
@@ -61,9 +56,9 @@ inline void find_partners(const Matching& s, const float* tokens, long class_at,
             for (long e = 0; e < s.width; ++e)
                 for (int k = 0; k < ROWS; ++k) products[k] += rows[k][e] * others[e];
             const IntVec odd = lane_numbers + int(column * LANES);
-            const IntVec takes_part = (odd < int(s.odds())) & (2 * odd + 1 != int(class_at));
+            const IntVec is_candidate = (odd < int(s.odds())) & (2 * odd + 1 != int(class_at));
             for (int k = 0; k < ROWS; ++k) {
-                const Vec candidates = takes_part ? products[k] : lowest;
+                const Vec candidates = is_candidate ? products[k] : lowest;
                 const IntVec better = candidates > best[k];
                 best[k] = better ? candidates : best[k];
                 best_odd[k] = better ? odd : best_odd[k];
@@ -77,12 +72,13 @@ inline void find_partners(const Matching& s, const float* tokens, long class_at,
                 const bool first = found == partner.similarity && best_odd[k][lane] < partner.odd;
                 if (found > partner.similarity || first) partner = Partner{found, best_odd[k][lane]};
             }
-            partner.similarity *= inverse_norm(rows[k], s.width);  // the even token's own length orders no odd ones
+            // last, because the norm of the even token does not change the order of the odd ones
+            partner.similarity *= inverse_norm(rows[k], s.width);
         }
     }
 }
 
-// target [B, L]: the index of every token in the shortened sequence; class_index [B] becomes the class token's.
+// target [B, L]: index of every token in the shortened sequence; class_after [B]: that of the class token.
 inline void match_tokens(const Matching& s, const float* metric, const long* class_index, long* target,
                          long* class_after) {
 #pragma omp parallel for num_threads(s.threads)

@@ -1,4 +1,4 @@
-// RMSNorm, and the merge of fused tokens around it: forward and backward.
+// RMSNorm and the merge of fused tokens after it: forward and backward.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Token t of `length` goes to target[t] of `merged`, with weight share[t]; without a target, every token stays.
+// Token t of `length` is added to token target[t] of `merged` with weight share[t]; without targets, every token stays.
 struct Merge {
     long batch, length, merged, width;
     const long* target;
@@ -21,15 +21,10 @@ struct Merge {
 
 // 1 / sqrt(mean(x^2) + eps)
 inline float inverse_rms(const float* x, long width, float eps) {
-    Vec squares = {};
-    for (long e = 0; e < width; e += LANES) {
-        const Vec v = load(x + e, lanes_at(e, width));
-        squares += v * v;
-    }
-    return 1.0f / std::sqrt(sum(squares) / width + eps);
+    return 1.0f / std::sqrt(sum_of_squares(x, width) / width + eps);
 }
 
-// out [B, merged, D] = sum of share x, or of share norm(x) weight, over the tokens that go there
+// out [B, merged, D]: over the tokens with this target, the sum of share x, or with a weight, of share norm(x) weight.
 template <class T>
 void merge_rows(const Merge& s, const float* x, const float* weight, float eps, T* out) {
 #pragma omp parallel for num_threads(s.threads)
@@ -57,7 +52,8 @@ void merge_rows(const Merge& s, const float* x, const float* weight, float eps, 
     }
 }
 
-// The gradient of x behind both ways: the skip, and norm(x) weight. grad_weight [B, D] is left per image.
+// grad_x is the gradient through both merged outputs: x itself (grad_skip) and norm(x) weight (grad_hidden).
+// grad_weight [B, D] is separate for each image.
 template <class T>
 void norm_backward(const Merge& s, const float* x, const float* weight, float eps, const T* grad_hidden,
                    const float* grad_skip, float* grad_x, float* grad_weight) {
@@ -70,7 +66,7 @@ void norm_backward(const Merge& s, const float* x, const float* weight, float ep
             const float* row = x + (image * s.length + t) * s.width;
             const float inverse = inverse_rms(row, s.width, eps), share = s.weight(image, t);
             const long from = s.to(image, t) * s.width;
-            Vec along = {};  // of the gradient along the row, which the norm takes out
+            Vec along = {};  // component of the gradient along the row, which the norm removes
             for (long column = 0; column < columns; ++column) {
                 const long e = column * LANES;
                 const int lanes = lanes_at(e, s.width);

@@ -1,25 +1,28 @@
-// The selective scan of all directions of an image, optionally with the gate behind it: forward and backward.
+// The selective scan of all directions of an image, with or without the gate after it: forward and backward.
 
 #pragma once
+
+#include <algorithm>
 
 #include "vector.h"
 
 namespace {
 
-// Tensors like u are [B, L, G, E]: a token is `row` and a direction `group` elements from the next; B and C likewise.
+// Sizes and strides, in elements. Tensors like u [B, L, G, E] have the stride `row` between tokens and `group` between
+// directions, B and C have `low_row` and `low_group`.
 struct Scan {
     long batch, length, groups, width, row, group, low_row, low_group, z_row;
     const unsigned char* reverse;
     int threads;
 
-    // Channels of one image are cut into parts where there are too few images to keep the threads busy. The number of
-    // threads plays no role in it, so results do not depend on it.
-    long parts() const { return batch < 16 ? (width + 127) / 128 : 1; }
-    long part_width() const { return parts() == 1 ? width : 128; }
+    // With few images, the channels of each are divided into blocks, so that all threads have work. The division does
+    // not depend on the number of threads, so neither do the results.
+    long blocks() const { return batch < 16 ? (width + 127) / 128 : 1; }
+    long block_width() const { return blocks() == 1 ? width : 128; }
     long token(long image, long g, long i) const { return image * length + (reverse[g] ? length - 1 - i : i); }
 };
 
-// B and C of one direction as floats, [L, 2, N] in the direction's own time.
+// Writes B and C of one direction as floats [L, 2, N], in the order of the direction.
 template <int N, class T>
 void gather_low(const Scan& s, long image, long g, const T* b, const T* c, float* to) {
     for (long i = 0; i < s.length; ++i) {
@@ -29,20 +32,20 @@ void gather_low(const Scan& s, long image, long g, const T* b, const T* c, float
     }
 }
 
-// rate [G, N, E], skip and bias [G, E]. With a gate z [B, L, E] out is [B, L, E], the mean of the directions times
-// SiLU(z); without one it is like u.
+// rate [G, N, E], skip and bias [G, E]. With a gate z [B, L, E], out [B, L, E] is the mean of the directions times
+// SiLU(z); without one, it has the shape and the strides of u.
 template <int N, class T>
 void scan_forward(const Scan& s, const T* u, const T* delta, const float* rate, const T* b, const T* c,
                   const float* skip, const float* bias, const T* z, T* out) {
-    const long parts = s.parts(), part_width = s.part_width();
+    const long blocks = s.blocks(), block_width = s.block_width();
 #pragma omp parallel for num_threads(s.threads) collapse(2)
     for (long image = 0; image < s.batch; ++image)
-        for (long part = 0; part < parts; ++part) {
+        for (long block = 0; block < blocks; ++block) {
             const size_t low_floats = 2 * N * s.length;
             Vec* total = scratch(s.length + (s.groups * low_floats + LANES - 1) / LANES);
             float* low = (float*)(total + s.length);
             for (long g = 0; g < s.groups; ++g) gather_low<N>(s, image, g, b, c, low + g * low_floats);
-            const long first = part * part_width, last = first + part_width < s.width ? first + part_width : s.width;
+            const long first = block * block_width, last = std::min(first + block_width, s.width);
             for (long e = first; e < last; e += LANES) {
                 const int lanes = lanes_at(e, s.width);
                 for (long g = 0; g < s.groups; ++g) {
@@ -77,11 +80,11 @@ void scan_forward(const Scan& s, const T* u, const T* delta, const float* rate, 
 
 template <class T>
 struct ScanGradients {
-    T *gated, *u, *delta;  // gated [B, L, E] is the forward's output once more, for the projection behind it
-    float* parameters;     // [B, G, N + 2, E]: of A, D and the bias, left per image
-    float* low_parts;      // [B, parts, G, L, 2, N], summed into:
+    T *gated, *u, *delta;  // gated [B, L, E]: the output of scan_forward again, for the projection after it
+    float* parameters;     // [B, G, N + 2, E]: of A, D and the bias, separate for each image
+    float* low_blocks;     // [B, blocks, G, L, 2, N]: of B and C, summed to b and c
     T *b, *c;              // with the strides of B and C
-    T* z;                  // with the row of z
+    T* z;                  // with the strides of z
 };
 
 // One step of 16 channels of one direction.
@@ -89,7 +92,7 @@ struct Step {
     Vec dt, slope, dx, gy, y, gdx, gdt;
 };
 
-// The states n .. n + TILE of all steps again. As many as the registers hold; `low` and `sums` start at state n.
+// Computes TILE states of all steps again, as many as fit in the registers; `low` starts at the first of them.
 template <int N, int TILE>
 void tile_forward(long length, const Vec* a, const float* low, Step* steps, Vec* decay, Vec* state) {
     Vec h[TILE] = {};
@@ -108,7 +111,7 @@ void tile_forward(long length, const Vec* a, const float* low, Step* steps, Vec*
     }
 }
 
-// Leaves the gradient of the decay's rate in `a`.
+// Replaces the rates in `a` by their gradients.
 template <int N, int TILE>
 void tile_backward(long length, Vec* a, const float* low, Step* steps, const Vec* decay, const Vec* state, Vec* sums) {
     Vec ga[TILE] = {}, carry[TILE] = {};
@@ -126,7 +129,7 @@ void tile_backward(long length, Vec* a, const float* low, Step* steps, const Vec
             sums_i[k] += gh * dx;
             gdx += gh * low_i[k];
             carry[k] = gh * decay_i[k];
-            // the first step has no state before it
+            // the first step has no previous state
             const Vec gexp = i > 0 ? carry[k] * state_i[k - TILE] : Vec{};
             gdt += gexp * a[k];
             ga[k] += gexp * dt;
@@ -137,15 +140,15 @@ void tile_backward(long length, Vec* a, const float* low, Step* steps, const Vec
     for (int k = 0; k < TILE; ++k) a[k] = ga[k];
 }
 
-// Gradients of B and C are summed over the channels in lanes and once across them.
+// The gradients of B and C are summed over channels in the lanes, and at the end over the lanes.
 template <int N, class T>
 void scan_backward(const Scan& s, const T* u, const T* delta, const float* rate, const T* b, const T* c,
                    const float* skip, const float* bias, const T* z, const T* grad_out, ScanGradients<T> grad) {
-    const long parts = s.parts(), part_width = s.part_width(), states = s.length * N;
+    const long blocks = s.blocks(), block_width = s.block_width(), states = s.length * N;
 #pragma omp parallel for num_threads(s.threads) collapse(2)
     for (long image = 0; image < s.batch; ++image)
-        for (long part = 0; part < parts; ++part) {
-            const long first = part * part_width, last = first + part_width < s.width ? first + part_width : s.width;
+        for (long block = 0; block < blocks; ++block) {
+            const long first = block * block_width, last = std::min(first + block_width, s.width);
             const long columns = (last - first + LANES - 1) / LANES;
             const size_t low_floats = 2 * N * s.length;
             constexpr int TILE = N < 8 ? N : 8;
@@ -210,8 +213,8 @@ void scan_backward(const Scan& s, const T* u, const T* delta, const float* rate,
                     store(parameters + N * s.width, gd, lanes);
                     store(parameters + (N + 1) * s.width, goffset, lanes);
                 }
-                float* low_part = grad.low_parts + ((image * parts + part) * s.groups + g) * low_floats;
-                for (size_t k = 0; k < low_floats; ++k) low_part[k] = sum(sums[k]);
+                float* low_block = grad.low_blocks + ((image * blocks + block) * s.groups + g) * low_floats;
+                for (size_t k = 0; k < low_floats; ++k) low_block[k] = sum(sums[k]);
             }
             if (z)
                 for (long column = 0; column < columns; ++column)
@@ -232,8 +235,9 @@ void scan_backward(const Scan& s, const T* u, const T* delta, const float* rate,
                 const long at = s.token(image, g, i) * s.low_row + g * s.low_group;
                 for (int n = 0; n < 2 * N; ++n) {
                     float total = 0;
-                    for (long part = 0; part < parts; ++part)
-                        total += grad.low_parts[(((image * parts + part) * s.groups + g) * s.length + i) * 2 * N + n];
+                    for (long block = 0; block < blocks; ++block)
+                        total += grad.low_blocks[(((image * blocks + block) * s.groups + g) * s.length + i) * 2 * N +
+                                                 n];
                     set(n < N ? grad.b + at + n : grad.c + at + n - N, total);
                 }
             }

@@ -1,4 +1,4 @@
-// 16 floats at a time, stored as float or bfloat16, and the functions that the kernels need of them.
+// Vectors of 16 floats, stored as float or bfloat16, and their functions.
 
 #pragma once
 
@@ -74,7 +74,7 @@ inline void set(bfloat16* to, float x) {
     to->bits = half[0];
 }
 
-// Channels of a row of `width` that the vector at e covers.
+// Number of channels that the vector at e covers in a row of `width`.
 inline int lanes_at(long e, long width) { return width - e < LANES ? int(width - e) : LANES; }
 
 inline float sum(Vec v) {
@@ -85,10 +85,19 @@ inline float sum(Vec v) {
     return v[0];
 }
 
+inline float sum_of_squares(const float* row, long width) {
+    Vec squares = {};
+    for (long e = 0; e < width; e += LANES) {
+        const Vec v = load(row + e, lanes_at(e, width));
+        squares += v * v;
+    }
+    return sum(squares);
+}
+
 constexpr float LOG2_E = 1.44269504f;
 
-// 2^x = 2^k 2^f with k the nearest whole number, and a polynomial for 2^f that is exact at 0, where steps of length
-// zero must leave a state as it is; good to 1e-7.
+// 2^x = 2^k 2^f with k the nearest integer and a polynomial for 2^f, relative error 1e-7. The polynomial is exact at 0,
+// because a step of length zero must not change a state.
 inline Vec exp2(Vec x) {
 #ifdef __AVX512F__
     const Vec k = (Vec)_mm512_roundscale_ps((__m512)x, 8);
@@ -96,7 +105,7 @@ inline Vec exp2(Vec x) {
     const Vec lowest = Vec{} - 126.0f, highest = Vec{} + 127.0f;
     x = x < lowest ? lowest : x;
     x = x > highest ? highest : x;
-    const Vec shifted = x + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the rounded integer
+    const Vec shifted = x + 12582912.0f;  // 1.5 * 2^23: the last bits of the sum are the rounded integer
     const Vec k = shifted - 12582912.0f;
 #endif
     const Vec f = x - k;
@@ -112,7 +121,8 @@ inline Vec exp2(Vec x) {
 #endif
 }
 
-// 1 / x of a normal number, to 1e-7: an estimate of 14 bits and one step of Newton's, a third of a division's time.
+// 1 / x of a normal number, relative error 1e-7: an estimate of 14 bits and one Newton step, three times as fast as a
+// division.
 inline Vec reciprocal(Vec x) {
 #ifdef __AVX512F__
     const Vec r = (Vec)_mm512_rcp14_ps((__m512)x);
@@ -123,12 +133,12 @@ inline Vec reciprocal(Vec x) {
 }
 
 inline Vec sigmoid(Vec x) {
-    const Vec exponent = x * -LOG2_E, highest = Vec{} + 126.0f;  // where the result is 0 next to any other number
+    const Vec exponent = x * -LOG2_E, highest = Vec{} + 126.0f;  // beyond it the result counts as 0
     return reciprocal(1.0f + exp2(exponent < highest ? exponent : highest));
 }
 
-// log(1 + exp(x)) = max(x, 0) + z q(z) with z = exp(-|x|) and a polynomial q for log(1 + z) / z, good to 1e-7 of the
-// result even where that is tiny. z is handed out for the slope.
+// log(1 + exp(x)) = max(x, 0) + z q(z) with z = exp(-|x|) and a polynomial q for log(1 + z) / z. The relative error is
+// 1e-7, also for tiny results. z is an output, for softplus_slope.
 inline Vec softplus(Vec x, Vec& z) {
     const Vec zero = {};
     z = exp2((x > zero ? x : -x) * -LOG2_E);
@@ -143,10 +153,10 @@ inline Vec softplus(Vec x, Vec& z) {
     return (x > zero ? x : zero) + z * q;
 }
 
-// The derivative of softplus, sigmoid(x), from its z.
+// The derivative of softplus, sigmoid(x), from the z of softplus.
 inline Vec softplus_slope(Vec x, Vec z) { return (x < Vec{} ? z : Vec{} + 1.0f) * reciprocal(1.0f + z); }
 
-// Memory of this thread, kept between calls, so that it stays in its cache and costs no fresh pages.
+// Memory of this thread, kept between calls: it stays in the cache and needs no new pages.
 inline Vec* scratch(size_t vectors) {
     thread_local std::vector<Vec> memory;
     if (memory.size() < vectors) memory.resize(vectors);
