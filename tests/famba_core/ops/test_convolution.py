@@ -1,4 +1,4 @@
-"""The causal convolution with SiLU, every backend against the naive one in float64."""
+"""The causal convolution with SiLU: every backend against the naive one in float64."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from famba_core.ops.interface import causal_conv_silu
 @pytest.mark.parametrize("reverse", [(False, True), (True,)])
 @pytest.mark.parametrize(("length", "width"), [(1, 16), (2, 5), (3, 33), (4, 16), (197, 20)])
 @pytest.mark.parametrize("backend", FAST)
-def test_convolutions(backend, length, width, reverse):
+def test_convolution_agrees_with_the_naive_one(backend, length, width, reverse):
     inputs = conv_inputs(2, length, len(reverse), width)
     found = outputs_and_gradients(causal_conv_silu, inputs, reverse=reverse, backend=backend)
     expected = outputs_and_gradients(reference.causal_conv_silu, [x.double() for x in inputs], reverse=reverse)
@@ -20,12 +20,12 @@ def test_convolutions(backend, length, width, reverse):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_convolutions_of_half_a_projection_and_of_strided_rows(backend):
+def test_convolution_agrees_for_views(backend):
     x, weight, bias = conv_inputs(3, 8, 2, 40)
     views = {
-        "half": x.chunk(2, dim=-1)[1],
+        "half of the channels": x.chunk(2, dim=-1)[1],
         "every second row": torch.cat((x, x), 1)[:, ::2, :20],
-        "part of the rows": torch.cat((x, x), 1)[:, 3:11, :20],
+        "middle rows": torch.cat((x, x), 1)[:, 3:11, :20],
         "channels first": x.transpose(1, 2)[:, :20, :],
     }
     for name, view in views.items():
@@ -39,7 +39,7 @@ def test_convolutions_of_half_a_projection_and_of_strided_rows(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_convolution_of_bfloat16(backend):
+def test_convolution_agrees_for_bfloat16(backend):
     x, weight, bias = conv_inputs(2, 12, 2, 20)
     with torch.autocast("cpu", torch.bfloat16):
         y = causal_conv_silu(x.bfloat16(), weight, bias, reverse=(False, True), backend=backend)

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped, and said so, on a machine without one."""
+"""Behaviour that only a GPU can show; skipped with a reason on a machine without one."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def trainer(**changes: Any) -> Trainer:
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_an_epoch_in_every_precision(precision: str) -> None:
+def test_epoch_runs_in_every_precision(precision: str) -> None:
     run = trainer(train=TrainConfig(epochs=1, batch_size=64, warmup_epochs=1, precision=precision))
     (metrics,) = run
     assert 0 < metrics.loss < 10
@@ -45,7 +45,7 @@ def test_an_epoch_in_every_precision(precision: str) -> None:
     assert result.device_name == torch.cuda.get_device_name()
 
 
-def test_logits_are_those_of_the_cpu() -> None:
+def test_logits_agree_with_the_cpu() -> None:
     torch.manual_seed(0)
     model = build_model(ModelConfig(backbone="vim_nano", image_size=32), FUSION).eval()
     images = torch.randn(4, 3, 32, 32)
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_cpu() -> None:
     torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
 
 
-def test_the_scan_is_the_twins() -> None:
+def test_scan_agrees_with_the_twin() -> None:
     torch.manual_seed(0)
     B, L, G, E, N = 2, 37, 2, 24, 4
     shapes = ((B, L, G, E), (B, L, G, E), (G, E, N), (B, L, G, N), (B, L, G, N), (G, E), (G, E))
@@ -78,7 +78,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def steps(run: Trainer, count: int) -> list[float]:
-    """RetryPolicy of the first steps, whose learning rate and batch change."""
+    """Return the losses of the first steps, with changing learning rates and batches."""
     run.generator.manual_seed(0)
     batches = torch.arange(128, device="cuda").split(64)
     split = run.train_split
@@ -90,7 +90,7 @@ def steps(run: Trainer, count: int) -> list[float]:
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_replayed_steps_are_those_done_singly(precision: str, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replayed_steps_equal_eager_steps(precision: str, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(epochs=2, batch_size=64, precision=precision, recompute=recompute, ema_decay=0.9)
     graphed = trainer(train=config, fusion=FusionConfig())
     found = steps(graphed, WARMUP_CALLS + 5)
@@ -112,7 +112,7 @@ def test_replayed_steps_are_those_done_singly(precision: str, recompute: bool, m
 
 
 @pytest.mark.parametrize("order", ["concat", "raster"])
-def test_a_fused_step_is_captured(order: str) -> None:
+def test_fused_step_is_captured(order: str) -> None:
     run = trainer(fusion=FusionConfig(strategy="upper", start_layer=6, r=2, order=order))
     assert all(0 < loss < 10 for loss in steps(run, WARMUP_CALLS + 3))
     assert run.step._run is not None
@@ -141,7 +141,7 @@ def test_evaluation_is_captured_and_follows_the_weights(monkeypatch: pytest.Monk
     assert len(set(found)) > 1
 
 
-def test_random_numbers_in_a_graph_are_those_without_one() -> None:
+def test_graph_draws_the_random_numbers_of_eager_calls() -> None:
     graphed, alone = torch.Generator("cuda"), torch.Generator("cuda")
 
     def draw(generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_random_numbers_in_a_graph_are_those_without_one() -> None:
     assert run.is_graph
 
 
-def test_what_waits_is_not_captured_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_function_that_waits_for_the_device_runs_without_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
     graphed, alone = torch.Generator("cuda").manual_seed(3), torch.Generator("cuda").manual_seed(3)
 
     def work(generator: torch.Generator, x: torch.Tensor) -> torch.Tensor:
@@ -177,11 +177,11 @@ def test_what_waits_is_not_captured_and_goes_on(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("the work runs without a CUDA graph, which is slower: ")
     again = captured(lambda x: x + 1, torch.device("cuda"), name="other work")
     assert [again(torch.full((1,), float(i), device="cuda")).item() for i in range(6)] == [1, 2, 3, 4, 5, 6]
-    assert again.is_graph, "a failed capture does not stand in the way of the next"
+    assert again.is_graph, "a failed capture prevents the next one"
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_a_step_never_waits_for_the_device(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_never_waits_for_the_device(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not graph:
         eager(monkeypatch)
     run = trainer()
@@ -196,7 +196,7 @@ def test_a_step_never_waits_for_the_device(graph: bool, monkeypatch: pytest.Monk
     assert run.step._run.is_graph == graph
 
 
-def test_a_resumed_run_continues(tmp_path: Any) -> None:
+def test_resumed_run_continues(tmp_path: Any) -> None:
     config = {"data": DataConfig(dataset="digits", train_images=512), "fusion": FusionConfig()}  # 8 steps an epoch
     whole = list(trainer(**config))
     next(iter(trainer(checkpoint=tmp_path, **config)))
@@ -207,7 +207,7 @@ def test_a_resumed_run_continues(tmp_path: Any) -> None:
     assert last.top1_pct == pytest.approx(whole[1].top1_pct, abs=2)
 
 
-def test_the_published_kernels_are_the_twins() -> None:
+def test_published_kernels_agree_with_the_twin() -> None:
     reason = mamba_ssm_ops.unsupported_reason()
     if reason is not None:
         pytest.skip(reason)

@@ -1,7 +1,7 @@
-"""The adapter to mamba-ssm and causal-conv1d, against the naive twin, on stand-ins for the two packages.
+"""The adapter to mamba-ssm and causal-conv1d against the naive twin, with fakes of the two packages.
 
-The stand-ins do what the packages document, and refuse what their kernels refuse: wrong dtypes, and time that is not
-contiguous. Whether the packages do what they document, only a GPU can show (test_cuda.py).
+The fakes do what the packages document, and refuse what their kernels refuse: wrong dtypes, and time that is not
+contiguous. Only a GPU can show that the packages do what they document (test_cuda.py).
 """
 
 import sys
@@ -74,7 +74,7 @@ def scan_inputs(length: int, groups: int, width: int = 6, states: int = 4) -> li
 
 @pytest.mark.parametrize("reverse", [BOTH, (True,), (False, True, True, False)])
 @pytest.mark.parametrize("length", [1, 2, 23])
-def test_the_scan_is_the_twins(length, reverse):
+def test_scan_agrees_with_the_twin(length, reverse):
     inputs = scan_inputs(length, len(reverse))
     found = outputs_and_gradients(mamba_ssm_ops.selective_scan, inputs, reverse=reverse)
     expected = outputs_and_gradients(reference.selective_scan, [x.double() for x in inputs], reverse=reverse)
@@ -84,7 +84,7 @@ def test_the_scan_is_the_twins(length, reverse):
 
 @pytest.mark.parametrize("reverse", [BOTH, (True,)])
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (23, 4), (23, 2)])
-def test_the_convolution_is_the_twins(length, taps, reverse):
+def test_convolution_agrees_with_the_twin(length, taps, reverse):
     inputs = conv_inputs(3, length, len(reverse), 5, taps)
     found = outputs_and_gradients(mamba_ssm_ops.causal_conv_silu, inputs, reverse=reverse)
     expected = outputs_and_gradients(reference.causal_conv_silu, [x.double() for x in inputs], reverse=reverse)
@@ -92,9 +92,9 @@ def test_the_convolution_is_the_twins(length, taps, reverse):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, b.abs().max().item()))
 
 
-def test_views_and_bfloat16():
+def test_scan_and_convolution_accept_views_and_bfloat16():
     u, delta, A, B, C, D, bias = scan_inputs(9, 2)
-    stored = torch.cat((B, C), dim=-1).permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)  # directions first
+    stored = torch.cat((B, C), dim=-1).permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)  # direction by direction
     inputs = [u.bfloat16(), delta.bfloat16(), A, *stored.chunk(2, dim=-1), D, bias]
     y = mamba_ssm_ops.selective_scan(*inputs, reverse=BOTH)
     assert y.dtype == torch.bfloat16
@@ -109,7 +109,7 @@ def test_views_and_bfloat16():
     torch.testing.assert_close(y.float(), expected.float(), rtol=2e-2, atol=2e-2)
 
 
-def test_what_the_kernels_cannot_take_is_said():
+def test_unsupported_tensors_are_refused():
     assert mamba_ssm_ops.unsupported_reason() is None
     assert mamba_ssm_ops.unsupported_reason(torch.zeros(1)) == "the tensors are not on a CUDA device"
     assert mamba_ssm_ops.unsupported_reason(state_size=257) == "the kernels take at most 256 states, not 257"
@@ -119,7 +119,7 @@ def test_what_the_kernels_cannot_take_is_said():
 @pytest.mark.parametrize(("module", "package"), [
     ("mamba_ssm.ops.selective_scan_interface", "mamba-ssm"), ("causal_conv1d", "causal-conv1d"),
 ])  # fmt: skip
-def test_a_package_that_is_not_there_is_named(module, package, monkeypatch):
+def test_missing_package_is_named(module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     reason = mamba_ssm_ops.unsupported_reason()
     assert reason is not None

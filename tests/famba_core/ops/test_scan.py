@@ -1,4 +1,4 @@
-"""Every scan backend against the naive one in float64, over lengths, widths, directions and extremes."""
+"""The selective scan: every backend against the naive one in float64, over lengths, widths, directions and extremes."""
 
 from typing import Any
 
@@ -47,30 +47,30 @@ def assert_agrees(
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 17, 64, 129, 399])
 @pytest.mark.parametrize("backend", FAST)
-def test_lengths(backend, length):
+def test_scan_agrees_for_every_length(backend, length):
     assert_agrees(scan_inputs(2, length, 2, 19, 4), backend, (False, True))
 
 
 @pytest.mark.parametrize("states", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("backend", FAST)
-def test_state_sizes(backend, states):
+def test_scan_agrees_for_every_state_size(backend, states):
     assert_agrees(scan_inputs(2, 23, 2, 17, states), backend, (False, True))
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 31, 48])
 @pytest.mark.parametrize("backend", FAST)
-def test_widths(backend, width):
+def test_scan_agrees_for_every_width(backend, width):
     assert_agrees(scan_inputs(1, 11, 2, width, 4), backend, (True, False))
 
 
 @pytest.mark.parametrize("reverse", [(False,), (True,), (True, True), (False, True, True, False)])
 @pytest.mark.parametrize("backend", FAST)
-def test_directions(backend, reverse):
+def test_scan_agrees_for_every_combination_of_directions(backend, reverse):
     assert_agrees(scan_inputs(2, 9, len(reverse), 20, 2), backend, reverse)
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
-def test_a_reversed_direction_is_the_scan_of_the_reversed_sequence(backend):
+def test_reversed_direction_equals_the_scan_of_the_reversed_sequence(backend):
     inputs = scan_inputs(2, 13, 1, 18, 4)
     flipped = [x.flip(1) if x.ndim == 4 else x for x in inputs]
     backwards = selective_scan(*inputs, reverse=(True,), backend=backend)
@@ -78,17 +78,17 @@ def test_a_reversed_direction_is_the_scan_of_the_reversed_sequence(backend):
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
-def test_closed_forms(backend):
+def test_scan_has_its_closed_forms(backend):
     u, delta, A, B, C, D, bias = scan_inputs(2, 10, 2, 16, 4)
-    # no step at all: nothing enters the state, and the skip is what is left
+    # steps of length zero: nothing enters the state, only the skip remains
     y = selective_scan(u, torch.full_like(delta, -200.0), A, B, C, D, bias, reverse=(False, True), backend=backend)
     torch.testing.assert_close(y, D * u)
-    # so long a step that the state forgets: only the present token counts
+    # very long steps: the state forgets everything but the current token
     long = torch.full_like(delta, 300.0)
     fast = torch.full_like(A, -5.0)
     y = selective_scan(u, long, fast, B, C, D, torch.zeros_like(bias), reverse=(False, True), backend=backend)
     torch.testing.assert_close(y, 300 * u * (B * C).sum(-1, keepdim=True) + D * u, rtol=1e-4, atol=1e-3)
-    # no decay: the state is the running sum
+    # no decay: the state is the cumulative sum
     still = torch.zeros_like(A)
     y = selective_scan(u, delta, still, B, C, D, bias, reverse=(False, True), backend=backend)
     step = torch.nn.functional.softplus(delta + bias)
@@ -99,13 +99,13 @@ def test_closed_forms(backend):
 
 @pytest.mark.parametrize("shift", [-60.0, 8.0, 60.0])
 @pytest.mark.parametrize("backend", FAST)
-def test_extreme_steps(backend, shift):
+def test_scan_agrees_for_extreme_steps(backend, shift):
     u, delta, *rest = scan_inputs(2, 12, 2, 17, 4)
     assert_agrees([u, delta + shift, *rest], backend, (False, True))
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_inputs_with_holes_between_their_elements(backend):
+def test_strided_inputs_give_the_same_bits(backend):
     dense = scan_inputs(2, 7, 2, 20, 4)
     sparse = [torch.stack((x, x + 1), dim=-1)[..., 0] for x in dense]
     assert not any(x.is_contiguous() for x in sparse)
@@ -118,7 +118,7 @@ def test_inputs_with_holes_between_their_elements(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_an_output_gradient_that_is_expanded(backend):
+def test_expanded_output_gradient_is_accepted(backend):
     inputs = [x.requires_grad_() for x in scan_inputs(2, 7, 2, 20, 4)]
     selective_scan(*inputs, reverse=(False, True), backend=backend).sum().backward()
     naive = [x.detach().double().requires_grad_() for x in inputs]
@@ -128,7 +128,7 @@ def test_an_output_gradient_that_is_expanded(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_bfloat16_activations(backend):
+def test_scan_agrees_for_bfloat16_activations(backend):
     inputs = scan_inputs(2, 31, 2, 24, 8)
     inputs = [x.bfloat16() if x.ndim == 4 else x for x in inputs]  # the parameters stay in float32, as in autocast
     y = selective_scan(*inputs, reverse=(False, True), backend=backend)
@@ -136,14 +136,14 @@ def test_bfloat16_activations(backend):
     assert_agrees(inputs, backend, (False, True), rtol=1e-2, grad_rtol=1e-2)
 
 
-def test_the_torch_backend_under_autocast_keeps_its_states_in_float32():
+def test_torch_backend_keeps_float32_states_under_autocast():
     inputs = scan_inputs(2, 31, 2, 24, 8)
     expected = selective_scan(*inputs, reverse=(False, True), backend="torch")
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(selective_scan(*inputs, reverse=(False, True), backend="torch"), expected)
 
 
-def test_work_cut_into_blocks_is_the_same_work(monkeypatch):
+def test_torch_backend_gives_the_same_result_in_blocks(monkeypatch):
     inputs = scan_inputs(5, 9, 2, 16, 4)
     whole = outputs_and_gradients(selective_scan, inputs, reverse=(False, True), backend="torch")
     monkeypatch.setitem(torch_ops.BLOCK_ELEMENTS, "cpu", 2 * 9 * 16 * 4)  # two images at a time, the last one alone
@@ -153,13 +153,13 @@ def test_work_cut_into_blocks_is_the_same_work(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_the_torch_backend_by_finite_differences():
+def test_gradients_of_the_torch_backend_match_finite_differences():
     inputs = [x.requires_grad_() for x in scan_inputs(2, 5, 2, 3, 2, torch.float64)]
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, reverse=(False, True), backend="torch"), inputs)
 
 
 @needs_kernels
-def test_the_cpu_kernels_give_the_same_bits_on_any_number_of_threads():
+def test_cpu_kernels_give_the_same_bits_on_any_number_of_threads():
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -175,7 +175,7 @@ def test_the_cpu_kernels_give_the_same_bits_on_any_number_of_threads():
 
 
 @needs_kernels
-def test_what_the_kernels_cannot_take_goes_to_torch_or_is_refused():
+def test_unsupported_tensors_go_to_torch_or_are_refused():
     three_states, wide_kernel = scan_inputs(1, 4, 1, 5, 3), conv_inputs(1, 6, 1, 5, taps=3)
     doubles = scan_inputs(1, 4, 1, 5, 4, torch.float64)
     for inputs in (three_states, doubles):
@@ -199,7 +199,7 @@ def test_what_the_kernels_cannot_take_goes_to_torch_or_is_refused():
 
 
 @needs_kernels
-def test_without_kernels_the_scan_still_runs(monkeypatch):
+def test_scan_runs_without_the_cpu_kernels(monkeypatch):
     inputs = scan_inputs(1, 6, 2, 16, 4)
     built = selective_scan(*inputs, reverse=(False, True), backend="cpu")
     monkeypatch.setattr(backend, "library", lambda: "no C++ compiler (g++ or clang++) was found")

@@ -1,4 +1,4 @@
-"""What the Triton backend says of tensors that it cannot take; no GPU and no triton needed."""
+"""The reasons why the Triton backend refuses tensors. These tests need neither a GPU nor triton."""
 
 import importlib.util
 import subprocess
@@ -23,7 +23,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
 
-def test_a_missing_triton_is_named(monkeypatch):
+def test_missing_triton_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert backend.unsupported_reason(torch.zeros(1)) == "triton is not installed"
     with pytest.raises(ConfigError, match="the triton backend does not fit: triton is not installed; choose"):
@@ -32,13 +32,13 @@ def test_a_missing_triton_is_named(monkeypatch):
         )
 
 
-def test_tensors_on_the_cpu_are_for_the_interpreter_alone(installed, monkeypatch):
+def test_cpu_tensors_need_the_interpreter(installed, monkeypatch):
     assert backend.unsupported_reason(torch.zeros(1)) == "the tensors are not on a CUDA device"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert backend.unsupported_reason(torch.zeros(1)) is None
 
 
-def test_what_the_kernels_are_not_made_for(installed, monkeypatch):
+def test_unsupported_tensors_are_refused(installed, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert backend.unsupported_reason(torch.zeros(1).double()) == "the tensors are neither float32 nor bfloat16"
     assert backend.unsupported_reason(state_size=3) == ("the kernels are compiled for 1, 2, 4, 8, 16, 32 states, not 3")
@@ -49,7 +49,7 @@ def test_what_the_kernels_are_not_made_for(installed, monkeypatch):
         selective_scan(*inputs, reverse=[False], backend="triton")
 
 
-def test_an_old_device_is_refused(installed, monkeypatch):
+def test_old_device_is_refused(installed, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     backend._capability.cache_clear()
     on_gpu = torch.empty(1, device="meta")

@@ -1,7 +1,7 @@
-"""Every kernel through Triton's real compiler down to machine code, which needs no GPU.
+"""Compilation of every Triton kernel to machine code, which needs no GPU.
 
-The interpreter takes Python that the compiler refuses. The launches are the real ones, with tensors on the CPU; only
-what a driver would say of the device is made up, and nothing runs.
+The interpreter accepts Python that the compiler refuses. The launches are the real ones, with tensors on the CPU; only
+the driver's description of the device is made up, and nothing runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ B, L, E, N, D, RANK = 2, 33, 48, 16, 24, 12
 def assembly(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[], list[str]]:
-    """Turns launches into compilations for an A100 or an H200, and gives those since it was last asked as assembly."""
+    """Turn launches into compilations for an A100 or an H200; return a function that pops their assembly."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver, jit
 
@@ -40,7 +40,7 @@ def assembly(
             return GPUTarget("cuda", request.param, 32)
 
         def get_current_device(self) -> int:
-            return request.param  # kernels are remembered for each device
+            return request.param  # compiled kernels are cached for each device
 
         def get_current_stream(self, device: int) -> int:
             return 0
@@ -58,12 +58,12 @@ def assembly(
     monkeypatch.setattr(driver, "_active", Device())
     monkeypatch.setattr(jit.JITFunction, "run", compile_only)
 
-    def since_last_asked() -> list[str]:
+    def pop() -> list[str]:
         found = list(compiled)
         compiled.clear()
         return found
 
-    return since_last_asked
+    return pop
 
 
 def scan_inputs(dtype: torch.dtype, states: int) -> tuple[Tensor, ...]:
@@ -75,7 +75,7 @@ def scan_inputs(dtype: torch.dtype, states: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize(("dtype", "states"), [(torch.bfloat16, N), (torch.float32, 1)])
-def test_the_scan_compiles(assembly, dtype, states):
+def test_scan_compiles(assembly, dtype, states):
     *inputs, z = scan_inputs(dtype, states)
     u, _, _, b, c, *_ = inputs
     load_kernels().scan_forward(*inputs, z, BOTH)
@@ -90,7 +90,7 @@ def test_the_scan_compiles(assembly, dtype, states):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_convolution_compiles(assembly, dtype):
+def test_convolution_compiles(assembly, dtype):
     x = torch.zeros(B, L, 2 * E, dtype=dtype)[..., :E]
     u = load_kernels().conv_forward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH)
     load_kernels().conv_backward(x, torch.zeros(2, E, 4), torch.zeros(2, E), BOTH, u, x)
@@ -98,7 +98,7 @@ def test_the_convolution_compiles(assembly, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_norm_compiles(assembly, dtype):
+def test_norm_compiles(assembly, dtype):
     residual, weight = torch.zeros(B, L, D), torch.zeros(D)
     for merge in (None, Merge(torch.zeros(B, L, dtype=torch.long), torch.zeros(B, L), L - 4)):
         hidden = load_kernels().rms_norm(residual, weight, 1e-5, merge, dtype)
@@ -110,7 +110,7 @@ def test_the_norm_compiles(assembly, dtype):
 
 
 @pytest.mark.parametrize("order", ["concat", "raster"])
-def test_the_matching_compiles(assembly, order):
+def test_matching_compiles(assembly, order):
     hidden = torch.zeros(B, L, D, dtype=torch.bfloat16)
     load_kernels().match(hidden, 4, torch.zeros(B, dtype=torch.long), order)
     assert len(assembly()) == 3

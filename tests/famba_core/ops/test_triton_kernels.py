@@ -1,7 +1,7 @@
-"""The Triton kernels against float64 twins: on a GPU where there is one, else in Triton's interpreter.
+"""The Triton kernels against float64 twins: on a GPU if there is one, else in Triton's interpreter.
 
-The interpreter has to be asked for before triton is imported, so `test_triton_interpreted.py` runs this file in a
-process of its own.
+The interpreter must be chosen before triton is imported, so `test_triton_interpreted.py` runs this file in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ pytestmark = [
     pytest.mark.skipif(UNFIT is not None, reason=f"{UNFIT}; test_triton_interpreted.py runs these in an interpreter"),
 ]
 BOTH = (False, True)
-# eight bits, through a dozen of roundings, which the interpreter does towards zero
+# bfloat16 has eight bits; the interpreter rounds it towards zero, about a dozen times in a layer
 LAYER_BF16 = 6e-2 if interpreting() else 3e-2
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """Memory that is not written holds NaN."""
+    """Fill uninitialised memory with NaN."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3, device=DEVICE).isnan().all()
     yield
@@ -53,13 +53,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def halves(batch: int, length: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x and z in one tensor, as the input projection leaves them."""
+    """Return x and z in one tensor, as the input projection stores them."""
     x, z = normal(batch, length, 2 * width, seed=length).to(DEVICE, dtype).chunk(2, dim=-1)
     return x, z
 
 
 def by_direction(x: Tensor, before: int = 0) -> Tensor:
-    """[B, L, G, X] as a view of a tensor [G, B, L, before + X] that holds NaN elsewhere."""
+    """Return x [B, L, G, X] as a view of a tensor [G, B, L, before + X] that is NaN elsewhere."""
     batch, length, groups, width = x.shape
     wide = torch.full((groups, batch, length, before + width), torch.nan, dtype=x.dtype, device=DEVICE)
     view = wide.permute(1, 2, 0, 3)[..., before:]
@@ -84,7 +84,7 @@ def gated_twin(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
         (13, 35, 16, 2, torch.bfloat16),
     ],
 )
-def test_the_gated_scan_and_its_gradients(length, width, states, groups, dtype):
+def test_gated_scan_agrees_with_the_twin(length, width, states, groups, dtype):
     precise = dtype == torch.float32
     u, delta, A, B, C, D, bias = (x.to(DEVICE) for x in scan_inputs(2, length, groups, width, states))
     _, z = halves(2, length, width, dtype)
@@ -116,7 +116,7 @@ def test_the_gated_scan_and_its_gradients(length, width, states, groups, dtype):
 
 
 @pytest.mark.parametrize(("length", "width", "states"), [(1, 40, 16), (4, 33, 16), (11, 19, 2)])
-def test_the_scan_as_a_backend(length, width, states):
+def test_scan_without_a_gate_agrees_with_the_twin(length, width, states):
     inputs = scan_inputs(2, length, 3, width, states)
     reverse = (False, True, True)
     found = outputs_and_gradients(selective_scan, [x.to(DEVICE) for x in inputs], reverse=reverse, backend="triton")
@@ -126,7 +126,7 @@ def test_the_scan_as_a_backend(length, width, states):
 
 
 @pytest.mark.parametrize("shift", [-200.0, -12.0, 0.0, 20.0, 90.0])
-def test_steps_from_none_at_all_to_huge_ones(shift):
+def test_scan_agrees_for_extreme_steps(shift):
     u, delta, *rest = scan_inputs(1, 6, 1, 17, 4)
     inputs = [u, delta + shift, *rest]
     found = outputs_and_gradients(selective_scan, [x.to(DEVICE) for x in inputs], reverse=(True,), backend="triton")
@@ -135,7 +135,7 @@ def test_steps_from_none_at_all_to_huge_ones(shift):
         assert_close(a, b, 1e-4)
 
 
-def test_inputs_with_holes_between_their_elements():
+def test_strided_inputs_give_the_same_bits():
     dense = [x.to(DEVICE) for x in scan_inputs(2, 5, 2, 8, 4)]
     sparse = [torch.stack((x, x + 1), dim=-1)[..., 0] for x in dense]
     for a, b in zip(
@@ -148,7 +148,7 @@ def test_inputs_with_holes_between_their_elements():
 
 @pytest.mark.parametrize(("length", "width"), [(1, 5), (3, 64), (35, 70), (62, 3), (125, 2)])
 @pytest.mark.parametrize("reverse", [(False, True), (True,), (False, True, False)])
-def test_the_convolution(length, width, reverse):
+def test_convolution_agrees_with_the_twin(length, width, reverse):
     inputs = conv_inputs(2, length, len(reverse), width)
     found = outputs_and_gradients(causal_conv_silu, [x.to(DEVICE) for x in inputs], reverse=reverse, backend="triton")
     expected = outputs_and_gradients(reference.causal_conv_silu, [x.double() for x in inputs], reverse=reverse)
@@ -157,7 +157,7 @@ def test_the_convolution(length, width, reverse):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_convolution_between_views(dtype):
+def test_convolution_agrees_for_views(dtype):
     x, _ = halves(2, 21, 24, dtype)
     _, weight, bias = (v.to(DEVICE) for v in conv_inputs(2, 21, 2, 24))
     grad_u = by_direction(normal(2, 21, 2, 24, seed=5).to(DEVICE, dtype))
@@ -176,7 +176,7 @@ def test_the_convolution_between_views(dtype):
 
 
 def some_merge(length: int, r: int) -> Merge:
-    """Of two images, by tokens that have up to r partners."""
+    """Return a merge for two images, with up to r sources of a token."""
     target = torch.arange(length).clamp(max=length - r - 1).repeat(2, 1)
     target[1] = target[1].flip(0)
     counts = torch.zeros(2, length - r).scatter_add(1, target, torch.ones(2, length))
@@ -198,7 +198,7 @@ def naive_merge(x: Tensor, merge: Merge | None) -> Tensor:
 
 @pytest.mark.parametrize(("length", "width", "r"), [(1, 8, 0), (9, 192, 0), (9, 40, 4), (22, 7, 1), (7, 600, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_with_the_merge(length, width, r, dtype):
+def test_norm_and_merge_agree_with_the_twin(length, width, r, dtype):
     merge = some_merge(length, r) if r else None
     residual, weight = 3 * normal(2, length, width) + 1, normal(width, seed=1) + 1
     grad_hidden, grad_skip = normal(2, length - r, width, seed=2).to(dtype), normal(2, length - r, width, seed=3)
@@ -223,7 +223,7 @@ def test_the_norm_with_the_merge(length, width, r, dtype):
 
 @pytest.mark.parametrize("order", ["concat", "raster"])
 @pytest.mark.parametrize(("length", "r"), [(3, 1), (4, 1), (5, 2), (34, 16), (65, 9), (71, 35)])
-def test_the_same_tokens_fuse_as_in_torch(length, r, order):
+def test_same_tokens_fuse_as_in_torch(length, r, order):
     metric = normal(5, length, 12, seed=length).float().to(DEVICE)
     class_index = torch.tensor([0, length - 1, length // 2, 1, 2], device=DEVICE)
     found = load_kernels().match(metric, r, class_index, order)
@@ -233,18 +233,18 @@ def test_the_same_tokens_fuse_as_in_torch(length, r, order):
     assert torch.equal(found.class_index, expected.class_index)
 
 
-def test_of_equal_tokens_the_first_fuse_and_never_the_class_token():
+def test_first_of_equal_tokens_fuse_and_never_the_class_token():
     metric = torch.ones(2, 11, 4, device=DEVICE)
     metric[1] = torch.nan
     found = load_kernels().match(metric, 3, torch.tensor([0, 2], device=DEVICE), "raster")
-    # even tokens 2, 4, 6 into token 1; in the second image, where 2 is the class token, 0, 4 and 6
+    # first image: even tokens 2, 4, 6 fuse into token 1; second image, with class token 2: 0, 4 and 6
     assert found.target.tolist() == [[0, 1, 1, 2, 1, 3, 1, 4, 5, 6, 7], [0, 0, 1, 2, 0, 3, 0, 4, 5, 6, 7]]
     assert found.class_index.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("r", [0, 4])
-def test_a_whole_layer_is_the_composed_one(r, bf16):
+def test_whole_layer_agrees_with_the_composed_one(r, bf16):
     torch.manual_seed(0)
     block = Block(16, 8, 2, "triton").to(DEVICE)
     residual = normal(2, 10, 16).float().to(DEVICE)
@@ -268,7 +268,7 @@ def test_a_whole_layer_is_the_composed_one(r, bf16):
         assert error < (LAYER_BF16 if bf16 else 1e-4)
 
 
-def test_the_same_bits_every_time():
+def test_scan_is_bitwise_reproducible():
     inputs = [x.to(DEVICE) for x in scan_inputs(2, 5, 2, 20, 16)]
     one, two = (outputs_and_gradients(selective_scan, inputs, reverse=BOTH, backend="triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
