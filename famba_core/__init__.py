@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from famba_core.config import (
@@ -17,8 +18,7 @@ from famba_core.config import (
 from famba_core.fusion.schedule import resolve, token_schedule
 
 if TYPE_CHECKING:
-    from famba_core.models.vim.model import build_model
-    from famba_core.models.vim.weights import load_checkpoint
+    from famba_core.models.registry import build_model, load_checkpoint
 
 __all__ = [
     "AugmentConfig",
@@ -36,14 +36,15 @@ __all__ = [
 ]
 
 
+# torch takes seconds to import, and a plan does not need it
+_LAZY = {"build_model": "famba_core.models.registry", "load_checkpoint": "famba_core.models.registry"}
+
+
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and a plan does not need it
-    if name == "build_model":
-        from famba_core.models.vim.model import build_model
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
-        return build_model
-    if name == "load_checkpoint":
-        from famba_core.models.vim.weights import load_checkpoint
 
-        return load_checkpoint
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

@@ -46,7 +46,7 @@ ALL_IMPORTS = [found for name, tree in TREES.items() for found in imports_of(nam
 
 
 def test_the_sources_were_found():
-    assert Import("famba_core.training.trainer", "famba_core.models.vim.model.build_model", False) in IMPORTS
+    assert Import("famba_core.training.trainer", "famba_core.models.registry.build_model", False) in IMPORTS
     assert Import("famba_core.data.digits", "sklearn.datasets.load_digits", True) in IMPORTS
     assert any(found.source.startswith("sweep.") and found.target.startswith("famba_core.") for found in IMPORTS)
 

@@ -12,7 +12,7 @@ from famba_core.bench.workloads import Workload
 from famba_core.config import FusionConfig
 from famba_core.fusion.matching import shares
 from famba_core.fusion.schedule import resolve, tokens_per_layer
-from famba_core.models.vim.model import NORM_EPS
+from famba_core.models.vim.constants import NORM_EPS
 from famba_core.ops.kernels import Kernels
 from famba_core.ops.registry import choose
 from famba_core.training.cuda_graph import captured

@@ -15,13 +15,15 @@ from famba_core.config import AugmentConfig, FusionConfig, ModelConfig, Precisio
 from famba_core.cost.measure import mib, tensors_of
 from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, ImageDataset, Split
 from famba_core.device import autocast
-from famba_core.models.vim.model import Vim, build_model
+from famba_core.models.classifier import Classifier
+from famba_core.models.registry import build_model
+from famba_core.models.vim.constants import REVERSE
+from famba_core.models.vim.model import Vim
 from famba_core.ops.interface import selective_scan
 from famba_core.training.cuda_graph import WARMUP_CALLS
 from famba_core.training.step import TrainStep
 
 CIFAR_SIDE = 32  # pixels; the step's augmentation makes the model's image size of them
-REVERSE = (False, True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +41,23 @@ def scan_call(load: Workload) -> Call:
     """Forward and backward of the scan alone, both directions."""
     sizes, device = load.model.sizes, load.device
     batch, tokens, E, N = load.batch, load.model.num_tokens, 2 * sizes.width, sizes.state_size
+    directions = len(REVERSE)
     dtype = torch.bfloat16 if load.precision == "bf16" else torch.float32
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
-    inner = [normal(batch, tokens, 2, width, dtype=dtype) for width in (E, E, N, N)]
+    inner = [normal(batch, tokens, directions, width, dtype=dtype) for width in (E, E, N, N)]
     u, delta, B, C = (x.requires_grad_() for x in inner)
-    A = -torch.arange(1.0, N + 1, device=device).expand(2, E, N).clone()
-    parameters = [A, normal(2, E), normal(2, E) - 4]  # A, D, and the steps' bias, at Mamba's initial steps
+    A = -torch.arange(1.0, N + 1, device=device).expand(directions, E, N).clone()
+    parameters = [
+        A,
+        normal(directions, E),
+        normal(directions, E) - 4,
+    ]  # A, D, and the bias of Mamba's first steps
     A, D, bias = (x.requires_grad_() for x in parameters)
-    pull = normal(batch, tokens, 2, E, dtype=dtype)
+    pull = normal(batch, tokens, directions, E, dtype=dtype)
 
     def call() -> None:
         y = selective_scan(u, delta, A, B, C, D, bias, reverse=REVERSE, backend=load.backend)
@@ -63,6 +70,7 @@ def layer_call(load: Workload) -> Call:
     """Forward and backward of one layer without fusion: norm, mixer, residual."""
     with backbone_of_depth(load.model.backbone, 1) as backbone:
         model = new_model(load, backbone=backbone)
+    assert isinstance(model, Vim)
     block = model.blocks[0]
     shape = (load.batch, load.model.num_tokens, load.model.sizes.width)
     residual = torch.randn(shape, device=load.device, requires_grad=True)
@@ -93,7 +101,7 @@ def model_call(load: Workload, fusion: FusionConfig | None = None) -> Call:
     return call
 
 
-def new_model(load: Workload, fusion: FusionConfig | None = None, *, backbone: str | None = None) -> Vim:
+def new_model(load: Workload, fusion: FusionConfig | None = None, *, backbone: str | None = None) -> Classifier:
     """A model on the device, from one seed, which leaves torch's global generator as it was."""
     config = load.model
     if backbone is not None:

@@ -14,9 +14,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 from famba_core.config import ModelConfig, Precision
 from famba_core.cost.roofline import Limits, Work, least_times
 from famba_core.fusion.schedule import tokens_per_layer
+from famba_core.models.vim.constants import CONV_WIDTH, REVERSE
 
-CONV_WIDTH = 4
-DIRECTIONS = 2
+DIRECTIONS = len(REVERSE)
 SCAN_FLOPS_PER_STATE = 7  # decay's exponent and exp, input's product, multiply-add of the state and of the output
 FLOAT_BYTES = 4
 MERGE_BYTES = 12  # of a token: its target as int64, and its share

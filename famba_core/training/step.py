@@ -18,7 +18,7 @@ from famba_core.config import AugmentConfig, TrainConfig
 from famba_core.data.augment import augment
 from famba_core.data.datasets import ImageDataset
 from famba_core.device import autocast
-from famba_core.models.vim.model import Vim
+from famba_core.models.classifier import Classifier
 from famba_core.training.cuda_graph import Captured, captured
 
 BETAS = (0.9, 0.999)
@@ -32,7 +32,9 @@ class TrainStep:
     On a CUDA device the steps after the first few replay a graph of one; the numbers are those of steps done singly.
     """
 
-    def __init__(self, model: Vim, dataset: ImageDataset, augmentation: AugmentConfig, config: TrainConfig, steps: int):
+    def __init__(
+        self, model: Classifier, dataset: ImageDataset, augmentation: AugmentConfig, config: TrainConfig, steps: int
+    ):
         """steps: length of the whole run, to which the moving average is scaled."""
         self.model = model
         self.dataset = dataset

@@ -29,7 +29,7 @@ from famba_core.cost.work import cost
 from famba_core.data.datasets import load_dataset
 from famba_core.device import choose_device, device_name, prepare, synchronize
 from famba_core.fusion.schedule import resolve
-from famba_core.models.vim.model import build_model
+from famba_core.models.registry import build_model
 from famba_core.ops.registry import choose
 from famba_core.training import checkpoint
 from famba_core.training.evaluate import Evaluator

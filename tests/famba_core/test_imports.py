@@ -37,9 +37,9 @@ def test_a_step_is_trained_without_the_libraries_of_sweeps():
 
 
 @pytest.mark.parametrize("module", [
-    "famba_core", "famba_core.config", "famba_core.fusion.schedule", "famba_core.cost.work", "famba_core.cli",
+    "famba_core", "famba_core.config", "famba_core.models.registry", "famba_core.fusion.schedule", "famba_core.cost.work", "famba_core.cli",
 ])  # fmt: skip
-def test_plans_need_neither_torch_nor_numpy(module):
+def test_modules_of_a_plan_need_neither_torch_nor_numpy(module):
     run(f"import {module}", {"torch", "numpy"})
 
 
@@ -48,7 +48,9 @@ def test_a_blocked_module_is_blocked():
         run("import famba_core.training.trainer", {"torch"})
 
 
-def test_the_package_gives_its_public_names_and_no_other():
+def test_the_package_offers_its_public_names_only():
     assert callable(famba_core.build_model)
+    assert callable(famba_core.load_checkpoint)
+    assert dir(famba_core) == sorted(famba_core.__all__)
     with pytest.raises(AttributeError, match="module 'famba_core' has no attribute 'build'"):
         famba_core.build  # noqa: B018

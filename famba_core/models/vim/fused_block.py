@@ -10,9 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from famba_core.config import ConfigError
 from famba_core.fusion.matching import Merge
+from famba_core.models.vim.constants import REVERSE
 from famba_core.ops.kernels import Kernels
-
-REVERSE = (False, True)
 
 
 class BlockWeights(NamedTuple):

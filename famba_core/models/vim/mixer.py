@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famba_core.models.vim.fused_block import REVERSE
+from famba_core.models.vim.constants import CONV_WIDTH, REVERSE
 from famba_core.ops.interface import causal_conv_silu, selective_scan
-
-CONV_WIDTH = 4
 
 
 class BiMambaMixer(nn.Module):

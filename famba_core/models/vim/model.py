@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from famba_core.config import FusionConfig, FusionSchedule, ModelConfig, Order
+from famba_core.config import FusionSchedule, ModelConfig, Order
 from famba_core.fusion.matching import Match, Merge, match, merge_tokens, shares
-from famba_core.fusion.schedule import resolve
+from famba_core.models.classifier import Classifier
+from famba_core.models.vim.constants import NORM_EPS
 from famba_core.models.vim.fused_block import BlockWeights, fused_block
 from famba_core.models.vim.mixer import BiMambaMixer, bias_of
 from famba_core.ops.kernels import Kernels
-from famba_core.ops.registry import check_backend, choose
-
-NORM_EPS = 1e-5
+from famba_core.ops.registry import choose
 
 
 class PatchEmbed(nn.Module):
@@ -81,14 +80,13 @@ class Block(nn.Module):
         )  # fmt: skip
 
 
-class Vim(nn.Module):
+class Vim(Classifier):
     """A Vision Mamba classifier whose layers remove `fusion.schedule` tokens; parameters have the official names."""
 
     def __init__(self, config: ModelConfig, fusion: FusionSchedule, backend: str = "auto"):
         super().__init__()
         sizes = config.sizes
         self.config, self.fusion = config, fusion
-        self.recompute = False  # keep only each layer's residual for backward, and compute the rest again
         self.class_position = config.num_patches // 2 if config.cls_position == "middle" else 0
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, sizes.width))
@@ -141,14 +139,3 @@ class Vim(nn.Module):
         rows = torch.arange(batch, device=images.device)
         # the norm works on each token alone, so only the class token's is computed
         return self.head(self.norm_f(residual[rows, class_index]))
-
-
-def build_model(config: ModelConfig, fusion: FusionConfig | FusionSchedule | None = None, backend: str = "auto") -> Vim:
-    """A freshly initialised model from torch's global generator, on the CPU, in float32.
-
-    backend: the name of a registered backend; "auto" takes the fastest one where the model runs.
-
-    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
-    """
-    check_backend(backend)
-    return Vim(config, resolve(fusion or FusionConfig(), config.token_grid), backend)

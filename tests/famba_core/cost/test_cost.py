@@ -13,7 +13,8 @@ from famba_core.bench.workloads import Workload, saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib
 from famba_core.cost.roofline import Limits
-from famba_core.cost.work import CONV_WIDTH, SCAN_FLOPS_PER_STATE, cost, image_work, predicted_ratios, step_cost
+from famba_core.cost.work import SCAN_FLOPS_PER_STATE, cost, image_work, predicted_ratios, step_cost
+from famba_core.models.vim.constants import CONV_WIDTH
 
 SCHEDULES = {
     "none": FusionConfig(),

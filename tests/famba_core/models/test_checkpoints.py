@@ -12,8 +12,7 @@ import torch
 from reference_weights import reference_images, reference_weights
 from torch import Tensor
 
-from famba_core import ConfigError, ModelConfig, build_model
-from famba_core.models.vim.weights import load_checkpoint
+from famba_core import ConfigError, ModelConfig, build_model, load_checkpoint
 
 
 def official_state(**changes: object) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from famba_core import AugmentConfig, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from famba_core.data.image_dataset import Split
-from famba_core.models.vim.model import build_model
+from famba_core.models.registry import build_model
 from famba_core.ops import reference, torch_ops
 from famba_core.ops.external import mamba_ssm_ops
 from famba_core.training.cuda_graph import WARMUP_CALLS, captured

@@ -78,7 +78,7 @@ def test_memory_is_what_a_step_holds_whatever_was_measured_before(threads: objec
 
 
 def _parameters(trial: Trial) -> list[torch.nn.Parameter]:
-    from famba_core.models.vim.model import build_model
+    from famba_core.models.registry import build_model
 
     return list(build_model(trial.model, trial.fusion).parameters())
 

@@ -1,0 +1,82 @@
+"""Families of backbones: which class builds a model, and which function reads its published weights.
+
+To add a family, for example "vmamba":
+
+1. Write its model as a `famba_core.models.classifier.Classifier` in famba_core/models/vmamba/. The constructor takes
+   (config, fusion, backend); the layers call `famba_core.ops` and, to fuse, `famba_core.fusion.matching`.
+2. Write `load_checkpoint(model, source, *, cls_position)`, as in famba_core/models/vim/weights.py.
+3. Add a function to FAMILIES below that imports both; nothing is imported before a model of the family is built.
+4. Add its sizes to the backbones, with the family's name, and its token grid to `ModelConfig.token_grid`.
+5. Count its FLOPs and bytes in famba_core/cost/work.py, which counts layers of a Vision Mamba so far.
+
+Test it against a naive float64 twin, as tests/famba_core/models/test_model.py does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from famba_core.config import ClsPosition, FusionConfig, FusionSchedule, ModelConfig
+from famba_core.fusion.schedule import resolve
+
+if TYPE_CHECKING:
+    from famba_core.models.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How the models of a family are built, and how weights are loaded into them."""
+
+    build: Callable[[ModelConfig, FusionSchedule, str], Classifier]
+    load_checkpoint: Callable[..., tuple[str, ...]]
+
+
+def _vim() -> Family:
+    from famba_core.models.vim.model import Vim
+    from famba_core.models.vim.weights import load_checkpoint
+
+    return Family(build=Vim, load_checkpoint=load_checkpoint)
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"vim": _vim}
+
+
+def build_model(
+    config: ModelConfig, fusion: FusionConfig | FusionSchedule | None = None, backend: str = "auto"
+) -> Classifier:
+    """Build a model with new weights from torch's global generator, on the CPU, in float32.
+
+    Args:
+        fusion: None does not fuse.
+        backend: name of a registered backend; "auto" takes the fastest one where the model runs.
+
+    Raises ConfigError for a strategy, layer or schedule that does not fit the backbone, and for an unknown backend.
+    """
+    from famba_core.ops.registry import check_backend
+
+    check_backend(backend)
+    schedule = resolve(fusion or FusionConfig(), config.token_grid)
+    return family_of(config).build(config, schedule, backend)
+
+
+def load_checkpoint(
+    model: Classifier, source: Path | str | Mapping[str, object], *, cls_position: ClsPosition = "middle"
+) -> tuple[str, ...]:
+    """Load published weights into `model`, in place, and convert what differs in a known way.
+
+    Args:
+        source: a file, or its contents; the weights may stand under "model".
+        cls_position: where the source keeps its class token; "middle" in the official weights of Vim.
+
+    Returns a sentence for each conversion. Raises ConfigError for a file that cannot be read safely, and for names or
+    shapes that do not fit, listing all of them; the model is unchanged then.
+    """
+    return family_of(model.config).load_checkpoint(model, source, cls_position=cls_position)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of the configuration's backbone."""
+    return FAMILIES["vim"]()
