@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import types
-import typing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
+from famba_core.arrow import arrow_schema as arrow_schema
 
 Status = Literal["completed", "failed", "pruned"]
 
@@ -124,28 +122,3 @@ class EpochRow:
     top1_ema_pct: float | None = None
     top5_ema_pct: float | None = None
     train_time_s: float  # this epoch's training steps
-
-
-_ARROW = {
-    int: pa.int64(),
-    float: pa.float64(),
-    str: pa.string(),
-    dt.datetime: pa.timestamp("us", tz="UTC"),
-    tuple[int, ...]: pa.list_(pa.int64()),
-}
-
-
-def arrow_schema(row_type: type) -> pa.Schema:
-    """The Arrow schema of a row type, from its annotations: `X | None` is nullable, Literal a string."""
-    hints = typing.get_type_hints(row_type)
-    columns = []
-    for field in fields(row_type):
-        options = typing.get_args(hints[field.name]) if _is_union(hints[field.name]) else (hints[field.name],)
-        kind = next(option for option in options if option is not types.NoneType)
-        arrow = pa.string() if typing.get_origin(kind) is Literal else _ARROW[kind]
-        columns.append(pa.field(field.name, arrow, nullable=types.NoneType in options))
-    return pa.schema(columns)
-
-
-def _is_union(hint: object) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)

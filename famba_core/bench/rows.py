@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
+from famba_core.arrow import arrow_schema
 from famba_core.files import write_atomically
 
 Status = Literal["measured", "skipped", "failed"]
@@ -96,26 +96,8 @@ def write_parquet(rows: Sequence[BenchRow], path: Path, metadata: Mapping[str, s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrow = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64(), tuple: pa.list_(pa.int32())}
-    hints = get_type_hints(BenchRow)
-    schema = pa.schema(
-        [pa.field(f.name, arrow[_plain(hints[f.name])], nullable=_optional(hints[f.name])) for f in fields(BenchRow)],
-        metadata=dict(metadata),
-    )
+    schema = arrow_schema(BenchRow, {tuple[int, ...]: pa.list_(pa.int32())}).with_metadata(dict(metadata))
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     content = io.BytesIO()
     pq.write_table(table, content)
     write_atomically(path, content.getbuffer())
-
-
-def _optional(hint: Any) -> bool:
-    return types.NoneType in get_args(hint)
-
-
-def _plain(hint: Any) -> type:
-    """str | None -> str, tuple[int, ...] -> tuple, a Literal -> str."""
-    for option in get_args(hint) if _optional(hint) else (hint,):
-        if option is not types.NoneType:
-            origin = getattr(option, "__origin__", option)
-            return str if origin is Literal else origin
-    raise TypeError(f"{hint} has no column type")
