@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     from sweep.price.estimate import plan_table
-    from sweep.price.text import headline, listed, price_lines
+    from sweep.price.text import headline, list_trials, price_lines
     from sweep.text import clock
 
     spec, plan, _, _, priced = _prepared(options)
-    shown = {trial.trial_id for trial in listed(plan, options.limit)}
+    shown = {trial.trial_id for trial in list_trials(plan, options.limit)}
     rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
     left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
     print(headline(plan, options.limit, left_out=left_out))
@@ -164,9 +164,9 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     from sweep.plan.build import make_plan
     from sweep.plan.study_folder import study_folder
     from sweep.price.calibration import calibrate
-    from sweep.price.device import pool_device
-    from sweep.price.estimate import price
-    from sweep.price.fit import fitting
+    from sweep.price.device import find_pool_device
+    from sweep.price.estimate import price_plan
+    from sweep.price.fit import keep_fitting
     from sweep.run.runner import resume_columns
     from sweep.store.study import read_rows
 
@@ -181,11 +181,11 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
         raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
     folder = study_folder(options.out, plan)
     stored = read_rows(folder, resume_columns(plan))
-    device = pool_device(plan, address=options.address)
-    plan = fitting(plan, device, stored=set(stored.rows["trial_id"]))
+    device = find_pool_device(plan, address=options.address)
+    plan = keep_fitting(plan, device, stored=set(stored.rows["trial_id"]))
     data = plan.trials[0].data  # the whole plan's
     calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
-    return _Prepared(spec, plan, folder, stored, price(plan, device, calibration))
+    return _Prepared(spec, plan, folder, stored, price_plan(plan, device, calibration))
 
 
 def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
@@ -202,7 +202,7 @@ def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
     hours = sum(priced.trials[trial_id].device_hours for trial_id in missing)
     if hours > ASK_ABOVE_DEVICE_HOURS:
         raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.words}: say --yes to start "
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: say --yes to start "
             "them, --limit N for fewer, or choose another --profile"
         )
 

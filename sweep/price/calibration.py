@@ -1,4 +1,4 @@
-"""What stored results say of predicted times on their device: how far off the median is, and how much they scatter."""
+"""Corrects predicted times by stored training times of the same device: their median, and how much they scatter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from famba_core.config import ConfigError, DataConfig, ModelConfig
+from famba_core.config import ConfigError, DataConfig, DatasetName, ModelConfig, TrainConfig
 from sweep.errors import UserError
 from sweep.price.device import PoolDevice
 from sweep.price.training_time import device_seconds
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
+from sweep.text import plural
 
-FEW_ROWS = 3  # with fewer the band is a guess
-MOST_ROWS = 500  # the newest, of each study and of all: a median needs no more
+FEW_ROWS = 3  # with fewer the range is a guess
+MOST_ROWS = 500  # the newest ones, of each study and of all: enough for a median
 COLUMNS = (
     "status", "source", "backbone", "image_size", "patch_size", "cls_position", "schedule", "batch_size", "precision",
     "dataset", "train_images", "epochs", "top1_ema_pct", "cpus_per_trial", "gpus_per_trial", "train_time_s",
@@ -27,36 +28,37 @@ COLUMNS = (
 
 
 class Calibration(NamedTuple):
-    """Factors by which to multiply a predicted time."""
+    """Factors to multiply a predicted time by."""
 
-    factor: float = 1.0  # the median of measured over predicted
-    low: float = 0.5  # of the band that it is likely to be in
+    factor: float = 1.0  # median of measured over predicted time
+    low: float = 0.5  # low and high end of the likely range
     high: float = 2.0
-    rows: int = 0  # stored results behind it
+    rows: int = 0  # number of stored rows used
 
     @property
     def sentence(self) -> str:
         if not self.rows:
             return "no stored row of this device yet: a factor of 2 either way"
         if self.rows < FEW_ROWS:
-            return f"only {self.rows} stored row{'s' * (self.rows > 1)} of this device: a factor of 1.5 either way"
-        return f"band from {self.rows} stored rows of this device"
+            return f"only {plural(self.rows, 'stored row')} of this device: a factor of 1.5 either way"
+        return f"range from {self.rows} stored rows of this device"
 
 
 def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images: int) -> Calibration:
-    """From the completed results on the same device in the studies of a results folder, whatever they trained.
+    """Compare the completed results on the same device in the studies of a results folder with their predictions.
 
     Args:
-        data, train_images: of the plan at hand. Rows do not say how large their data set was: where a row of another
-            one does not name the part that it trained on, it is left out, unless the set is here.
+        data, train_images: of the plan. Rows do not say how large their data set was. Those that trained on a whole
+            data set which is not on this machine are left out.
     """
-    frames = [rows for folder in _studies(results) if len(rows := _rows(folder, device))]
+    frames = [rows for folder in _list_studies(results) if len(rows := _read_device_rows(folder, device))]
     if not frames:
         return Calibration()
     rows = pd.concat(frames).sort_values("finished_at").tail(MOST_ROWS)
-    is_known = data.train_images is None and data.dataset != "imagefolder"  # whose rows may be of any folder
-    sizes: dict[str, int] = {data.dataset: train_images} if is_known else {}
-    ratios = [ratio for row in rows.to_dict("records") if (ratio := _ratio(row, device, sizes))]
+    sizes = {"imagefolder": 0}  # training images of each whole data set; an image folder may be any folder
+    if data.train_images is None:
+        sizes = {data.dataset: train_images} | sizes
+    ratios = [ratio for row in rows.to_dict("records") if (ratio := _time_ratio(row, device, sizes))]
     if not ratios:
         return Calibration()
     low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
@@ -65,63 +67,61 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
     return Calibration(factor=middle, low=low, high=high, rows=len(ratios))
 
 
-def _studies(results: Path) -> Iterator[Path]:
+def _list_studies(results: Path) -> Iterator[Path]:
     try:
         folders = sorted(results.iterdir())
     except OSError:
         return
     for folder in folders:
-        with contextlib.suppress(OSError):  # another user's
+        with contextlib.suppress(OSError):  # another user's study
             if StudyPaths(folder).plan.is_file():
                 yield folder
 
 
-def _rows(folder: Path, device: PoolDevice) -> pd.DataFrame:
+def _read_device_rows(folder: Path, device: PoolDevice) -> pd.DataFrame:
     try:
         rows, _ = read_rows(folder, columns=COLUMNS, newest=MOST_ROWS)
-    except (UserError, OSError):  # another study's damage is no reason to refuse this one
+    except (UserError, OSError):  # another study's damage must not stop this one
         return pd.DataFrame()
     own = (rows["status"] == "completed") & rows["source"].isna() & (rows["train_time_s"] > 0)
     return rows[own & rows["device_name"].fillna("").map(device.is_named).astype(bool)]
 
 
-def _ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str, int]) -> float | None:
-    """Measured over predicted device time, None where the row does not say how much was trained, or of what."""
-    images = sizes.get(row["dataset"]) if pd.isna(row["train_images"]) else int(row["train_images"])
-    if images is None:
-        images = sizes[row["dataset"]] = _whole_set(row["dataset"])  # asked for once
+def _time_ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str, int]) -> float | None:
+    """Return measured over predicted device time; None if it is not known on how many images the row's trial trained.
+
+    Data sets that are not in `sizes` yet are looked up and added.
+    """
+    dataset, threads = row["dataset"], int(row["cpus_per_trial"])
+    if dataset not in sizes:
+        sizes[dataset] = _count_train_images(dataset)
+    images = sizes[dataset] if pd.isna(row["train_images"]) else int(row["train_images"])
     if not images:
         return None
-    gpus, threads = row["gpus_per_trial"], int(row["cpus_per_trial"])
     try:
-        predicted = device_seconds(
-            device,
-            ModelConfig(
-                backbone=row["backbone"],
-                image_size=int(row["image_size"]),
-                patch_size=int(row["patch_size"]),
-                cls_position=row["cls_position"],
-            ),
-            row["schedule"],
-            batch=int(row["batch_size"]),
+        model = ModelConfig(
+            backbone=row["backbone"],
+            image_size=int(row["image_size"]),
+            patch_size=int(row["patch_size"]),
+            cls_position=row["cls_position"],
+        )
+        train = TrainConfig(
+            epochs=int(row["epochs"]),
+            batch_size=int(row["batch_size"]),
             precision=row["precision"],
             ema=not pd.isna(row["top1_ema_pct"]),
-            recompute=False,  # no column says so; it costs an eighth more at most
-            images=images,
-            epochs=int(row["epochs"]),
-            threads=threads,
+            recompute=False,  # rows do not say; it costs an eighth more at most
         )
-    except (ConfigError, KeyError, ValueError):  # of a newer version, whose models this one does not know
+        predicted = device_seconds(device, model, row["schedule"], train, images=images, threads=threads)
+    except (ConfigError, KeyError, ValueError):  # a newer version's row, with a model that this one does not know
         return None
-    return row["train_time_s"] * (gpus if device.gpu else threads) / predicted
+    return float(row["train_time_s"] * (row["gpus_per_trial"] if device.gpu else threads) / predicted)
 
 
-def _whole_set(dataset: Any) -> int:
-    """Training images of a data set; 0 where it is not here, or is a folder of anything."""
+def _count_train_images(dataset: DatasetName) -> int:
+    """Return the number of training images of a whole data set; 0 if it is not on this machine."""
     from famba_core.data.datasets import describe_dataset
 
-    if dataset == "imagefolder":
-        return 0
     try:
         return describe_dataset(DataConfig(dataset=dataset)).train_images
     except ConfigError:

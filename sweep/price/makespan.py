@@ -1,4 +1,4 @@
-"""TODO."""
+"""Time until the last of several trials ends, when a fixed number of them run concurrently."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 
 def makespan(running: Sequence[float], waiting: Sequence[float], capacity: int) -> float:
-    """Time until all is done, if whatever waits starts, in its order, as soon as one of `capacity` places is free."""
+    """Return the time until all trials have ended. Waiting ones start in order, each when one of the slots is free.
+
+    Args:
+        running: time left of each running trial.
+        waiting: duration of each trial that has not started.
+        capacity: number of slots.
+    """
     ends = [*running, *[0.0] * (capacity - len(running))]
     heapq.heapify(ends)
-    for length in waiting:
-        heapq.heapreplace(ends, ends[0] + length)
+    for duration in waiting:
+        heapq.heapreplace(ends, ends[0] + duration)
     return max(ends)

@@ -1,11 +1,11 @@
-"""TODO."""
+"""Predicts the peak memory of a trial's training step, where no measurement is stored."""
 
 from __future__ import annotations
 
 import functools
 
 from famba_core.config import DataConfig
-from famba_core.cost.work import step_cost
+from famba_core.cost.work import StepCost, step_cost
 from sweep.plan.model import Trial
 
 # A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
@@ -14,22 +14,26 @@ CONTEXT_MIB = 1024
 
 
 def predicted_peak_mib(trial: Trial) -> float:
-    """What the tensors of a training step take at their peak, where it has not been measured."""
-    model, train = trial.model, trial.train
-    step = step_cost(
-        model,
+    """Return the predicted peak of the tensors in a training step, with the images, which live on the device too."""
+    return (predicted_step(trial).peak_bytes + _image_bytes(trial.data, trial.model.image_size)) / 2**20
+
+
+def predicted_step(trial: Trial) -> StepCost:
+    """Return the cost of the trial's training step by the cost model."""
+    train = trial.train
+    return step_cost(
+        trial.model,
         trial.fusion.schedule,
         batch=train.batch_size,
         precision=train.precision,
         ema=train.ema,
         recompute=train.recompute,
     )
-    return (step.peak_bytes + _image_bytes(trial.data, model.image_size)) / 2**20
 
 
 @functools.cache
 def _image_bytes(data: DataConfig, image_size: int) -> float:
-    """Both splits, which live on the device: a byte for each colour of a pixel."""
+    """Return the bytes of both splits: one for each colour of a pixel."""
     from famba_core.data import cifar100, imagefolder  # imports torch, which takes seconds
     from famba_core.data.datasets import describe_dataset
 

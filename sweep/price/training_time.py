@@ -1,11 +1,11 @@
-"""How long a trial trains on a device by the cost model alone, before any result corrects it."""
+"""Predicts how long a trial trains on a device, by the cost model alone."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 
-from famba_core.config import ModelConfig, Precision
+from famba_core.config import ModelConfig, Precision, TrainConfig
 from famba_core.cost.data_sheets import cpu_limits, known_limits
 from famba_core.cost.roofline import Limits
 from famba_core.cost.work import step_cost
@@ -18,32 +18,28 @@ _PAPER_STEPS = 300 * (50_000 // _PAPER_BATCH)
 
 
 def device_seconds(
-    device: PoolDevice,
-    model: ModelConfig,
-    schedule: Sequence[int],
-    *,
-    batch: int,
-    precision: Precision,
-    ema: bool,
-    recompute: bool,
-    images: int,
-    epochs: int,
-    threads: int,
+    device: PoolDevice, model: ModelConfig, schedule: Sequence[int], train: TrainConfig, *, images: int, threads: int
 ) -> float:
-    """Seconds of training on one GPU, or of one thread, for a trial that has `threads` of a CPU.
+    """Return the seconds of training that one GPU, or one CPU thread, spends on a trial.
 
-    A GPU whose data sheet is not known counts as an A100, and every GPU is as far below its sheet as the paper's was.
+    A GPU without a known data sheet counts as an A100. Every GPU is assumed to be as far below its sheet as the
+    paper's was.
+
+    Args:
+        images: in an epoch.
+        threads: of the trial, on a CPU.
     """
-    batch = min(batch, images)
-    steps = epochs * (images // batch)
-    step = step_cost(model, schedule, batch=batch, precision=precision, ema=ema, recompute=recompute)
+    batch, precision = min(train.batch_size, images), train.precision
+    steps = train.epochs * (images // batch)
+    step = step_cost(model, schedule, batch=batch, precision=precision, ema=train.ema, recompute=train.recompute)
     if device.gpu:
-        return steps * step.time_s(_gpu_limits(device.name, precision)) * _beyond_the_sheet()
+        return steps * step.time_s(_gpu_limits(device.name, precision)) * _slowdown_against_sheet()
     return steps * step.time_s(cpu_limits(threads, precision)) * threads
 
 
 @functools.cache
-def _beyond_the_sheet() -> float:
+def _slowdown_against_sheet() -> float:
+    """Return the paper's training time over that predicted from the data sheet of its GPU."""
     step = step_cost(_PAPER_MODEL, [0] * _PAPER_MODEL.sizes.depth, batch=_PAPER_BATCH)
     published = next(row for row in read_published_table(1) if (row.backbone, row.strategy) == ("vim_tiny", "none"))
     return published.train_time_s / (_PAPER_STEPS * step.time_s(_gpu_limits("A100", "float32")))

@@ -21,8 +21,8 @@ CPU = PoolDevice(gpu=False, name="Imaginary CPU", memory_gib=None, slots=None)
 def predicted(trial, device, images=IMAGES):
     """Seconds of the device, without the averaged weights that the rows below have no accuracy of."""
     return device_seconds(
-        device, trial.model, trial.fusion.schedule, batch=trial.train.batch_size, precision=trial.train.precision,
-        ema=False, recompute=False, images=images, epochs=trial.train.epochs, threads=trial.cpus_per_trial,
+        device, trial.model, trial.fusion.schedule, dataclasses.replace(trial.train, ema=False),
+        images=images, threads=trial.cpus_per_trial,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_the_median_corrects_and_the_quantiles_are_the_band(tmp_path):
     assert (found.low, found.factor, found.high) == (
         about(1.18), about(1.9), about(2.64),
     )  # fmt: skip
-    assert "band from 10 stored rows" in found.sentence
+    assert "range from 10 stored rows" in found.sentence
 
 
 def test_without_rows_a_factor_of_two_either_way(tmp_path):

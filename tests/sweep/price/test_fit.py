@@ -11,8 +11,8 @@ from sweep.cli import main
 from sweep.errors import UserError
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
-from sweep.price.device import PoolDevice, pool_device
-from sweep.price.fit import fitting
+from sweep.price.device import PoolDevice, find_pool_device
+from sweep.price.fit import keep_fitting
 
 GRID = """
 study: x
@@ -46,7 +46,7 @@ def peak_gib(trial):
 def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_layer(plan):
     made = plan()
     with pytest.raises(UserError) as error:
-        fitting(made, with_gib(3.5))
+        keep_fitting(made, with_gib(3.5))
     assert [problem.where for problem in error.value.problems] == [made.trials[1].trial_id, made.trials[2].trial_id]
     for problem, trial, label in zip(
         error.value.problems, made.trials[1:3], ("none", "upper from layer 20, r 9"), strict=True
@@ -66,20 +66,20 @@ def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_la
 
 def test_trials_that_share_a_gpu_have_a_part_of_its_memory_each(plan):
     made = plan(gpus_per_trial=0.25)
-    assert fitting(made, with_gib(80.0)) == made
+    assert keep_fitting(made, with_gib(80.0)) == made
     with pytest.raises(UserError, match=r"there are 3\.5 GiB of GPU memory for each of 4 trials on a GPU"):
-        fitting(made, with_gib(14.0))
+        keep_fitting(made, with_gib(14.0))
 
 
 def test_a_plan_that_fits_stays_as_it_is(plan):
     made = plan()
-    assert fitting(made, with_gib(80.0)) == made
-    assert fitting(made, with_gib(None)) == made
+    assert keep_fitting(made, with_gib(80.0)) == made
+    assert keep_fitting(made, with_gib(None)) == made
 
 
 def test_a_search_leaves_out_what_does_not_fit(plan):
     made = plan(SEARCH)
-    kept = fitting(made, with_gib(3.5))
+    kept = keep_fitting(made, with_gib(3.5))
     assert [kept.first_cases[trial.trial_id].strategy for trial in kept.trials] == ["all", "lower"]
     assert [case.strategy for case in kept.cases] == ["all", "lower"]
     assert dataclasses.replace(kept, trials=made.trials, cases=made.cases) == made
@@ -89,13 +89,13 @@ def test_a_search_leaves_out_what_does_not_fit(plan):
 def test_what_is_stored_stays_on_a_smaller_device(plan, text):
     made = plan(text)
     stored = [trial.trial_id for trial in made.trials[1:3]]  # that 3.5 GiB do not hold
-    assert fitting(made, with_gib(3.5), stored=stored) == made
+    assert keep_fitting(made, with_gib(3.5), stored=stored) == made
     if made.search:
-        kept = fitting(made, with_gib(3.5), stored=stored[1:])
+        kept = keep_fitting(made, with_gib(3.5), stored=stored[1:])
         assert [trial.trial_id for trial in kept.trials] == [made.trials[i].trial_id for i in (0, 2, 3)]
     else:
         with pytest.raises(UserError, match=stored[0]):
-            fitting(made, with_gib(3.5), stored=stored[1:])
+            keep_fitting(made, with_gib(3.5), stored=stored[1:])
 
 
 def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
@@ -115,22 +115,22 @@ def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
     made = plan(swapped)
     assert made.first_cases[made.trials[0].trial_id].strategy == "none"
     with pytest.raises(UserError) as error:
-        fitting(made, with_gib(3.5))
+        keep_fitting(made, with_gib(3.5))
     assert [problem.where for problem in error.value.problems] == [made.trials[0].trial_id]
 
 
 def test_a_search_without_any_candidate_left_is_refused(plan):
     with pytest.raises(UserError) as error:
-        fitting(plan(SEARCH), with_gib(0.5))
+        keep_fitting(plan(SEARCH), with_gib(0.5))
     assert len(error.value.problems) == 4
     only_baseline = SEARCH.replace(", {strategy: lower, stop_layer: 19, r: 9}", "")
     with pytest.raises(UserError, match="none needs about"):
-        fitting(plan(only_baseline), with_gib(3.5))
+        keep_fitting(plan(only_baseline), with_gib(3.5))
 
 
 def test_the_memory_of_a_gpu_is_what_the_pool_says_or_its_types_data_sheet(plan):
     def gib(**flags):
-        return pool_device(plan(**flags), address="10.0.0.1:6379").memory_gib
+        return find_pool_device(plan(**flags), address="10.0.0.1:6379").memory_gib
 
     assert gib(gpu_memory_gib=33.0, accelerator_type="H200") == 33
     assert gib(accelerator_type="H200") == 141
@@ -141,24 +141,24 @@ def test_the_memory_of_a_gpu_is_what_the_pool_says_or_its_types_data_sheet(plan)
 
 
 def test_a_cpu_is_this_machine_unless_a_cluster_trains(plan):
-    here = pool_device(plan(profile="cpu"), address=None)
+    here = find_pool_device(plan(profile="cpu"), address=None)
     assert here.name.endswith("(2 threads)")
     assert 0.1 < here.memory_gib < 100_000
     assert here.slots >= 1
-    assert pool_device(plan(profile="cpu", cpus_per_trial=1024), address=None).slots == 1
-    there = pool_device(plan(profile="cpu"), address="auto")
+    assert find_pool_device(plan(profile="cpu", cpus_per_trial=1024), address=None).slots == 1
+    there = find_pool_device(plan(profile="cpu"), address="auto")
     assert (there.memory_gib, there.slots) == (None, None)
     with pytest.raises(UserError, match=r"there are 0\.5 GiB of memory"):
-        fitting(plan(profile="cpu"), with_gib(0.5, gpu=False))
+        keep_fitting(plan(profile="cpu"), with_gib(0.5, gpu=False))
 
 
 def test_this_machines_gpus_are_asked_unless_a_cluster_trains(plan, monkeypatch):
     monkeypatch.setattr(
-        "sweep.price.device._gpus", lambda: (["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"], [139.8, 139.8, 14.6])
+        "sweep.price.device._local_gpus", lambda: [("NVIDIA H200", 139.8), ("NVIDIA H200", 139.8), ("NVIDIA T4", 14.6)]
     )
-    here = pool_device(plan(gpus_per_trial=0.25), address=None)
+    here = find_pool_device(plan(gpus_per_trial=0.25), address=None)
     assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, slots=12)  # the smallest has to do
-    assert here.words == "NVIDIA H200"
-    there = pool_device(plan(gpus_per_trial=0.25), address="auto")
+    assert here.unit == "NVIDIA H200"
+    there = find_pool_device(plan(gpus_per_trial=0.25), address="auto")
     assert there == PoolDevice(gpu=True, name=None, memory_gib=None, slots=None)
-    assert there.words == "A100"
+    assert there.unit == "A100"

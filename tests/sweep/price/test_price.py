@@ -7,8 +7,8 @@ from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
-from sweep.price.estimate import compact_schedule, device_hours, plan_table, price, wall_hours
-from sweep.price.text import headline, listed, price_lines
+from sweep.price.estimate import compact_schedule, device_hours, plan_table, price_plan, wall_hours
+from sweep.price.text import headline, list_trials, price_lines
 
 GRID = """
 study: x
@@ -50,7 +50,7 @@ def plan(tmp_path):
 
 def test_ratios_are_to_the_same_backbone_without_fusion(plan):
     made = plan("two")
-    priced = price(made, A100, NO_ROWS)
+    priced = price_plan(made, A100, NO_ROWS)
     for trial in made.trials:
         unfused = cost(trial.model, (0,) * 24)
         fused = cost(trial.model, trial.fusion.schedule)
@@ -65,28 +65,28 @@ def test_ratios_are_to_the_same_backbone_without_fusion(plan):
 
 def test_the_papers_run_takes_the_papers_hours_on_a_gpu(plan):
     unfused = plan("tiny").trials[0]
-    hours = price(plan("tiny"), A100, NO_ROWS).trials[unfused.trial_id].device_hours
+    hours = price_plan(plan("tiny"), A100, NO_ROWS).trials[unfused.trial_id].device_hours
     # Vim-Ti's 16,382 s were 300 epochs of 50,000 images with 100 classes; the head is all that differs here
     steps, published = 12 * (DIGITS // 128), 300 * (50_000 // 128)
     assert hours == pytest.approx(16382 / 3600 * steps / published, rel=1e-3)
 
 
 def test_hours_follow_the_images_that_are_trained_on(plan):
-    whole, part = price(plan("tiny"), THREAD, NO_ROWS), price(plan("half"), THREAD, NO_ROWS)
+    whole, part = price_plan(plan("tiny"), THREAD, NO_ROWS), price_plan(plan("half"), THREAD, NO_ROWS)
     # one step of 100 images in place of 11 of 128; what a step costs whatever its batch is little
     assert part.device_hours == pytest.approx(whole.device_hours * 100 / (11 * 128), rel=0.05)
     assert part.device_hours > whole.device_hours * 100 / (11 * 128)
     assert whole.device_hours == sum(trial.device_hours for trial in whole.trials.values())
-    assert whole.device_hours > 10 * price(plan("tiny"), A100, NO_ROWS).device_hours
+    assert whole.device_hours > 10 * price_plan(plan("tiny"), A100, NO_ROWS).device_hours
 
 
 def test_a_faster_gpu_and_a_smaller_share_of_it(plan):
     made, shared = plan("tiny"), plan("tiny", gpus_per_trial=0.25)
     h200 = PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=None, slots=None)
-    fast, slow = price(made, h200, NO_ROWS), price(made, A100, NO_ROWS)
+    fast, slow = price_plan(made, h200, NO_ROWS), price_plan(made, A100, NO_ROWS)
     assert fast.device_hours < 0.5 * slow.device_hours
-    quarter = price(shared, A100, NO_ROWS)
-    whole = price(plan("tiny", gpus_per_trial=1.0), A100, NO_ROWS)
+    quarter = price_plan(shared, A100, NO_ROWS)
+    whole = price_plan(plan("tiny", gpus_per_trial=1.0), A100, NO_ROWS)
     assert quarter.device_hours == whole.device_hours
     start_h = 5 / 3600
     for trial, other in zip(quarter.trials.values(), whole.trials.values(), strict=True):
@@ -94,79 +94,79 @@ def test_a_faster_gpu_and_a_smaller_share_of_it(plan):
 
 
 def test_a_trial_lasts_longer_than_its_training_by_evaluation_and_its_start(plan):
-    for trial in price(plan("tiny"), THREAD, NO_ROWS).trials.values():
+    for trial in price_plan(plan("tiny"), THREAD, NO_ROWS).trials.values():
         # a forward pass of each test image is a third of a training step's, once for each kind of weights
         assert trial.hours == pytest.approx(trial.device_hours * (1 + 2 * TEST_DIGITS / (3 * DIGITS)) + 5 / 3600)
 
 
 def test_stored_results_move_the_price_and_set_its_band(plan):
     made = plan("tiny")
-    before = price(made, THREAD, NO_ROWS)
-    after = price(made, THREAD, Calibration(factor=3.0, low=2.5, high=4.0, rows=12))
+    before = price_plan(made, THREAD, NO_ROWS)
+    after = price_plan(made, THREAD, Calibration(factor=3.0, low=2.5, high=4.0, rows=12))
     assert after.device_hours == pytest.approx(3 * before.device_hours)
     total = device_hours(made, after, None)
-    assert (total.low, total.about, total.high) == (
+    assert (total.low, total.expected, total.high) == (
         pytest.approx(2.5 * before.device_hours),
         pytest.approx(3.0 * before.device_hours),
         pytest.approx(4.0 * before.device_hours),
     )
-    assert device_hours(made, after, 1).about == after.trials[made.trials[0].trial_id].device_hours
+    assert device_hours(made, after, 1).expected == after.trials[made.trials[0].trial_id].device_hours
 
 
 def test_a_search_costs_its_baselines_and_so_many_candidates_at_their_mean(plan):
     made = plan("tiny", SEARCH)
-    priced = price(made, THREAD, NO_ROWS)
+    priced = price_plan(made, THREAD, NO_ROWS)
     each = [priced.trials[trial.trial_id].device_hours for trial in made.candidates]
     base = priced.trials[made.trials[0].trial_id].device_hours
     assert len(each) == len(made.trials) - 1 > 100
     total = device_hours(made, priced, None)
-    assert total.about == pytest.approx(base + 6 * sum(each) / len(each))
+    assert total.expected == pytest.approx(base + 6 * sum(each) / len(each))
     assert total.low == pytest.approx(0.5 * (base + 6 * min(each)))
     assert total.high == pytest.approx(2.0 * (base + 6 * max(each)))
-    assert device_hours(made, priced, 2).about == pytest.approx(base + 2 * sum(each) / len(each))
+    assert device_hours(made, priced, 2).expected == pytest.approx(base + 2 * sum(each) / len(each))
 
 
 def test_wall_time_is_that_of_the_fullest_place(plan):
     made = plan("tiny")
-    priced = price(made, THREAD, NO_ROWS)
+    priced = price_plan(made, THREAD, NO_ROWS)
     none, upper, everywhere = (priced.trials[trial.trial_id].hours for trial in made.trials)
-    assert wall_hours(made, priced, None, at_a_time=1) == pytest.approx(none + upper + everywhere)
+    assert wall_hours(made, priced, None, concurrent=1) == pytest.approx(none + upper + everywhere)
     # the third trial starts where the second, the shorter of the first two, has ended
-    assert wall_hours(made, priced, None, at_a_time=2) == pytest.approx(max(none, upper + everywhere))
-    assert wall_hours(made, priced, None, at_a_time=50) == pytest.approx(none)
+    assert wall_hours(made, priced, None, concurrent=2) == pytest.approx(max(none, upper + everywhere))
+    assert wall_hours(made, priced, None, concurrent=50) == pytest.approx(none)
 
 
 def test_the_price_in_words(plan):
     made = plan("tiny", max_concurrent=4)
-    lines = list(price_lines(made, price(made, THREAD, Calibration(factor=1, low=0.9, high=1.2, rows=7)), None))
+    lines = list(price_lines(made, price_plan(made, THREAD, Calibration(factor=1, low=0.9, high=1.2, rows=7)), None))
     assert len(lines) == 2
-    assert "hours of one CPU thread (band from 7 stored rows of this device)" in lines[0]
+    assert "hours of one CPU thread (range from 7 stored rows of this device)" in lines[0]
     assert "on this machine, 2 at a time" in lines[1]
     nowhere = PoolDevice(gpu=True, name="H100", memory_gib=None, slots=None)
-    lines = list(price_lines(made, price(made, nowhere, NO_ROWS), None))
+    lines = list(price_lines(made, price_plan(made, nowhere, NO_ROWS), None))
     assert "of one H100 (no stored row of this device yet: a factor of 2 either way)" in lines[0]
-    assert "where there is room for them, 4 at a time" in lines[1]
+    assert "where enough devices are free, 4 at a time" in lines[1]
 
 
 def test_limits_below_the_price_are_warned_of(plan):
     made = plan("tiny", time_limit_h=0.01, trial_time_limit_h=0.001)
-    priced = price(made, THREAD, NO_ROWS)
+    priced = price_plan(made, THREAD, NO_ROWS)
     _, _, *warnings = price_lines(made, priced, None)
     assert [warning[:30] for warning in warnings] == [
         "warning: the time limit is 0.0",
         "warning: the longest trial tak",
     ]
     made = plan("tiny", gpus_per_trial=1.0, gpu_hours=1e-6)
-    _, _, warning = price_lines(made, price(made, A100, NO_ROWS), None)
+    _, _, warning = price_lines(made, price_plan(made, A100, NO_ROWS), None)
     assert warning.startswith("warning: the limit is 1e-06 GPU-hours")
     made = plan("tiny", time_limit_h=1e5, trial_time_limit_h=1e5)
-    assert len(list(price_lines(made, price(made, THREAD, NO_ROWS), None))) == 2
+    assert len(list(price_lines(made, price_plan(made, THREAD, NO_ROWS), None))) == 2
 
 
 def test_a_search_lists_its_first_candidates(plan):
     made = plan("tiny", SEARCH)
-    assert listed(made, None) == list(made.trials[:21])
-    assert listed(made, 30) == list(made.trials[:31])
+    assert list_trials(made, None) == list(made.trials[:21])
+    assert list_trials(made, 30) == list(made.trials[:31])
     said = headline(made, None, left_out=9)
     assert f"a search (tpe) tries 6 of {len(made.trials) - 1} candidates (9 combinations that cannot run" in said
     assert "baselines: 1; the first 20 candidates are listed" in said
@@ -174,7 +174,7 @@ def test_a_search_lists_its_first_candidates(plan):
 
 def test_the_table_has_a_row_for_each_trial_and_names_the_cases_that_share_it(plan):
     made = plan("tiny")
-    table = plan_table(made, price(made, A100, NO_ROWS))
+    table = plan_table(made, price_plan(made, A100, NO_ROWS))
     assert list(table.trial) == [trial.trial_id for trial in made.trials]
     assert list(table.cases) == ["none", "upper from layer 6, r 9", "upper from layer 1, r 7; all, r 7"]
     assert list(table.schedule) == ["-", "6..24: 9 each", "1..24: 7 each"]

@@ -17,7 +17,7 @@ from synthetic_study import curve, result
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.plan.plan_file import plan_to_json
-from sweep.price.device import pool_device
+from sweep.price.device import find_pool_device
 
 HERE = Path(__file__).parents[2] / "support"
 TRIALS = 10_000
@@ -77,7 +77,7 @@ def test_the_command_resumes_a_grid_of_ten_thousand_trials(tmp_path: Path, capsy
     grid.write_text(GRID)
     plan = make_plan(load_spec(grid), "laptop")
     assert len(plan.trials) == TRIALS
-    study, device = tmp_path / "out" / "scale-laptop", pool_device(plan, address=None)
+    study, device = tmp_path / "out" / "scale-laptop", find_pool_device(plan, address=None)
     now = dt.datetime.now(dt.UTC)
     study.save_plan(study, plan_to_json(plan))
     for trial in plan.trials[:-1]:
