@@ -1,0 +1,1 @@
+"""`famba-sweep`: the command line of sweeps."""

@@ -1,7 +1,7 @@
-"""ASHA's stopping rule, decided by each worker at its rungs from what the others left there (store/rungs.py).
+"""ASHA's stopping rule. A worker applies it at its rungs to the values that other trials stored there.
 
-Nothing else is kept, so there is no state that a killed driver could lose. (Li et al. 2020, "A System for Massively
-Parallel Hyperparameter Tuning"; the variant that stops trials, rather than pausing them until they are promoted.)
+A killed driver loses nothing, because it keeps no state. (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning"; the variant that stops trials instead of pausing them until they are promoted.)
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from sweep.store.layout import StudyPaths
 from sweep.store.rungs import Arrival, read_rung, store_arrival
 
 
-def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, stop: EarlyStop) -> bool:
-    """Whether a trial goes on after `epoch`; at a rung, only within the best 1 / reduction_factor of its group so far.
+def continues(folder: Path, group: str, trial_id: str, epoch: int, value: float, stop: EarlyStop) -> bool:
+    """True if a trial continues after `epoch`. At a rung, only the best 1 / reduction_factor of its group so far do.
 
-    The first ones at a rung, fewer than reduction_factor, all go on. A trial that comes again with the same value,
-    after a resume, is told the same again and counts once. NaN is the worst value, and stops.
+    The first trials at a rung all continue while they are fewer than reduction_factor. A resumed trial that arrives
+    again with the same value gets the same answer and counts once. NaN is the worst value and stops the trial.
 
     Args:
-        folder: the study's.
-        group: trials that compare with each other; names a folder.
-        value: more is better.
+        folder: the study's folder.
+        group: name of the trials that are compared with each other; names a folder.
+        value: higher is better.
 
     Raises OSError if the value cannot be stored.
     """
@@ -42,7 +42,7 @@ def goes_on(folder: Path, group: str, trial_id: str, epoch: int, value: float, s
 
 
 def is_rung(epoch: int, stop: EarlyStop) -> bool:
-    """Whether `epoch` is min_epochs times a power of reduction_factor."""
+    """True if `epoch` is min_epochs times a power of reduction_factor."""
     rung = stop.min_epochs
     while rung < epoch:
         rung *= stop.reduction_factor

@@ -1,4 +1,4 @@
-"""What a worker does for a job, on every executor."""
+"""Runs a job in a worker, on every executor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from sweep.executors.base import Finished, Job, Lost, Measured, MeasureJob, TrainJob
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
+from sweep.store.layout import StudyPaths
+from sweep.store.log import logging_to
 from sweep.store.study import read_measurement
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory
 from sweep.worker.measure import measure_all
@@ -23,6 +25,8 @@ def run_job(
 ) -> Generator[EpochMetrics | Measured, None, Finished | Lost]:
     """Run a job and store its results in the study `folder`. Yields its epochs or measurements, returns its end.
 
+    What happens is also logged to the study's run.log.
+
     A trial that has a GPU to itself measures its own step before it trains, unless a measurement of such a GPU is
     stored. A job that runs out of memory, or whose folder is full or read-only, is lost: it has no result.
 
@@ -31,32 +35,33 @@ def run_job(
 
     Raises OSError if something cannot be stored for another reason.
     """
-    try:
-        if make_trainer is None:
-            yield from measure_all(_trials_to_measure(job, folder), folder)
-        match job:
-            case MeasureJob():
-                return Finished(job_id=job.job_id, status="completed", error=None)
-            case TrainJob():
-                row = yield from run_trial(job, folder, make_trainer)
-                return Finished(job_id=job.job_id, status=row.status, error=row.error)
-    except OutOfMemory as error:
-        return Lost(job_id=job.job_id, reason=str(error), out_of_memory=True)
-    except OSError as error:
-        if error.errno not in FOLDER_ERRORS:
-            raise
-        return Lost(job_id=job.job_id, reason=error.strerror or str(error), folder_failed=True)
+    with logging_to(StudyPaths(folder).run_log):
+        try:
+            if make_trainer is None:
+                yield from measure_all(_trials_to_measure(job, folder), folder)
+            match job:
+                case MeasureJob():
+                    return Finished(job_id=job.job_id, status="completed", error=None)
+                case TrainJob():
+                    row = yield from run_trial(job, folder, make_trainer)
+                    return Finished(job_id=job.job_id, status=row.status, error=row.error)
+        except OutOfMemory as error:
+            return Lost(job_id=job.job_id, reason=str(error), out_of_memory=True)
+        except OSError as error:
+            if error.errno not in FOLDER_ERRORS:
+                raise
+            return Lost(job_id=job.job_id, reason=error.strerror or str(error), folder_failed=True)
 
 
 def _trials_to_measure(job: Job, folder: Path) -> tuple[Trial, ...]:
     if isinstance(job, MeasureJob):
         return job.trials
-    alone = job.resources.gpus >= 1
-    return (job.trial,) if alone and not _is_measured(job.trial, folder) else ()
+    has_whole_gpu = job.resources.gpus >= 1
+    return (job.trial,) if has_whole_gpu and not _is_measured(job.trial, folder) else ()
 
 
 def _is_measured(trial: Trial, folder: Path) -> bool:
-    """True if the trial's step has been measured on a GPU like this process's: a study may move to other machines."""
+    """True if the trial's step was measured on a GPU like this one: a study may move to other machines."""
     stored = read_measurement(folder, measure_id(trial))
     if stored is None:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import logging
 from collections.abc import Generator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,8 +22,10 @@ from sweep.worker.trial import new_trainer
 if TYPE_CHECKING:
     import torch
 
-BUDGET_S = 0.6  # of timed steps, for each measurement; at least five steps are timed
-WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first makes the optimizer's state, compiles kernels, captures graphs
+BUDGET_S = 0.6  # of timed steps in each measurement; at least five steps are timed
+WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first steps create the optimizer's state, compile kernels, capture graphs
+
+_log = logging.getLogger(__name__)
 
 
 def measure_all(trials: Sequence[Trial], folder: Path) -> Generator[Measured, None, None]:
@@ -32,6 +35,7 @@ def measure_all(trials: Sequence[Trial], folder: Path) -> Generator[Measured, No
     """
     for trial in trials:
         name, error = measure_id(trial), None
+        _log.info("%s: measuring", name)
         try:
             write_measurement(folder, measure(trial))
         except Exception as exception:
@@ -50,7 +54,7 @@ def measure(trial: Trial) -> MeasureRow:
     device, training = trainer.device, trainer.step
     on_gpu = device.type == "cuda"
     if on_gpu:
-        gc.collect()  # what earlier measurements left must not count in this one
+        gc.collect()  # what earlier measurements left behind must not count here
         torch.cuda.reset_peak_memory_stats(device)
     images, labels = trainer.train_split.images, trainer.train_split.labels
     batch = torch.arange(trainer.batch_size, device=device)

@@ -1,4 +1,4 @@
-"""What a job knows and measures -> the rows that are stored."""
+"""Builds the rows to store from a job and what it measured."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from sweep.schema import EpochRow, ResultRow
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics, TrainResult
 
-
-# What a row takes from the isolated measurement of its training step.
+# The columns that a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
 
 
@@ -73,6 +72,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
 
 
 def columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
+    """Return the columns that the epochs so far give: the last, and the best by top-1."""
     if not history:
         return {}
     last, best = history[-1], max(history, key=lambda metrics: metrics.top1_pct)
@@ -89,6 +89,7 @@ def columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:
 
 
 def columns_of_result(result: TrainResult, epochs: int, isolated: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """Return the columns of a completed training; time and memory by the isolated measurement of such a device."""
     columns = asdict(result) | {"measured": "in_training"}
     if isolated is None or isolated["device_name"] != result.device_name:
         return columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -19,14 +20,16 @@ from sweep.store.layout import StudyPaths
 from sweep.store.lock import read_last_holder_token
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_measurement, write_result
-from sweep.worker.early_stop import goes_on
+from sweep.worker.early_stop import continues
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
 from sweep.worker.rows import columns_of_epochs, columns_of_result, epoch_row, git_commit, planned_columns
 
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics, Trainer
 
-MakeTrainer = Callable[[Trial, Path], "Trainer"]  # of a trial and its checkpoint's folder
+_log = logging.getLogger(__name__)
+
+MakeTrainer = Callable[[Trial, Path], "Trainer"]  # from a trial and its checkpoint's folder
 
 
 def run_trial(
@@ -34,8 +37,8 @@ def run_trial(
 ) -> Generator[EpochMetrics, None, ResultRow]:
     """Train a trial, from its checkpoint if there is one, and store its row in the study `folder`.
 
-    Yields the epochs as they end; returns the stored row. Any error in training makes a failed row. An interrupt, and
-    closing the generator, leave the checkpoint and no row. The row's step time and memory come from the isolated
+    Yields the epochs as they end; returns the stored row. An error in training gives a failed row. An interrupt, or
+    closing the generator, leaves the checkpoint and no row. The row's step time and memory come from the isolated
     measurement, if one is stored.
 
     Args:
@@ -47,6 +50,7 @@ def run_trial(
     error, retriable, result = None, False, None
     try:
         trainer = attempt.trainer = (make_trainer or _resumed_trainer)(job.trial, attempt.checkpoint)
+        _log.info("%s: attempt %d starts after epoch %d", job.job_id, job.attempt, len(trainer.history))
         stopped = attempt.stops_early()  # if an earlier worker died before it could store the row
         if not stopped:
             for metrics in trainer:
@@ -63,7 +67,7 @@ def run_trial(
         error = explain(exception, job.trial, folder, f"{job.job_id}.{job.attempt}")
         if is_out_of_memory(exception):
             raise OutOfMemory(error) from exception
-        retriable = not isinstance(exception, NonFiniteLoss)  # from the last good epoch; this one would come again
+        retriable = not isinstance(exception, NonFiniteLoss)  # which would come again after the last good epoch
     isolated = read_measurement(folder, measure_id(job.trial))
     status = "failed" if error else "completed" if result else "pruned"
     columns = columns_of_result(result, job.trial.train.epochs, isolated) if result else {}
@@ -75,7 +79,7 @@ def run_trial(
 
 
 class _Attempt:
-    """An attempt that a worker runs: its progress, its checkpoint and its row."""
+    """One attempt of a trial: its progress, checkpoint and row."""
 
     def __init__(self, job: TrainJob, folder: Path) -> None:
         self.job, self.folder = job, folder
@@ -96,16 +100,16 @@ class _Attempt:
         replace(self._progress, epoch=epoch, wall_time_s=self._wall_time_s()).write(self.checkpoint)
 
     def stops_early(self) -> bool:
-        """True if other trials did better after as many epochs. A trial at its last epoch is never stopped."""
+        """True if other trials did better after as many epochs. A trial is not stopped at its last epoch."""
         trial, history = self.job.trial, self.history
         if trial.early_stop is None or not history or history[-1].epoch == trial.train.epochs:
             return False
         best = max(metrics.top1_pct for metrics in history)
         group, epoch = rung_group(trial), history[-1].epoch
-        return not goes_on(self.folder, group, trial.trial_id, epoch, best, trial.early_stop)
+        return not continues(self.folder, group, trial.trial_id, epoch, best, trial.early_stop)
 
     def row(self, **columns: Any) -> ResultRow:
-        import torch  # the driver imports this module and does without torch
+        import torch  # not at the top: the driver imports this module
 
         return ResultRow(
             **planned_columns(self.job),
@@ -123,7 +127,7 @@ class _Attempt:
 
 
 def new_trainer(trial: Trial, checkpoint: Path | None) -> Trainer:
-    """Return the trial's trainer, in the state of the folder `checkpoint` if there is one."""
+    """Return the trial's trainer, resumed from the folder `checkpoint` if it holds a checkpoint."""
     from famba_core.training.trainer import Trainer
 
     return Trainer(
@@ -139,7 +143,7 @@ def new_trainer(trial: Trial, checkpoint: Path | None) -> Trainer:
 
 
 def _resumed_trainer(trial: Trial, checkpoint: Path) -> Trainer:
-    """Return the trial's trainer at its checkpoint, or at the start if the checkpoint belongs to another run."""
+    """Return the trial's trainer at its checkpoint, or at the start if the checkpoint is of another run."""
     from famba_core.training.trainer import CHECKPOINT
 
     try:
@@ -147,5 +151,5 @@ def _resumed_trainer(trial: Trial, checkpoint: Path) -> Trainer:
     except ConfigError as error:
         if [field for field, _ in error.problems] != ["checkpoint"]:
             raise
-        (checkpoint / CHECKPOINT).unlink()  # the folder is this trial's own: an older version of the program wrote it
+        (checkpoint / CHECKPOINT).unlink()  # an older version of the program wrote it: no other trial uses this folder
         return new_trainer(trial, checkpoint)

@@ -7,7 +7,7 @@ from sweep.grid.search import EarlyStop
 from sweep.store import study as store
 from sweep.store.row_kinds import ROW_KINDS
 from sweep.store.rungs import read_rung
-from sweep.worker.early_stop import goes_on
+from sweep.worker.early_stop import continues
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)
@@ -32,7 +32,7 @@ def loose(folder):
 def leave_rungs_and_logs(folder, names):
     for epoch in (1, 3):
         for name in names:
-            goes_on(folder, "group", name, epoch, float(ord(name)), EarlyStop(min_epochs=1, reduction_factor=3))
+            continues(folder, "group", name, epoch, float(ord(name)), EarlyStop(min_epochs=1, reduction_factor=3))
     (folder / "logs").mkdir(exist_ok=True)
     for name in names:
         (folder / "logs" / f"{name}.1.txt").write_text(f"the traceback of {name}")

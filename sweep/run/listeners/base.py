@@ -1,9 +1,9 @@
-"""What a run reports while it runs, and who hears it."""
+"""Listeners to a run: the calls they receive, and one that passes them on to several others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from sweep.executors.base import TrainJob
 from sweep.schema import Status
@@ -11,11 +11,13 @@ from sweep.schema import Status
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics
 
+P = ParamSpec("P")
+
 
 class RunListener:
-    """A listener to a run. Every method does nothing; a listener overrides those that it needs.
+    """A listener to a run. Its methods do nothing; a subclass overrides those that it needs.
 
-    Methods are called from the thread of the run, in the order of events, and must not raise.
+    They are called in the run's thread, in the order of events, and must not raise.
     """
 
     def run_began(self, trial_ids: Sequence[str], *, planned: int, capacity: int) -> None:
@@ -52,48 +54,27 @@ class RunListener:
         """Hear a sentence for the user."""
 
 
+def _pass_on(method: Callable[Concatenate[RunListener, P], None]) -> Callable[Concatenate[Broadcast, P], None]:
+    def pass_on(self: Broadcast, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        for listener in self.listeners:
+            getattr(listener, method.__name__)(*args, **kwargs)
+
+    return pass_on
+
+
 class Broadcast(RunListener):
-    """A listener that passes everything on to several others."""
+    """A listener that passes every call on to several others, in their order."""
 
     def __init__(self, listeners: Sequence[RunListener]) -> None:
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
 
-    def run_began(self, trial_ids: Sequence[str], *, planned: int, capacity: int) -> None:
-        for listener in self._listeners:
-            listener.run_began(trial_ids, planned=planned, capacity=capacity)
-
-    def run_ended(self) -> None:
-        for listener in self._listeners:
-            listener.run_ended()
-
-    def measuring_began(self, total: int) -> None:
-        for listener in self._listeners:
-            listener.measuring_began(total)
-
-    def measured(self, done: int) -> None:
-        for listener in self._listeners:
-            listener.measured(done)
-
-    def measuring_ended(self) -> None:
-        for listener in self._listeners:
-            listener.measuring_ended()
-
-    def started(self, job: TrainJob) -> None:
-        for listener in self._listeners:
-            listener.started(job)
-
-    def progress(self, trial_id: str, metrics: EpochMetrics) -> None:
-        for listener in self._listeners:
-            listener.progress(trial_id, metrics)
-
-    def lost(self, trial_id: str, reason: str) -> None:
-        for listener in self._listeners:
-            listener.lost(trial_id, reason)
-
-    def ended(self, trial_id: str, status: Status, error: str | None) -> None:
-        for listener in self._listeners:
-            listener.ended(trial_id, status, error)
-
-    def note(self, sentence: str) -> None:
-        for listener in self._listeners:
-            listener.note(sentence)
+    run_began = _pass_on(RunListener.run_began)
+    run_ended = _pass_on(RunListener.run_ended)
+    measuring_began = _pass_on(RunListener.measuring_began)
+    measured = _pass_on(RunListener.measured)
+    measuring_ended = _pass_on(RunListener.measuring_ended)
+    started = _pass_on(RunListener.started)
+    progress = _pass_on(RunListener.progress)
+    lost = _pass_on(RunListener.lost)
+    ended = _pass_on(RunListener.ended)
+    note = _pass_on(RunListener.note)

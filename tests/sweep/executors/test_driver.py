@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from sweep.executors.local import LocalExecutor
 from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.plan.model import Trial
 from sweep.run.runner import run_plan
+from sweep.store.layout import StudyPaths
 from sweep.store.study import read_epochs, read_measurements, read_rows
 from sweep.worker.job import run_job
 
@@ -108,6 +110,13 @@ def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
     assert all(address.removeprefix("::ffff:").startswith("127.") for address in executors[0].addresses)
     assert left() == []
     assert not executors[0]._scratch.folder.exists()
+    log = StudyPaths(tmp_path / "ray").run_log.read_text()
+    for trial in plan.trials:
+        assert re.search(rf"(?m)^\S+Z \S+ INFO {trial.trial_id}: attempt 1 starts after epoch 0$", log)
+        assert re.search(rf"(?m)^\S+Z \S+ INFO {trial.trial_id}: epoch 6/6, ", log)
+        assert re.search(rf"(?m)^\S+Z \S+ INFO {trial.trial_id}: completed$", log)
+    assert re.search(r"(?m)^\S+Z \S+ INFO \S+: attempt 1 starts after epoch [1-6]$", log)  # the killed worker's trial
+    assert len(set(re.findall(r"(?m)^\S+Z (\S+) ", log))) > 2  # processes: the driver and its workers
 
     run_plan(plan, tmp_path / "here", partial(LocalExecutor, run=run_job), listeners=[screen_of(plan)])
     for read, times in ((read_rows, TIMES), (read_epochs, ["train_time_s"])):

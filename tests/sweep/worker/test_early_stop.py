@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from sweep.grid.search import EarlyStop
 from sweep.store.layout import StudyPaths
 from sweep.store.rungs import fold_rungs, read_rung
-from sweep.worker.early_stop import goes_on, is_rung
+from sweep.worker.early_stop import continues, is_rung
 
 EVERY_THIRD = EarlyStop(min_epochs=1, reduction_factor=3)
 
 
 def arrive(folder: Path, trial_id: str, value: float, *, epoch: int = 1, group: str = "vim_tiny") -> bool:
-    return goes_on(folder, group, trial_id, epoch, value, EVERY_THIRD)
+    return continues(folder, group, trial_id, epoch, value, EVERY_THIRD)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_trial_goes_on_exactly_within_the_best_share_of_those_so_far(values, f
     stop = EarlyStop(min_epochs=1, reduction_factor=factor)
     with tempfile.TemporaryDirectory() as folder:
         for i, value in enumerate(values):
-            decided = goes_on(Path(folder), "vim_tiny", str(i), 1, value, stop)
+            decided = continues(Path(folder), "vim_tiny", str(i), 1, value, stop)
             so_far = sorted((v for v in values[: i + 1] if not math.isnan(v)), reverse=True)
             best = so_far[: math.ceil((i + 1) / factor)]
             few = i + 1 < factor
