@@ -41,12 +41,8 @@ def _search_sentences(data: StudyData) -> list[str]:
     statuses = data.outcomes["status"][data.outcomes.index.isin(data.candidates)]
     stopped = int((statuses == "pruned").sum())
     possible = plural(data.plan.search.tries(len(data.candidates)), "schedule")
-    sentences = [f"The search has tried {len(statuses)} of {possible}"]
-    if stopped == 1:
-        sentences.append("1 of them was stopped early and has no row")
-    elif stopped:
-        sentences.append(f"{stopped} of them were stopped early and have no row")
-    return sentences
+    without_row = f" (stopped early, and so without a row: {stopped})" if stopped else ""
+    return [f"The search has tried {len(statuses)} of {possible}{without_row}"]
 
 
 def _constraint_sentences(data: StudyData, table: pd.DataFrame) -> list[str]:

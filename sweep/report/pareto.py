@@ -72,8 +72,9 @@ class Frontier:
     gain: str  # column, more is better
     cost: str  # column, less is better
     mask: np.ndarray  # [n], which rows of the table are non-dominated in these two
-    hypervolume: float | None  # None if nothing was measured, the gain is not a percentage, or the reference cost is 0
-    reference_cost: float | None  # in the cost's unit; the reference gain is 0 %
+    # Both are None if nothing was measured, if the gain is not a percentage, or if the reference cost is 0.
+    hypervolume: float | None = None
+    reference_cost: float | None = None  # in the cost's unit; the reference gain is 0 %
 
 
 def frontiers(table: pd.DataFrame, objectives: dict[str, str]) -> list[Frontier]:
@@ -90,7 +91,7 @@ def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
     unfused = table.loc[table["strategy"] == "none", cost].max()
     reference = float(REFERENCE_MARGIN * (measured[cost].max() if np.isnan(unfused) else unfused))
     if measured.empty or not gain.endswith("_pct") or reference == 0:
-        return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=None, reference_cost=None)
+        return Frontier(gain=gain, cost=cost, mask=mask)
     gains, costs = values[~np.isnan(values).any(axis=1)].T
     share = dominated_share(gains, costs, ideal_gain=100, reference_cost=reference)
     return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=share, reference_cost=reference)

@@ -99,7 +99,7 @@ def _collect(problems: list[Problem]) -> Iterator[None]:
         yield
     except UserError as error:
         problems += error.problems
-    except FileNotFoundError:
+    except FileNotFoundError:  # nothing has been stored there yet
         pass
     except OSError as error:
         problems.append(Problem(str(error.filename), "", f"cannot be read: {error.strerror}"))

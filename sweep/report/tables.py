@@ -59,11 +59,8 @@ def build_table(data: StudyData) -> pd.DataFrame:
     plan, completed = data.plan, data.completed
     cases = _cases_shown(data)
     lines = _planned_lines(plan, cases or plan.cases[:1])  # of an empty table, one line gives the columns
-    with_isolated_times = completed.assign(
-        train_time_s=completed["isolated_train_time_s"].where(
-            completed["measured"] == "isolated", completed["train_time_s"]
-        )
-    )
+    times = completed["isolated_train_time_s"].where(completed["measured"] == "isolated", completed["train_time_s"])
+    with_isolated_times = completed.assign(train_time_s=times)
     bounded = [constraint.column for constraint in plan.constraints]
     measures = [name for name in (*MEASURES, *plan.objectives, *bounded) if name not in (*LABELS, "reduced_tokens")]
     of_seeds = _over_seeds(lines, with_isolated_times if data.is_isolated else completed, measures)
@@ -85,8 +82,8 @@ def build_table(data: StudyData) -> pd.DataFrame:
 
 
 def _cases_shown(data: StudyData) -> Sequence[Case]:
-    """Return the cases that have a line: of a search the first case of each baseline, and of each trial that ended and
-    was not stopped early; otherwise all."""
+    """Return the cases that have a line: all of a grid; of a search one for each baseline and each trial that was tried
+    to its end."""
     if data.plan.search is None:
         return data.plan.cases
     tried = set(data.outcomes.index[data.outcomes["status"] != "pruned"])
@@ -138,11 +135,9 @@ def _over_seeds(lines: pd.DataFrame, completed: pd.DataFrame, columns: Sequence[
 
 def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     unfused = table[table["strategy"] == "none"].drop_duplicates("backbone").set_index("backbone")
-    ratios = {
-        ratio: table[measure] / table["backbone"].map(unfused[measure]).astype(float)
-        for ratio, measure in RATIOS.items()
-    }
-    return table.assign(**ratios)
+    for ratio, measure in RATIOS.items():
+        table[ratio] = table[measure] / table["backbone"].map(unfused[measure]).astype(float)
+    return table
 
 
 def _with_constraints(table: pd.DataFrame, constraints: Sequence[Constraint], values: pd.DataFrame) -> pd.DataFrame:
@@ -157,10 +152,10 @@ def _beside_published(table: pd.DataFrame, number: int) -> pd.DataFrame:
     """Add the published columns and sort the lines: first unfused ones, then the paper's order, then what it lacks."""
     paper = paper_table(number)
     position_of = {_published_key(line): position for position, line in enumerate(paper.to_dict("records"))}
-    positions = [
-        position_of.get(_published_key(line), -1 if line["strategy"] == "none" else len(paper))
-        for line in table.to_dict("records")
-    ]
+    positions = []
+    for line in table.to_dict("records"):
+        unpublished = -1 if line["strategy"] == "none" else len(paper)
+        positions.append(position_of.get(_published_key(line), unpublished))
     published = paper[list(PUBLISHED)].reindex(positions).add_prefix("published_").set_axis(table.index)
     return table.join(published).iloc[np.argsort(positions, kind="stable")].reset_index(drop=True)
 

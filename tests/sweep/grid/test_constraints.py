@@ -1,4 +1,4 @@
-"""What the constraints of a search do to what is reported: caption, table, frontier, figure, page."""
+"""Constraints of a search in the report: caption, table, frontier, figure and page."""
 
 from dataclasses import replace
 
@@ -39,11 +39,11 @@ def caption_of(plan, rows):
 @pytest.mark.parametrize(
     ("constraint", "value", "violation"), [(MEMORY, 170.0, 5.0), (MEMORY, 165.0, 0.0), (ACCURACY, 85.0, 1.0)]
 )
-def test_a_violation_is_what_lies_beyond_the_bound(constraint, value, violation):
+def test_violation_is_the_distance_beyond_the_bound(constraint, value, violation):
     assert constraint.violation(value) == violation
 
 
-def test_a_line_tells_which_constraints_it_breaks(tmp_path):
+def test_a_line_names_the_constraints_that_it_breaks(tmp_path):
     table = table_of(tmp_path)
     memory, accuracy = table["peak_memory_mib"] > 165, table["top1_best_pct"] < 86
     assert (memory.sum(), accuracy.sum()) == (6, 1)
@@ -54,11 +54,11 @@ def test_a_line_tells_which_constraints_it_breaks(tmp_path):
     assert table_of(tmp_path / "both", both)["breaks"][0] == "peak_memory_mib <= 165 and top1_best_pct >= 99"
 
 
-def test_a_plan_without_constraints_has_no_such_columns(tmp_path):
+def test_a_plan_without_constraints_adds_no_columns(tmp_path):
     assert not {"feasible", "breaks"} & set(table_of(tmp_path, FREE))
 
 
-def test_what_lacks_the_number_is_not_known_to_meet_a_constraint(tmp_path):
+def test_a_line_without_the_number_is_not_known_to_meet_a_constraint(tmp_path):
     table = table_of(tmp_path, rows=[replace(ROWS[0], peak_memory_mib=None), *ROWS[1:3]])
     assert table["feasible"].isna().tolist() == [True, False, False]
     notes = table_text.printed_columns(table)[-1].cells
@@ -66,7 +66,7 @@ def test_what_lacks_the_number_is_not_known_to_meet_a_constraint(tmp_path):
     assert not any(frontier.mask[0] for frontier in frontiers(table, OBJECTIVES))
 
 
-def test_the_mean_over_the_seeds_is_compared(tmp_path):
+def test_constraints_compare_the_mean_over_seeds(tmp_path):
     grid = table_plan(2, (0, 1))
     plan = replace(grid, paper_table=None, search=Search(), constraints=(MEMORY,))
     same = [trial for trial in plan.trials if trial.fusion == plan.trials[1].fusion]
@@ -75,8 +75,8 @@ def test_the_mean_over_the_seeds_is_compared(tmp_path):
     assert table[["feasible", "breaks"]].values.tolist() == [[True, ""]]
 
 
-def test_the_time_that_a_constraint_bounds_is_the_isolated_one_as_in_the_search(tmp_path):
-    """Also where the table must show the times of training, because one row has no other."""
+def test_a_constraint_on_time_uses_isolated_times_as_the_search_does(tmp_path):
+    """This holds even if the table shows times in training because one row has no isolated time."""
     plan = replace(FREE, constraints=(Constraint(column="train_time_s", relation="<=", bound=50.0),))
     slow_alone = replace(ROWS[0], measured="isolated", train_time_s=10.0, isolated_train_time_s=60.0)
     fast_alone = replace(ROWS[1], measured="isolated", train_time_s=60.0, isolated_train_time_s=10.0)
@@ -106,7 +106,7 @@ def test_captions_say_how_many_rows_meet_the_constraints(tmp_path):
     assert "meet" not in caption_of(FREE, rows)
 
 
-def test_every_text_marks_what_breaks_a_constraint(tmp_path):
+def test_every_format_marks_broken_constraints(tmp_path):
     table = table_of(tmp_path)
     columns = table_text.printed_columns(table)
     assert table_text.to_markdown(columns, "").count("| breaks peak_memory_mib <= 165 |") == 6
@@ -116,15 +116,15 @@ def test_every_text_marks_what_breaks_a_constraint(tmp_path):
     assert back[["feasible", "breaks"]].values.tolist() == table[["feasible", "breaks"]].values.tolist()
 
 
-def test_what_breaks_a_constraint_is_not_on_the_frontier_nor_in_the_hypervolume(tmp_path):
+def test_infeasible_configurations_are_neither_on_the_frontier_nor_in_the_hypervolume(tmp_path):
     table = table_of(tmp_path)
     meets = table["feasible"].to_numpy(bool)
     free, bound = frontiers(table_of(tmp_path / "free", FREE), OBJECTIVES), frontiers(table, OBJECTIVES)
     for before, after, alone in zip(free, bound, frontiers(table[meets], OBJECTIVES), strict=True):
-        assert before.mask[~meets].any(), "some of them would be on it"
+        assert before.mask[~meets].any(), "some of them would be on the frontier"
         assert not after.mask[~meets].any()
         assert after.mask[meets].tolist() == alone.mask.tolist()
-        assert after.reference_cost == before.reference_cost, "the unfused row's, which breaks a constraint"
+        assert after.reference_cost == before.reference_cost, "that of the unfused row, which breaks a constraint"
         values = table.loc[meets, [after.gain, after.cost]].to_numpy()
         expected = dominated_share(*values.T, ideal_gain=100, reference_cost=after.reference_cost)
         assert after.hypervolume == expected < before.hypervolume
@@ -135,7 +135,7 @@ def crosses(ax):
     return [tuple(point) for line in ax.lines if line.get_marker() == "x" for point in np.column_stack(line.get_data())]
 
 
-def test_the_figure_crosses_out_what_does_not_meet_the_constraints(tmp_path):
+def test_the_figure_crosses_out_infeasible_configurations(tmp_path):
     table = table_of(tmp_path)
     figure = frontier.frontier_figure(table, panels := frontiers(table, OBJECTIVES), "")
     outside = table[~table["feasible"].astype(bool)]
@@ -153,7 +153,7 @@ def test_the_figure_crosses_out_what_does_not_meet_the_constraints(tmp_path):
     assert legend.get_texts()[-1].get_text() == "crossed out: constraints not met"
 
 
-def test_without_such_points_the_legend_does_not_speak_of_them(tmp_path):
+def test_the_legend_mentions_crosses_only_if_there_are_any(tmp_path):
     wide = replace(PLAN, constraints=(replace(MEMORY, bound=1e6),))
     for name, plan in (("free", FREE), ("wide", wide)):
         table = table_of(tmp_path / name, plan)
@@ -163,7 +163,7 @@ def test_without_such_points_the_legend_does_not_speak_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "drawn"), [(ROWS, True), (ROWS[:1], True), ([], False)])
-def test_a_page_where_nothing_meets_the_constraints(tmp_path, rows, drawn):
+def test_the_page_of_a_study_where_nothing_meets_the_constraints(tmp_path, rows, drawn):
     plan = replace(FREE, constraints=(replace(MEMORY, bound=10.0),))
     store.save_plan(save(tmp_path, rows), plan_to_json(plan))
     paths = write_report(tmp_path)

@@ -1,4 +1,4 @@
-"""The frontier against its definition, the hypervolume against counted squares."""
+"""The Pareto frontier against its definition, and hypervolumes against counted cells."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ from sweep.report.pareto import REFERENCE_MARGIN, dominated_share, frontiers, hy
 
 
 def naive_non_dominated(values, directions):
-    """The definition, pair by pair, in Python numbers."""
+    """Apply the definition pair by pair, in Python numbers."""
 
     def beats(a, b):
         pairs = [(x, y) if direction == "max" else (-x, -y) for x, y, direction in zip(a, b, directions, strict=True)]
@@ -22,19 +22,19 @@ def naive_non_dominated(values, directions):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 @pytest.mark.parametrize("n", [0, 1, 2, 40])
-def test_non_dominated_is_its_definition(n, k):
+def test_non_dominated_matches_the_definition(n, k):
     rng = np.random.default_rng(100 * n + k)
     for directions in itertools.product(("max", "min"), repeat=k):
         values = rng.integers(0, 5, (n, k)).astype(float)  # few distinct numbers, so that there are ties
         assert non_dominated(values, directions).tolist() == naive_non_dominated(values.tolist(), directions)
 
 
-def test_equal_rows_stay_together():
+def test_equal_rows_do_not_dominate_each_other():
     values = np.array([[90.0, 10.0], [90.0, 10.0], [90.0, 11.0]])
     assert non_dominated(values, ("max", "min")).tolist() == [True, True, False]
 
 
-def test_a_missing_value_neither_wins_nor_dominates():
+def test_a_row_with_a_missing_value_is_not_on_the_frontier_and_dominates_nothing():
     values = np.array([[99.0, np.nan], [np.nan, 1.0], [90.0, 10.0]])
     assert non_dominated(values, ("max", "min")).tolist() == [False, False, True]
 
@@ -48,7 +48,7 @@ def test_frontier_does_not_depend_on_the_order_of_rows():
 
 
 def counted_share(gain, cost, ideal, reference):
-    """Unit squares of the box whose every point some result dominates; for whole numbers."""
+    """Count the unit squares that some result dominates, as a share of the box; for whole numbers."""
     squares = [
         (x, y)
         for x in range(reference)
@@ -59,14 +59,14 @@ def counted_share(gain, cost, ideal, reference):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_hypervolume_counts_the_dominated_squares(seed):
+def test_dominated_share_matches_counted_squares(seed):
     rng = np.random.default_rng(seed)
     gain, cost = rng.integers(0, 11, 6).astype(float), rng.integers(0, 14, 6).astype(float)  # some beyond the reference
     measured = dominated_share(gain, cost, ideal_gain=10, reference_cost=12)
     assert measured == pytest.approx(counted_share(gain, cost, 10, 12))
 
 
-def test_hypervolume_of_one_point_is_its_rectangle():
+def test_dominated_share_of_one_point_is_its_rectangle():
     share = dominated_share(np.array([80.0]), np.array([30.0]), ideal_gain=100, reference_cost=40)
     assert share == pytest.approx(0.8 * 0.25)
 
@@ -77,7 +77,7 @@ def test_dominated_points_add_nothing():
     assert two == one
 
 
-def test_the_volume_of_boxes_is_that_of_a_fine_grid_of_points():
+def test_hypervolume_matches_counted_cells():
     rng = random.Random(0)
     points = [[rng.randint(1, 6) for _ in range(3)] for _ in range(8)]
     cells = itertools.product(range(6), repeat=3)
@@ -93,7 +93,7 @@ def frame(**columns):
 OBJECTIVES = {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
 
 
-def test_a_panel_for_each_cost_with_its_own_reference():
+def test_each_cost_has_a_frontier_with_its_own_reference():
     table = frame(top1_best_pct=[80.0, 70.0], train_time_s=[100.0, 50.0], peak_memory_mib=[10.0, 20.0])
     time, memory = frontiers(table, OBJECTIVES)
     assert (time.gain, time.cost, time.mask.tolist()) == ("top1_best_pct", "train_time_s", [True, True])
@@ -103,17 +103,17 @@ def test_a_panel_for_each_cost_with_its_own_reference():
     assert memory.hypervolume == pytest.approx(0.8 * (1 - 1 / REFERENCE_MARGIN))
 
 
-def test_without_an_unfused_row_the_dearest_row_is_the_reference():
+def test_without_an_unfused_row_the_largest_cost_gives_the_reference():
     table = frame(top1_best_pct=[np.nan, 70.0], train_time_s=[np.nan, 50.0], peak_memory_mib=[np.nan, 20.0])
     assert frontiers(table, OBJECTIVES)[0].reference_cost == pytest.approx(REFERENCE_MARGIN * 50)
 
 
-def test_nothing_measured_has_no_hypervolume():
+def test_frontiers_of_an_unmeasured_table_have_no_hypervolume():
     table = frame(top1_best_pct=[np.nan] * 2, train_time_s=[np.nan] * 2, peak_memory_mib=[np.nan] * 2)
     assert [(f.hypervolume, f.mask.any()) for f in frontiers(table, OBJECTIVES)] == [(None, False)] * 2
 
 
-def test_objectives_without_a_trade_off_have_no_panel():
+def test_objectives_without_a_trade_off_have_no_frontier():
     table = frame(top1_best_pct=[1.0, 2.0], train_time_s=[1.0, 2.0])
     assert frontiers(table, {"top1_best_pct": "max"}) == []
     assert frontiers(table, {"train_time_s": "min"}) == []

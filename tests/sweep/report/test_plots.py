@@ -1,4 +1,4 @@
-"""Figures: what they show is what the table holds, labels stay apart, and equal data gives equal files."""
+"""Figures show the numbers of the table, their labels do not overlap, and equal data gives equal files."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def study(tmp_path_factory):
 
 
 def points(ax):
-    """(x, y, filled) of every marker that stands for a configuration, sorted."""
+    """Return (x, y, filled) of every marker that stands for a configuration, sorted."""
     return sorted(
         (x, y, to_rgba(container.lines[0].get_markerfacecolor()) != WHITE)
         for container in ax.containers
@@ -48,11 +48,11 @@ def test_every_configuration_is_a_point_and_the_filled_ones_are_the_frontier(stu
     figure = frontier.frontier_figure(table, panels, "a title")
     for ax, panel in zip(figure.axes, panels, strict=True):
         assert points(ax) == sorted(zip(table[panel.cost], table["top1_best_pct"], panel.mask.tolist(), strict=True))
-        assert 0 < panel.mask.sum() < len(table), "both kinds are there to be told apart"
+        assert 0 < panel.mask.sum() < len(table), "the panel shows both kinds"
     assert figure.get_suptitle() == "a title"
 
 
-def test_the_line_is_the_staircase_of_the_frontier(study):
+def test_the_frontier_line_is_a_staircase(study):
     table = study(2)
     (panel, *_) = panels = frontiers(table, OBJECTIVES)
     stairs = frontier.frontier_figure(table, panels, "").axes[0].lines[0]
@@ -66,7 +66,7 @@ def test_the_line_is_the_staircase_of_the_frontier(study):
 
 
 @pytest.mark.parametrize(("number", "seeds"), [(1, (0, 1)), (2, (0,)), (2, (0, 1, 2)), (3, (0,))])
-def test_labels_do_not_cover_each_other_and_all_fit(study, number, seeds):
+def test_labels_do_not_overlap_and_all_fit(study, number, seeds):
     table = study(number, seeds)
     figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "title")
     figure.draw_without_rendering()
@@ -79,7 +79,7 @@ def test_labels_do_not_cover_each_other_and_all_fit(study, number, seeds):
             assert not any(box.overlaps(other) for other in boxes[:i])
 
 
-def test_in_a_crowd_the_frontier_keeps_its_labels(study):
+def test_frontier_points_keep_their_labels_in_a_crowd(study):
     table = study(2).iloc[[0] + [1] * 200].reset_index(drop=True)
     rng = np.random.default_rng(0)
     table.loc[1:, "top1_best_pct"] = rng.uniform(60, 80, 200)
@@ -98,14 +98,14 @@ def test_seeds_have_error_bars_and_one_seed_has_none(study):
         assert {len(container.lines[2]) for container in figure.axes[0].containers} == {bars}
 
 
-def test_one_of_two_measured_seeds_has_no_error_bar_beside_those_that_have(study):
+def test_a_configuration_with_one_measured_seed_is_labelled_among_others_with_error_bars(study):
     table = study(2, (0, 1))
     table.loc[3, [name for name in table if name.endswith("_std")]] = np.nan
     figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
     assert sorted(label.get_text() for label in labels(figure.axes[0])) == sorted(table["configuration"])
 
 
-def test_a_column_of_the_plan_needs_no_standard_deviation(study):
+def test_reduced_tokens_as_an_objective_has_no_error_bars_and_no_hypervolume(study):
     table = study(2)
     panels = frontiers(table, {"top1_best_pct": "max", "reduced_tokens": "min"})
     figure = frontier.frontier_figure(table, panels, "")
@@ -113,14 +113,14 @@ def test_a_column_of_the_plan_needs_no_standard_deviation(study):
     assert panels[0].hypervolume is None, "a reference cost of 0 spans no box"
 
 
-def test_what_is_not_measured_is_not_drawn(study):
+def test_unmeasured_configurations_are_not_drawn(study):
     table = study(2)
     table.loc[3:, "train_time_s"] = np.nan
     figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
     assert [len(points(ax)) for ax in figure.axes] == [3, 15]
 
 
-def test_backbones_have_colours_of_their_own(study):
+def test_each_backbone_has_its_own_colour(study):
     table = study(1)
     figure = frontier.frontier_figure(table, frontiers(table, OBJECTIVES), "")
     kinds = {(line.get_color(), line.get_marker()) for line, *_ in figure.axes[0].containers}
@@ -185,7 +185,7 @@ def test_a_starting_layer_crossed_with_r_has_a_curve_for_each(study):
     assert names == ["measured, r 2", "measured, r 4"]
 
 
-def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so(study, monkeypatch):
+def test_curves_are_thinned_to_fit_the_legend_and_the_title_says_so(study, monkeypatch):
     rs, one = (1, 2, 4, 6, 9), study(2).iloc[[1, 2, 3]]
     crossed = pd.concat([one.assign(r=r) for r in rs], ignore_index=True).astype({"r": "Int64"})
     assert curves.knob_figure(crossed, curves.STARTING_LAYER, "a title").get_suptitle() == "a title"
@@ -195,7 +195,7 @@ def test_of_more_curves_than_a_legend_holds_some_are_drawn_and_the_title_says_so
     assert list(series(figure.axes[0], "measured")) == ["measured, r 1", "measured, r 4", "measured, r 9"]
 
 
-def test_a_curve_is_not_named_by_what_it_has_not(study):
+def test_a_curve_name_leaves_out_missing_labels(study):
     upper = pd.concat([study(2).iloc[[1]].assign(r=r) for r in (1, 2, 3)], ignore_index=True).astype({"r": "Int64"})
     lower = upper.assign(strategy="lower", start_layer=pd.NA, stop_layer=5)
     table = pd.concat([upper, lower], ignore_index=True).astype({"start_layer": "Int64"})
@@ -224,7 +224,7 @@ def test_a_legend_of_long_names_fits_the_figure(study):
     assert min(ax.bbox.height for ax in figure.axes) > 200
 
 
-def test_points_in_one_place_are_counted_as_the_naive_search_counts_them():
+def test_points_in_one_place_are_counted_as_by_a_naive_search():
     places = np.random.default_rng(0).uniform(0, 12, (200, 2))
     naive = {}
     for i, place in enumerate(places):
@@ -243,7 +243,7 @@ def test_learning_curves_have_a_line_for_each_trial_and_a_name_for_each_configur
     assert figure.axes[1].lines[0].get_ydata().tolist() == epochs["top1_pct"].iloc[:20].tolist()
 
 
-def test_learning_curves_of_a_crowd_are_named_by_strategy(tmp_path):
+def test_many_learning_curves_are_named_by_strategy(tmp_path):
     epochs, _ = store.read_epochs(save(tmp_path, results(table_plan(2, tuple(range(3))))))
     epochs["configuration"] = epochs["trial_id"]
     epochs["strategy"] = ["none" if name == epochs["trial_id"].iloc[0] else "upper" for name in epochs["trial_id"]]

@@ -1,4 +1,4 @@
-"""The report of whole, partial, failed, damaged and empty studies: every file, and a page that stands alone."""
+"""The report of whole, partial, failed, damaged and empty studies: its files, and a page that needs no other file."""
 
 import base64
 import dataclasses
@@ -25,7 +25,7 @@ def study(folder, plan, rows):
 
 
 class Page(HTMLParser):
-    """Tags, text and pictures of a page; fails on a tag that is not closed in its place."""
+    """A parsed page: its text, pictures and links. Fails on a tag that is not closed in its place."""
 
     def __init__(self, path):
         super().__init__()
@@ -54,12 +54,12 @@ def names(paths):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The paths of a report on Table 2, every row measured."""
+    """Return the report on Table 2 with every row measured."""
     plan = table_plan(2)
     return write_report(study(tmp_path_factory.mktemp("whole"), plan, results(plan)))
 
 
-def test_a_report_on_a_starting_layer(whole):
+def test_a_starting_layer_study_has_these_report_files(whole):
     assert names(whole) == {
         "index.html",
         "table2.md",
@@ -78,14 +78,14 @@ def test_a_report_on_a_starting_layer(whole):
     assert whole.table.read_text().startswith("| ")
 
 
-def test_a_report_on_r(tmp_path):
+def test_a_study_of_r_has_an_r_curve(tmp_path):
     plan = table_plan(3)
     paths = write_report(study(tmp_path, plan, results(plan)))
     assert {"table3.md", "r_curve.svg", "r_curve.png"} <= names(paths)
     assert "starting_layer.svg" not in names(paths)
 
 
-def test_the_page_stands_alone_and_can_be_heard(whole):
+def test_the_page_needs_no_other_file_and_describes_its_pictures(whole):
     page = Page(whole.index)
     assert len(page.pictures) == 3
     for picture in page.pictures:
@@ -100,7 +100,7 @@ def test_the_page_stands_alone_and_can_be_heard(whole):
     assert "2.13.0" in page.text
 
 
-def test_the_frontier_is_listed(whole):
+def test_the_frontier_is_listed_in_csv_and_on_the_page(whole):
     listed = pd.read_csv(whole.index.with_name("frontier.csv"))
     flags = [name for name in listed if name.startswith("non_dominated")]
     assert flags == [
@@ -119,7 +119,7 @@ def test_the_frontier_is_listed(whole):
     assert all(configuration in text for configuration in listed["configuration"])
 
 
-def test_an_empty_study_says_so(tmp_path):
+def test_the_page_of_an_empty_study_says_so(tmp_path):
     plan = table_plan(2)
     paths = write_report(study(tmp_path, plan, []))
     assert names(paths) == {"index.html", "table2.md", "table2.tex", "table2.csv", "frontier.csv"}
@@ -147,7 +147,7 @@ def test_a_study_that_failed_shows_the_errors_as_text(tmp_path):
     assert text.count("loss <b>nan</b> & more") == 15
 
 
-def test_a_trial_that_completed_in_the_end_has_not_failed(tmp_path):
+def test_a_trial_that_completed_on_retry_is_not_counted_as_failed(tmp_path):
     plan = table_plan(2)
     again = dataclasses.replace(results(plan)[0], attempt=2)
     folder = study(tmp_path, plan, [result(plan.trials[0], status="failed", error="once"), again])
@@ -156,7 +156,7 @@ def test_a_trial_that_completed_in_the_end_has_not_failed(tmp_path):
     assert "once" not in text.split("Learning curves")[1]
 
 
-def test_trials_that_the_plan_no_longer_has_leave_no_trace(tmp_path):
+def test_trials_outside_the_plan_do_not_change_the_report(tmp_path):
     grid = table_plan(2)
     kept = dataclasses.replace(grid, trials=grid.trials[:6], cases=grid.cases[:6])
     rows, dropped = results(kept), grid.trials[6:]
@@ -176,7 +176,7 @@ def test_trials_that_the_plan_no_longer_has_leave_no_trace(tmp_path):
         assert [path.read_bytes() for path in edited.files] == [path.read_bytes() for path in plain.files]
 
 
-def test_a_trial_whose_last_attempt_was_stopped_early_has_not_failed(tmp_path):
+def test_a_trial_whose_last_attempt_was_stopped_early_is_not_counted_as_failed(tmp_path):
     plan = table_plan(2)
     attempts = [
         result(plan.trials[1], status="failed", error="once"),
@@ -208,7 +208,7 @@ def test_a_second_report_replaces_the_first_and_is_the_same(whole):
     assert first == second
 
 
-def test_a_grid_of_ones_own(tmp_path):
+def test_a_grid_without_a_published_table_has_its_own_objectives(tmp_path):
     plan = dataclasses.replace(table_plan(2), paper_table=None, objectives={"top1_pct": "max", "step_time_ms": "min"})
     rows = [dataclasses.replace(row, step_time_ms=10.0 + i) for i, row in enumerate(results(plan))]
     paths = write_report(study(tmp_path, plan, rows))
@@ -217,7 +217,7 @@ def test_a_grid_of_ones_own(tmp_path):
     assert "paper" not in paths.table.read_text().splitlines()[0]
 
 
-def test_one_objective_has_a_best_row_and_no_picture_of_a_trade_off(tmp_path):
+def test_a_single_objective_has_a_best_row_and_no_trade_off_figure(tmp_path):
     plan = dataclasses.replace(table_plan(2), objectives={"top1_best_pct": "max"})
     paths = write_report(study(tmp_path, plan, results(plan)))
     assert "frontier.svg" not in names(paths)
@@ -225,7 +225,7 @@ def test_one_objective_has_a_best_row_and_no_picture_of_a_trade_off(tmp_path):
     Page(paths.index)
 
 
-def test_numbers_of_any_magnitude_read_well(tmp_path):
+def test_the_page_formats_numbers_by_their_magnitude(tmp_path):
     objectives = {"top1_best_pct": "max", "flops_per_image": "min", "final_loss": "min", "throughput_img_per_s": "max"}
     plan = dataclasses.replace(table_plan(2), paper_table=None, objectives=objectives)
     small = dataclasses.replace(
@@ -260,18 +260,18 @@ def test_only_completed_attempts_have_learning_curves(tmp_path):
     assert re.findall(r"<!-- (start .*|no fusion) -->", svg) == ["no fusion"]
 
 
-def test_no_plan_is_the_users_mistake(tmp_path):
+def test_a_folder_without_a_plan_raises_user_error(tmp_path):
     with pytest.raises(UserError, match=r"plan\.json: cannot be read"):
         write_report(tmp_path)
 
 
-def test_a_plan_of_another_making_is_the_users_mistake(tmp_path):
+def test_an_incomplete_plan_raises_user_error(tmp_path):
     store.save_plan(tmp_path, json.dumps({"study": "x"}))
     with pytest.raises(UserError):
         write_report(tmp_path)
 
 
-def test_a_place_that_cannot_hold_a_report_is_the_users_mistake(tmp_path):
+def test_a_report_folder_that_cannot_be_created_raises_user_error(tmp_path):
     plan = table_plan(2)
     study(tmp_path, plan, results(plan)[:2])
     (tmp_path / "report").write_text("")

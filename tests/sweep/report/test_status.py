@@ -1,4 +1,4 @@
-"""What a study's folder tells."""
+"""The status of a study: states of trials, damaged files, and folders that cannot be read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LABELS: dict[str, Any] = {
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of five trials one completed, one failed, one was interrupted, one has a torn part, and one never started."""
+    """Return a study of five trials: completed, failed, interrupted, with a torn part, and never started."""
     monkeypatch.setattr("famba_core.training.trainer.Trainer", FakeTrainer)
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in (0, 101, 2, 3, 4)))
@@ -53,7 +53,7 @@ def printed(folder: Path) -> list[str]:
     return describe(read_status(folder)).splitlines()
 
 
-def test_a_study_that_nobody_runs(study: Path) -> None:
+def test_status_of_a_study_without_a_driver(study: Path) -> None:
     assert states(study) == {
         "seed0": "completed",
         "seed101": "failed",
@@ -70,7 +70,7 @@ def test_a_study_that_nobody_runs(study: Path) -> None:
     assert len(lines) == 4
 
 
-def test_what_runs_is_what_its_driver_has_started(study: Path) -> None:
+def test_only_trials_that_the_current_driver_started_are_running(study: Path) -> None:
     with lock_study(study):
         assert states(study)["seed2"] == "missing"  # its progress is an earlier driver's
         running = run_trial(job_of(fake_trial(2)), study)
@@ -83,7 +83,7 @@ def test_what_runs_is_what_its_driver_has_started(study: Path) -> None:
         running.close()
 
 
-def test_looking_changes_nothing(study: Path) -> None:
+def test_status_changes_no_file(study: Path) -> None:
     def content() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
 
@@ -93,7 +93,7 @@ def test_looking_changes_nothing(study: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["driver.lock", "plan.json"])
-def test_a_folder_where_a_file_is_needed_ends_with_a_sentence(study: Path, name: str) -> None:
+def test_a_folder_in_place_of_a_file_raises_user_error(study: Path, name: str) -> None:
     (study / name).unlink(missing_ok=True)
     (study / name).mkdir()
     with pytest.raises(UserError, match=rf"{name}.*cannot be read: Is a directory"):
@@ -101,7 +101,7 @@ def test_a_folder_where_a_file_is_needed_ends_with_a_sentence(study: Path, name:
 
 
 @pytest.mark.parametrize("name", ["quarantine", "compacted", "epochs", "rungs", "logs"])
-def test_what_status_needs_not_may_be_a_file(study: Path, name: str) -> None:
+def test_a_file_in_place_of_an_unneeded_folder_is_ignored(study: Path, name: str) -> None:
     whole = printed(study)
     if (study / name).exists():
         (study / name).rename(study / "moved")
@@ -114,13 +114,13 @@ def test_a_folder_without_a_plan(tmp_path: Path) -> None:
         read_status(tmp_path)
 
 
-def test_a_plan_that_is_no_text(study: Path) -> None:
+def test_a_plan_that_is_not_utf8_raises_user_error(study: Path) -> None:
     (study / "plan.json").write_bytes(b'{"study": "\xff"}')
     with pytest.raises(UserError, match=rf"{study}: plan\.json is damaged: .*; remove it, and the next run"):
         read_status(study)
 
 
-def test_what_was_set_aside_is_named(study: Path) -> None:
+def test_quarantined_files_are_listed(study: Path) -> None:
     torn = study / "trials" / "fake-seed3.1.parquet"
     (moved,) = quarantine(study, [torn])
     status = read_status(study)
@@ -135,8 +135,8 @@ def test_what_was_set_aside_is_named(study: Path) -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-(10**6), 10**6])
-def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
-    """Times of files lie on either side of the lock's, and neither makes progress look old or new."""
+def test_a_clock_jump_does_not_change_the_states(study: Path, jump_s: int) -> None:
+    """File times before and after the lock's do not make progress look old or new."""
     progress = StudyPaths(study).checkpoint("fake-seed2") / PROGRESS_FILE
 
     def jump() -> None:
@@ -155,7 +155,7 @@ def test_a_clock_that_jumps_changes_nothing(study: Path, jump_s: int) -> None:
         assert states(study)["seed2"] == "missing"
 
 
-def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> None:
+def test_a_search_shows_only_suggested_trials(tmp_path: Path) -> None:
     trials = [fake_trial(seed) for seed in range(300)]
     cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
     plan = replace(plan_of(*trials), cases=tuple(cases), search=Search(trials=40))
@@ -180,7 +180,7 @@ def test_a_search_tells_what_it_tried_and_not_what_it_might(tmp_path: Path) -> N
     ]
 
 
-def test_a_search_tries_no_more_than_there_is(tmp_path: Path) -> None:
+def test_a_search_counts_no_more_trials_than_it_can_choose_from(tmp_path: Path) -> None:
     trials = [fake_trial(seed) for seed in range(3)]
     cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
     for planned, tried in ((trials, "0 of 2 trials tried"), (trials[:2], "0 of 1 trial tried")):
@@ -189,7 +189,7 @@ def test_a_search_tries_no_more_than_there_is(tmp_path: Path) -> None:
         assert printed(tmp_path)[0] == f"optuna (tpe): {tried}"
 
 
-def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path, monkeypatch: Any) -> None:
+def test_thousands_of_trials_are_counted_without_a_lookup_for_each(tmp_path: Path, monkeypatch: Any) -> None:
     trials = [fake_trial(seed) for seed in range(2000)]
     save_plan(tmp_path, plan_to_json(plan_of(*trials)))
     TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed7"))
@@ -200,7 +200,7 @@ def test_thousands_of_trials_are_counted_without_looking_for_each(tmp_path: Path
     assert [place.name for place in looked] == ["fake-seed7"]
 
 
-def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
+def test_a_failed_trial_that_is_retried_is_running(study: Path) -> None:
     with lock_study(study):
         first = run_trial(job_of(fake_trial(101), 2), study)
         assert states(study)["seed101"] == "failed"
@@ -216,7 +216,7 @@ def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
             del FAULTS[106]
         save_plan(study, plan_to_json(plan_of(fake_trial(106))))
         assert (StudyPaths(study).checkpoint("fake-seed106") / PROGRESS_FILE).exists()
-        assert states(study) == {"seed106": "failed"}, "the attempt that failed is not one that runs"
+        assert states(study) == {"seed106": "failed"}, "the failed attempt is not running"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_failed_trial_that_is_tried_again_runs(study: Path) -> None:
     [{"suggestion": "7"}, {"epoch": "2"}, {"attempt": None}, {"started_at": "yesterday"}, {"started_at": 3},
      {"wall_time_s": "long"}, {"driver": 5}],
 )  # fmt: skip
-def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_damaged_progress_reads_as_none(tmp_path: Path, change: dict[str, Any]) -> None:
     whole = TrialProgress.begin(1, 3, "token")
     whole.write(tmp_path)
     assert TrialProgress.read(tmp_path) == whole
@@ -236,7 +236,7 @@ def test_damaged_progress_is_none(tmp_path: Path, change: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("name", ["trials", "measurements", "checkpoints"])
 @pytest.mark.parametrize("kind", ["file", "loop"])
-def test_what_is_no_folder_is_named_and_the_rest_is_told(study: Path, name: str, kind: str) -> None:
+def test_an_unreadable_folder_is_named_and_the_rest_is_shown(study: Path, name: str, kind: str) -> None:
     (study / name).rename(study / "elsewhere")
     if kind == "file":
         (study / name).write_text("")

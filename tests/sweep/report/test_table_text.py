@@ -1,4 +1,4 @@
-"""A finished table as text: numbers in words, Markdown, LaTeX, CSV, and golden files."""
+"""A finished table as text: number formats, Markdown, LaTeX and CSV, against golden files."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ def test_durations(seconds, text):
     assert table_text.duration(seconds) == text
 
 
-def test_spreads():
+def test_numbers_with_standard_deviations():
     assert table_text.duration(43.21, 0.55) == "43.2 ± 0.6 s"
     assert table_text.duration(16382, 61) == "4:33:02 ± 0:01:01"
     assert table_text.percent(72.66, 0.25) == "72.7 ± 0.2"
@@ -72,7 +72,7 @@ def test_csv_keeps_every_digit(tmp_path):
         assert back[name].tolist() == table[name].tolist()
 
 
-def test_latex_escapes_what_a_user_may_write(tmp_path):
+def test_latex_escapes_special_characters(tmp_path):
     plan: Plan = dataclasses.replace(table_plan(2), study=r"50%_of & #1 {x} ~^\$")
     rows = frame(tmp_path, [])
     table = build_table(data_of(plan, rows))
@@ -93,8 +93,8 @@ def test_markdown_lines_have_equal_columns(tmp_path):
     ("number", "seeds", "kind"),
     [(1, (0, 1), "md"), (2, (0,), "md"), (3, (0,), "md"), (1, (0, 1), "tex"), (2, (0,), "csv")],
 )
-def test_golden(number, seeds, kind, tmp_path):
-    """The last trial is not measured. A change of these files is a change of what users read: make it by hand."""
+def test_texts_match_the_golden_files(number, seeds, kind, tmp_path):
+    """The last trial is not measured. Users read these texts: change the golden files by hand only."""
     plan = table_plan(number, seeds)
     rows = frame(tmp_path, results(plan)[:-1])
     table = build_table(data_of(plan, rows))

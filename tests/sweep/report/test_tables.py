@@ -1,4 +1,4 @@
-"""Tables: which row stands beside which published one, what is averaged, and where times come from."""
+"""The table: which published row is beside a line, means over seeds, and where times come from."""
 
 import dataclasses
 import statistics
@@ -46,7 +46,7 @@ def test_a_published_table_begins_with_its_unfused_row(number, rows):
     ],
 )
 def test_published_ratios(number, strategy, start_layer, r, time, memory):
-    """The ratios to Table 1's Vim-Ti without fusion, divided by hand."""
+    """The expected ratios to Table 1's Vim-Ti without fusion were divided by hand."""
     line = (
         paper_table(number)
         .query(f"backbone == 'vim_tiny' and strategy == '{strategy}' and start_layer == {start_layer} and r == {r}")
@@ -66,7 +66,7 @@ def test_published_ratios_of_the_small_model_are_to_the_small_model():
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_every_published_row_finds_its_place(number, tmp_path):
+def test_every_published_row_is_matched(number, tmp_path):
     plan = table_plan(number)
     shuffled = dataclasses.replace(plan, cases=tuple(reversed(plan.cases)))
     table = build_table(data_of(shuffled, frame(tmp_path, results(plan))))
@@ -138,7 +138,7 @@ def test_one_seed_has_no_standard_deviation(tmp_path):
     assert table["top1_best_pct_std"].isna().all()
 
 
-def test_what_no_seed_measured_is_missing_and_not_zero(tmp_path):
+def test_unmeasured_columns_are_missing_and_not_zero(tmp_path):
     plan = table_plan(2)
     table = build_table(data_of(plan, frame(tmp_path, results(plan))))
     assert table["step_time_ms"].isna().all()
@@ -173,7 +173,7 @@ def test_failed_and_pruned_rows_leave_dashes_and_a_note(tmp_path):
     assert "2 of 15 rows measured" in table_caption(data_of(plan, rows), table)
 
 
-def test_an_objective_of_ones_own_is_averaged_too(tmp_path):
+def test_any_objective_is_averaged(tmp_path):
     plan = dataclasses.replace(table_plan(2), objectives={"final_loss": "min"})
     rows = [dataclasses.replace(row, final_loss=float(i)) for i, row in enumerate(results(plan))]
     assert build_table(data_of(plan, frame(tmp_path, rows)))["final_loss"].tolist() == list(range(15))
@@ -191,7 +191,7 @@ def test_configurations_have_distinct_names(tmp_path):
 
 
 def isolated(row):
-    """The row with an isolated measurement: its time is not in the order of its training's."""
+    """Return the row with an isolated measurement; isolated times are in another order than those in training."""
     return dataclasses.replace(
         row,
         measured="isolated",
@@ -201,7 +201,7 @@ def isolated(row):
     )
 
 
-def test_times_are_isolated_where_all_of_the_study_are(tmp_path):
+def test_times_are_isolated_if_every_trial_was_measured_alone(tmp_path):
     plan = table_plan(2)
     rows = results(plan)
     table = build_table(data_of(plan, frame(tmp_path, map(isolated, rows))))
@@ -216,7 +216,7 @@ def test_times_are_isolated_where_all_of_the_study_are(tmp_path):
     )
 
 
-def test_one_row_without_an_isolated_time_makes_all_times_those_of_training(tmp_path):
+def test_one_row_without_an_isolated_time_makes_all_times_in_training(tmp_path):
     plan = table_plan(2)
     rows = results(plan)
     mixed = frame(tmp_path / "mixed", [*map(isolated, rows[1:]), rows[0]])
@@ -228,7 +228,7 @@ def test_one_row_without_an_isolated_time_makes_all_times_those_of_training(tmp_
     assert "Training time was measured during training" in table_caption(data_of(plan, mixed), table)
 
 
-def test_what_is_measured_once_for_all_seeds_has_no_spread(tmp_path):
+def test_columns_measured_once_for_all_seeds_have_no_standard_deviation(tmp_path):
     plan = table_plan(1, seeds=(0, 1))
     in_training = build_table(data_of(plan, frame(tmp_path / "old", results(plan))))
     table = build_table(data_of(plan, frame(tmp_path / "new", map(isolated, results(plan)))))

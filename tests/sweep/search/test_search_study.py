@@ -70,14 +70,14 @@ def test_the_page_counts_what_was_stopped_early_and_copied(tmp_path, tried):
     page = " ".join(paths.index.read_text().split())
     assert "2 of 11 completed, 1 failed, 2 stopped early</dd>" in page
     assert "1 result, from an equal trial in other-laptop" in page
-    assert "The search has tried 5 of 10 schedules. 2 of them were stopped early and have no row." in paths.caption
+    assert "The search has tried 5 of 10 schedules (stopped early, and so without a row: 2)." in paths.caption
     assert "99.0" not in paths.table.read_text()
 
 
 def test_a_search_tries_no_more_than_there_is(tmp_path):
     plan = replace(PLAN, search=Search(trials=40))
     paths = write_report(study(tmp_path, plan, [result(PLAN.trials[6], status="pruned")]))
-    assert "tried 1 of 14 schedules. 1 of them was stopped early and has no row." in paths.caption
+    assert "tried 1 of 14 schedules (stopped early, and so without a row: 1)." in paths.caption
     assert "0 of 15 completed, 0 failed, 1 stopped early" in " ".join(paths.index.read_text().split())
     fewest = replace(plan, trials=plan.trials[:2], cases=plan.cases[:2])
     paths = write_report(study(tmp_path / "fewest", fewest, []))
