@@ -1,4 +1,4 @@
-"""The file that holds the state of a run: whole, or the one before, whenever the process or the machine dies."""
+"""The file that holds the state of a run. A crash at any moment leaves it whole, or leaves the one before."""
 
 from __future__ import annotations
 
@@ -14,39 +14,30 @@ from typing import Any
 
 import torch
 
-# What a damaged file makes zipfile and torch raise. No OSErrors: the file may be whole then.
+from famba_core.files import write_atomically
+
+# What zipfile and torch raise for a damaged file. OSError is not among them: the file may be whole then.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError,
 )  # fmt: skip
 
 
 def write(file: Path, state: Mapping[str, Any]) -> None:
-    """Replace the file. Raises OSErrors as they come, such as that of a full disk, and leaves the one before then."""
-    content = io.BytesIO()  # straight into a file torch would turn the OSError of a full disk into a RuntimeError
+    """Replace the file. Raises OSError, for example for a full disk; the file before is unchanged then."""
+    content = io.BytesIO()  # writing straight to a file, torch turns the OSError of a full disk into a RuntimeError
     torch.save(dict(state), content)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb", buffering=0) as stream:
-            left = content.getbuffer()
-            while left:
-                left = left[stream.write(left) :]
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(file, content.getbuffer())
 
 
 def read(file: Path) -> Any:
-    """What the file holds, on the CPU; None if there is none, or it is damaged, which is told, and it is set aside."""
+    """Return the file's content, on the CPU, or None if there is no file.
+
+    A damaged file is renamed, with a warning, and counts as no file.
+    """
     if not file.exists():
         return None
     try:
-        with zipfile.ZipFile(file) as archive:  # torch writes checksums, and does not look at them
+        with zipfile.ZipFile(file) as archive:  # torch writes checksums but does not verify them
             if damaged_entry := archive.testzip():
                 raise zipfile.BadZipFile(damaged_entry)
         return torch.load(file, map_location="cpu", weights_only=True)
