@@ -15,7 +15,7 @@ from famba_core.fusion.schedule import resolve, tokens_per_layer
 from famba_core.models.vim.constants import NORM_EPS
 from famba_core.ops.kernels import Kernels
 from famba_core.ops.registry import choose
-from famba_core.training.cuda_graph import captured
+from famba_core.training.cuda_graph import wrap_in_graph
 
 ROUNDS = Rounds(warmup=5, least=5, most=20, budget_s=3.0)  # warm-up enough for a graph's capture
 
@@ -48,7 +48,7 @@ def fusion_ms(load: Workload, fusion: FusionConfig) -> float | None:
             return out
 
         # as in the step itself, the device must not wait for the host between small kernels
-        graph = captured(run, load.device, name="matching and merging")
+        graph = wrap_in_graph(run, load.device, name="matching and merging")
         return lambda: graph(probe)
 
     passes = [

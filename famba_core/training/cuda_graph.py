@@ -1,8 +1,8 @@
-"""A function of device tensors, captured in a CUDA graph and replayed.
+"""Functions of device tensors, captured in a CUDA graph and replayed.
 
-A step of a small model is thousands of kernels, and starting each of them takes longer than running it; a graph starts
-them all at once. What a graph replays is fixed when it is captured: the kernels, their addresses and every number that
-came from Python. So inputs are copied into buffers that stay, and what changes between calls must be a tensor.
+A training step of a small model consists of thousands of kernels, and launching each takes longer than running it. A
+graph launches all of them at once. A capture fixes what a replay does: the kernels, their addresses, and every number
+that came from Python. So inputs are copied into static buffers, and whatever changes between calls must be a tensor.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-WARMUP_CALLS = 3  # before a capture, in which libraries may neither be loaded nor tuned, nor kernels be compiled
-# The allocator asks a graph whose capture failed, in every later capture too, so it must not be freed.
+WARMUP_CALLS = 3  # before a capture, because libraries load and tune themselves and kernels are compiled in them
+# Graphs whose capture failed. The allocator uses them in later captures too, so they must stay alive.
 _FAILED: list[torch.cuda.CUDAGraph] = []
 
 
 class Recorder(Protocol):
-    """What captures: CUDA's, or a test's."""
+    """Captures work: with CUDA, or with a stand-in of the tests."""
 
     def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do the work as a capture would find it, and return what it returns."""
+        """Run the work under the conditions of a capture, and return its result."""
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Capture the work without doing it. Returns what replays it, and the tensor that each replay writes."""
+        """Capture the work without running it. Returns the replay, and the tensor that each replay writes."""
 
 
-class Captured:
-    """`function`, of tensors whose shapes are always the same, as a graph after the first calls.
+class GraphedFunction:
+    """A function of tensors with static shapes that becomes a graph after its first calls.
 
-    Every call does the work once, captured or not, and draws the same random numbers: a run may be captured anywhere.
-    Calls with other shapes than the first one's, such as a last incomplete batch, are not captured.
+    Every call does the work once, captured or not, and draws the same random numbers, so that a capture changes no
+    result. Calls whose shapes differ from those of the first call, such as an incomplete last batch, are not captured.
     """
 
     def __init__(self, function: Callable[..., Tensor], recorder: Recorder | None, name: str):
-        """recorder: None never captures; name: what the function is, for the notice that it cannot be captured."""
+        """recorder: None never captures; name: the subject of the warning that the function cannot be captured."""
         self._function = function
         self._recorder = recorder
         self._name = name
@@ -47,11 +47,11 @@ class Captured:
 
     @property
     def is_graph(self) -> bool:
-        """Whether the next call of the first one's shapes is a replay."""
+        """True if the next call with the first call's shapes is a replay."""
         return self._graph is not None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """What `function` returns for the inputs, in a tensor of its own."""
+        """Return the function's result for the inputs, in a tensor of its own."""
         if self._recorder is None:
             return self._function(*inputs)
         if not self._buffers:
@@ -79,20 +79,21 @@ class Captured:
         return self._function(*self._buffers)
 
 
-def captured(
+def wrap_in_graph(
     function: Callable[..., Tensor], device: torch.device, *, name: str, generator: Generator | None = None
-) -> Captured:
-    """`function` as a CUDA graph where `device` can have one, else as it is.
+) -> GraphedFunction:
+    """Return `function` as a CUDA graph on CUDA devices; elsewhere it runs as it is.
 
     Args:
-        generator: what the function draws random numbers from; seeding it between calls works as without a graph.
+        name: subject of the warning that the function cannot be captured, such as "the training step".
+        generator: source of the function's random numbers; seeding it between calls works as without a graph.
     """
     recorder = CudaRecorder(device, generator) if device.type == "cuda" else None
-    return Captured(function, recorder, name)
+    return GraphedFunction(function, recorder, name)
 
 
 class CudaRecorder:
-    """Captures with torch's CUDA graphs, on a side stream, as their documentation asks for, warm-up included."""
+    """Captures with torch's CUDA graphs. Warm-up and capture run on a side stream, as torch's documentation demands."""
 
     def __init__(self, device: torch.device, generator: Generator | None):
         self.device = device
@@ -110,17 +111,17 @@ class CudaRecorder:
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
-            # a replay then begins at the generator's offset and moves it as far as the work itself would
+            # a replay then starts at the generator's offset and advances it as the work itself would
             graph.register_generator_state(self.generator)
         current = torch.cuda.current_stream(self.device)
         try:
             with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=self.stream):
                 output = work()
         except RuntimeError:
-            torch.cuda.set_stream(current)  # a capture that cannot end leaves its own stream in place
+            torch.cuda.set_stream(current)  # a failed capture leaves its own stream current
             _FAILED.append(graph)
             if self.generator is not None:
-                # its state counts as being captured for ever; a copy does not
+                # its state would stay marked as capturing; a copy is not
                 self.generator.graphsafe_set_state(self.generator.clone_state())
             raise
         return graph.replay, output

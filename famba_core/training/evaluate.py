@@ -12,7 +12,7 @@ from famba_core.config import AugmentConfig, ModelConfig, Precision
 from famba_core.data.augment import prepare_evaluation
 from famba_core.data.datasets import ImageDataset, Split
 from famba_core.device import autocast
-from famba_core.training.cuda_graph import captured
+from famba_core.training.cuda_graph import wrap_in_graph
 
 BATCH_SIZE = 256
 
@@ -39,7 +39,7 @@ class Evaluator:
         self.model = model
         self.split = split
         count = partial(_hits, model, dataset, config, augmentation, precision)
-        self._count = captured(count, split.images.device, name="the evaluation")
+        self._count = wrap_in_graph(count, split.images.device, name="the evaluation")
 
     @torch.inference_mode()
     def __call__(self) -> Accuracy:

@@ -19,7 +19,7 @@ from famba_core.data.augment import augment
 from famba_core.data.datasets import ImageDataset
 from famba_core.device import autocast
 from famba_core.models.classifier import Classifier
-from famba_core.training.cuda_graph import Captured, captured
+from famba_core.training.cuda_graph import GraphedFunction, wrap_in_graph
 
 BETAS = (0.9, 0.999)
 # The paper's decay of 0.99996 a step spans this share of its run of 300 epochs of 390 steps.
@@ -55,7 +55,7 @@ class TrainStep:
         decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
         self.average = get_ema_multi_avg_fn(decay)
         self._generator: torch.Generator | None = None
-        self._run: Captured | None = None
+        self._run: GraphedFunction | None = None
         self._share_lr()
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float, generator: torch.Generator) -> Tensor:
@@ -72,7 +72,7 @@ class TrainStep:
             self._generator = generator
             # a reference of its own would make a cycle, and weights and graph wait for the garbage collector
             train = partial(TrainStep._train, cast(TrainStep, weakref.proxy(self)))
-            self._run = captured(train, self.device, name="the training step", generator=generator)
+            self._run = wrap_in_graph(train, self.device, name="the training step", generator=generator)
         self.lr.fill_(lr)
         return self._run(images, labels)
 

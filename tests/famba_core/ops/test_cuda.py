@@ -10,7 +10,7 @@ from famba_core.data.image_dataset import Split
 from famba_core.models.registry import build_model
 from famba_core.ops import reference, torch_ops
 from famba_core.ops.external import mamba_ssm_ops
-from famba_core.training.cuda_graph import WARMUP_CALLS, captured
+from famba_core.training.cuda_graph import WARMUP_CALLS, wrap_in_graph
 from famba_core.training.evaluate import BATCH_SIZE, Accuracy, Evaluator
 from famba_core.training.trainer import Trainer
 
@@ -149,7 +149,7 @@ def test_graph_draws_the_random_numbers_of_eager_calls() -> None:
         share = torch._sample_dirichlet(alpha, generator).sum()
         return torch.randn(like.shape, generator=generator, device="cuda") + share
 
-    run = captured(lambda like: draw(graphed, like), torch.device("cuda"), name="it", generator=graphed)
+    run = wrap_in_graph(lambda like: draw(graphed, like), torch.device("cuda"), name="it", generator=graphed)
     for i in range(WARMUP_CALLS + 6):
         if i % 3 == 0:
             graphed.manual_seed(1 << 63 | i)
@@ -166,7 +166,7 @@ def test_function_that_waits_for_the_device_runs_without_a_graph(capsys: pytest.
         drawn = torch.rand(5, generator=generator, device="cuda")
         return x * drawn.sum().item() + drawn
 
-    run = captured(lambda x: work(graphed, x), torch.device("cuda"), name="the work", generator=graphed)
+    run = wrap_in_graph(lambda x: work(graphed, x), torch.device("cuda"), name="the work", generator=graphed)
     for i in range(WARMUP_CALLS + 4):
         x = torch.full((5,), float(i), device="cuda")
         assert torch.equal(run(x), work(alone, x))
@@ -175,7 +175,7 @@ def test_function_that_waits_for_the_device_runs_without_a_graph(capsys: pytest.
             alone.manual_seed(i)
     assert not run.is_graph
     assert capsys.readouterr().err.startswith("the work runs without a CUDA graph, which is slower: ")
-    again = captured(lambda x: x + 1, torch.device("cuda"), name="other work")
+    again = wrap_in_graph(lambda x: x + 1, torch.device("cuda"), name="other work")
     assert [again(torch.full((1,), float(i), device="cuda")).item() for i in range(6)] == [1, 2, 3, 4, 5, 6]
     assert again.is_graph, "a failed capture prevents the next one"
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from famba_core import AugmentConfig, ModelConfig
 from famba_core.data.image_dataset import ImageDataset, Split
-from famba_core.training.cuda_graph import WARMUP_CALLS, Captured
+from famba_core.training.cuda_graph import WARMUP_CALLS, GraphedFunction
 from famba_core.training.evaluate import BATCH_SIZE, Evaluator
 
 
@@ -57,7 +57,8 @@ def test_with_few_classes_all_are_among_the_first_five():
 def test_replayed_batches_count_as_single_ones_and_follow_the_weights(count, monkeypatch):
     recorder = TapeRecorder()
     monkeypatch.setattr(
-        "famba_core.training.evaluate.captured", lambda function, device, *, name: Captured(function, recorder, name)
+        "famba_core.training.evaluate.wrap_in_graph",
+        lambda function, device, *, name: GraphedFunction(function, recorder, name),
     )
     labels = torch.arange(count) % 10 + 10
     split = Split(images=labels.to(torch.uint8)[:, None, None, None].expand(count, 3, 4, 4), labels=labels)

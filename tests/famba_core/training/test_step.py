@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from famba_core import AugmentConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig, build_model
 from famba_core.data.image_dataset import ImageDataset, Split
-from famba_core.training.cuda_graph import WARMUP_CALLS, Captured
+from famba_core.training.cuda_graph import WARMUP_CALLS, GraphedFunction
 from famba_core.training.step import TrainStep, learning_rate, parameter_groups
 
 PLAIN = AugmentConfig(crop_scale_min=1.0, flip=False, random_erasing=0.0, mixup=0.0, cutmix=0.0, eval_crop=1.0)
@@ -158,8 +158,8 @@ def tensors(step: TrainStep) -> list[torch.Tensor]:
 def test_a_replayed_step_is_the_step(fusion, small_backbone, monkeypatch):
     """Nothing in it was fixed by the batch, the learning rate or the random numbers of the capture."""
 
-    def on_tape(function: Callable[..., torch.Tensor], device: object, *, name: str, generator: Any) -> Captured:
-        return Captured(function, TapeRecorder(lambda: tensors(replayed), generator), name)
+    def on_tape(function: Callable[..., torch.Tensor], device: object, *, name: str, generator: Any) -> GraphedFunction:
+        return GraphedFunction(function, TapeRecorder(lambda: tensors(replayed), generator), name)
 
     def run(step: TrainStep) -> list[float]:
         generator = torch.Generator()
@@ -181,7 +181,7 @@ def test_a_replayed_step_is_the_step(fusion, small_backbone, monkeypatch):
         for _ in range(2)
     )
     expected = run(single)
-    monkeypatch.setattr("famba_core.training.step.captured", on_tape)
+    monkeypatch.setattr("famba_core.training.step.wrap_in_graph", on_tape)
     assert run(replayed) == expected
     assert replayed._run is not None
     assert replayed._run.is_graph

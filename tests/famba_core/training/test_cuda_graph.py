@@ -10,14 +10,14 @@ from tape import TapeRecorder
 from torch import Tensor
 
 from famba_core.training import cuda_graph
-from famba_core.training.cuda_graph import WARMUP_CALLS, Captured, CudaRecorder, captured
+from famba_core.training.cuda_graph import WARMUP_CALLS, CudaRecorder, GraphedFunction, wrap_in_graph
 
 CPU = torch.device("cpu")
 
 
 def test_calls_are_warm_ups_then_replays_and_give_what_the_function_gives():
     recorder = TapeRecorder()
-    found = Captured(lambda x, y: (x * y).sum(0), recorder, "it")
+    found = GraphedFunction(lambda x, y: (x * y).sum(0), recorder, "it")
     outputs = []
     for i in range(WARMUP_CALLS + 4):
         assert found.is_graph == (i > WARMUP_CALLS)
@@ -29,7 +29,7 @@ def test_calls_are_warm_ups_then_replays_and_give_what_the_function_gives():
 
 def test_every_call_works_once_on_what_it_changes():
     count = torch.zeros(1)
-    found = Captured(lambda x: count.add_(x).clone(), TapeRecorder(lambda: [count]), "it")
+    found = GraphedFunction(lambda x: count.add_(x).clone(), TapeRecorder(lambda: [count]), "it")
     values = [found(torch.tensor([float(i)])).item() for i in range(9)]
     assert values == [i * (i + 1) / 2 for i in range(9)]
 
@@ -38,7 +38,7 @@ def test_inputs_are_never_written_and_may_be_views():
     def double(x: Tensor) -> Tensor:
         return x.mul_(2).sum()
 
-    found = Captured(double, TapeRecorder(lambda: found._buffers), "it")
+    found = GraphedFunction(double, TapeRecorder(lambda: found._buffers), "it")
     rows = torch.arange(12.0).view(3, 4)
     for i in range(WARMUP_CALLS + 2):
         assert found(rows[:, i % 4]).item() == 2 * rows[:, i % 4].sum().item()
@@ -47,7 +47,7 @@ def test_inputs_are_never_written_and_may_be_views():
 
 def test_other_shapes_are_not_captured_and_disturb_nothing():
     recorder = TapeRecorder()
-    found = Captured(lambda x: x.sum(), recorder, "it")
+    found = GraphedFunction(lambda x: x.sum(), recorder, "it")
     for i in range(WARMUP_CALLS + 3):
         assert found(torch.full((4,), float(i))).item() == 4 * i
         assert found(torch.full((3,), float(i))).item() == 3 * i
@@ -56,7 +56,7 @@ def test_other_shapes_are_not_captured_and_disturb_nothing():
 
 def test_random_numbers_are_those_of_single_calls_through_seeding():
     alone, graphed = torch.Generator(), torch.Generator()
-    found = Captured(lambda x: x + torch.rand(3, generator=graphed), TapeRecorder(generator=graphed), "it")
+    found = GraphedFunction(lambda x: x + torch.rand(3, generator=graphed), TapeRecorder(generator=graphed), "it")
     for i in range(WARMUP_CALLS + 5):
         if i % 3 == 0:
             alone.manual_seed(i)
@@ -72,7 +72,7 @@ def test_what_cannot_be_captured_is_said_in_one_line_and_runs_as_it_is(capsys):
         calls.append(x.sum().item())
         return x + 1
 
-    found = Captured(waits, recorder, "the step")
+    found = GraphedFunction(waits, recorder, "the step")
     outputs = [found(torch.full((2,), float(i))) for i in range(WARMUP_CALLS + 3)]
     assert [output[0].item() for output in outputs] == [i + 1 for i in range(WARMUP_CALLS + 3)]
     assert recorder.did == ["warm up"] * WARMUP_CALLS + ["record"]
@@ -87,7 +87,7 @@ def test_an_error_before_the_capture_comes_through():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        Captured(fails, TapeRecorder(), "it")(torch.zeros(1))
+        GraphedFunction(fails, TapeRecorder(), "it")(torch.zeros(1))
 
 
 def test_on_the_cpu_the_function_is_called_with_the_tensors_themselves():
@@ -97,7 +97,7 @@ def test_on_the_cpu_the_function_is_called_with_the_tensors_themselves():
         seen.append(x)
         return x
 
-    found = captured(keep, CPU, name="it")
+    found = wrap_in_graph(keep, CPU, name="it")
     given = [torch.zeros(2) for _ in range(6)]
     for x in given:
         assert found(x) is x
