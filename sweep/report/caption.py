@@ -12,7 +12,7 @@ def table_caption(data: StudyData, table: pd.DataFrame) -> str:
     """Return the sentences below a table: what was run, where, how much of it is done, and how to read it."""
     plan, trial = data.plan, data.plan.trials[0]
     name = f"Table {plan.paper_table} of Famba-V, measured" if plan.paper_table else "Measured"
-    pixels, devices = trial.model.image_size, " and ".join(data.devices) or "no device yet"
+    pixels, devices = trial.model.image_size, " and ".join(data.distinct("device_name")) or "no device yet"
     sentences = [
         f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
         f"{plural(trial.train.epochs, 'epoch')}), on {devices}",

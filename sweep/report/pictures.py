@@ -30,7 +30,7 @@ class Picture:
 
 def draw_pictures(data: StudyData, table: pd.DataFrame, trade_offs: Sequence[Frontier]) -> list[Picture]:
     """Return the figures that the study has enough rows for."""
-    title = f"{data.plan.study}, profile {data.plan.profile}, on {' and '.join(data.devices)}"
+    title = f"{data.plan.study}, profile {data.plan.profile}, on {' and '.join(data.distinct('device_name'))}"
     pictures = [
         _frontier_picture(table, trade_offs, title),
         _knob_picture(table, curves.STARTING_LAYER, "starting_layer", "Starting layer", title),

@@ -66,11 +66,6 @@ class StudyData:
         """True if every completed trial has an isolated measurement of its training step."""
         return len(self.completed) > 0 and bool((self.completed["measured"] == "isolated").all())
 
-    @cached_property
-    def devices(self) -> list[str]:
-        """Names of the devices that the completed trials ran on."""
-        return self.distinct("device_name")
-
     def distinct(self, column: str) -> list[str]:
         """Return the values of a column among the completed trials, sorted."""
         return sorted(self.completed[column].dropna().unique())
