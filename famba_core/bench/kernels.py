@@ -13,7 +13,7 @@ from famba_core.bench.timing import Call
 from famba_core.bench.workloads import Workload, layer_call, model_call, scan_call
 from famba_core.config import ModelConfig, Precision
 from famba_core.cost.roofline import Work
-from famba_core.cost.work import image_work, layer_work
+from famba_core.cost.work import StepSettings, image_work, layer_work
 
 
 def run_scan(session: Session) -> None:
@@ -70,7 +70,9 @@ def layer_entry(
         missing = f"would need more than its share of the memory for {batch} images of {model.num_tokens} tokens"
     load = session.workload(backend=implementation.backend, precision=precision, model=model, batch=batch)
     whole_layer = make is layer_call
-    work = layer_work(model, model.num_tokens, precision=precision) * batch if whole_layer else None
+    work = (
+        layer_work(model, model.num_tokens, settings=StepSettings(precision=precision)) * batch if whole_layer else None
+    )
     return session.entry(
         section=section,
         name=name,
@@ -96,7 +98,9 @@ def model_entry(
         build=with_peak(load, model_call),
         peer=implementation.peer,
         missing=implementation.missing,
-        work=_unless_peer(implementation, image_work(session.model, schedule, precision=precision) * batch),
+        work=_unless_peer(
+            implementation, image_work(session.model, schedule, StepSettings(precision=precision)) * batch
+        ),
         token_ratio=1.0,
     )
 

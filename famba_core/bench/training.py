@@ -14,7 +14,7 @@ from famba_core.bench.timing import Call
 from famba_core.bench.workloads import saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib
-from famba_core.cost.work import predicted_ratios, step_cost
+from famba_core.cost.work import StepSettings, predicted_ratios, step_cost
 from famba_core.fusion.schedule import resolve
 
 RECOMPUTED = ("none", "upper")  # strategies that are measured with recompute too
@@ -45,7 +45,8 @@ def step_entry(
 ) -> Entry:
     model, batch = session.model, session.batch
     schedule = resolve(case.fusion, model.token_grid).schedule
-    predicted = step_cost(model, schedule, batch=batch, precision=precision, recompute=recompute)
+    settings = StepSettings(batch=batch, precision=precision, recompute=recompute)
+    predicted = step_cost(model, schedule, settings)
     # the paper's ratios are of its code, which keeps all activations
     published = not recompute and not implementation.peer
     missing = implementation.missing
@@ -53,9 +54,7 @@ def step_entry(
         missing = f"would need more than its share of the memory for {batch} images"
     ratios: dict[str, Any] = {"predicted_peak_mib": mib(predicted.peak_bytes)}
     if not implementation.peer:
-        time_ratio, memory_ratio = predicted_ratios(
-            model, schedule, session.limits(precision), batch=batch, precision=precision, recompute=recompute
-        )
+        time_ratio, memory_ratio = predicted_ratios(model, schedule, session.limits(precision), settings)
         ratios |= {"predicted_time_ratio": time_ratio, "predicted_memory_ratio": memory_ratio}
     load = session.workload(backend=implementation.backend, precision=precision, model=model, batch=batch)
 

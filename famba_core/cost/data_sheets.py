@@ -1,4 +1,4 @@
-"""TODO."""
+"""Peak rates and memory of GPUs from their data sheets, and rates of CPU threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from famba_core.cost.roofline import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class _Sheet:
-    """A GPU's data sheet: dense tera-FLOP/s with float32 sums, and what its exponentials follow from."""
+    """A GPU's data sheet: dense tera-FLOP/s with float32 accumulation, and what the rate of exponentials depends on."""
 
     bf16: float
     tf32: float
@@ -21,7 +21,7 @@ class _Sheet:
     gigahertz: float  # boost clock
 
 
-# GiB of memory by name; where a type is sold with several sizes, a name without one stands for the smallest.
+# GiB of memory. A type sold in several sizes counts as the smallest if its name does not give the size.
 _MEMORY_GIB = {
     "B200": 180, "H200": 141, "H100": 80, "A100-80G": 80, "A100-SXM4-80GB": 80, "A100 80GB": 80, "A100": 40,
     "GH200": 96, "H20": 96,
@@ -29,26 +29,16 @@ _MEMORY_GIB = {
 }  # fmt: skip
 
 
-# A thread of a CPU with AVX-512, as measured on an EPYC: matrix products and copies of two threads, halved.
+# One CPU thread with AVX-512: half of what two threads of an EPYC reached in matrix products and copies.
 _THREAD_FLOPS_PER_S = {"bf16": 2.07e11, "tf32": 1.0e11, "float32": 1.0e11}
-
-
 _THREAD_BYTES_PER_S = 1.67e10
-
-
 _CPU_OPS_PER_EXP = 10  # a polynomial and its scaling
+_CPU_START_S = 15e-6  # an operator of torch, with its share of autograd
 
+_EXPS_PER_CLOCK = 16  # per streaming multiprocessor
+_GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, including the wait for the kernel before
 
-_CPU_START_S = 15e-6  # an operator of torch, with what autograd does for it
-
-
-_EXPS_PER_CLOCK = 16  # of one streaming multiprocessor
-
-
-_GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, with the wait for the one before
-
-
-# The first type that a device is of; NVIDIA's data sheets.
+# NVIDIA's data sheets. A device has the first sheet that matches its name.
 _SHEETS = {
     "H200": _Sheet(bf16=989, tf32=494, float32=67, terabytes_per_s=4.8, processors=132, gigahertz=1.98),
     "H100 PCIe": _Sheet(bf16=756, tf32=378, float32=51, terabytes_per_s=2.0, processors=114, gigahertz=1.755),
@@ -61,13 +51,13 @@ _SHEETS = {
 
 
 def known_limits(device_name: str, precision: Precision) -> Limits | None:
-    """The limits of a GPU by its name, such as "NVIDIA H200", or None for one whose data sheet is not here."""
+    """Return the limits of a GPU by its name, such as "NVIDIA H200", or None if its data sheet is not known."""
     sheet = next((sheet for name, sheet in _SHEETS.items() if is_of_type(device_name, name)), None)
     if sheet is None:
         return None
     return Limits(
         matmul_flops_per_s=1e12 * {"bf16": sheet.bf16, "tf32": sheet.tf32, "float32": sheet.float32}[precision],
-        vector_ops_per_s=1e12 * sheet.float32 / 2,  # the sheet counts a multiply-add twice
+        vector_ops_per_s=1e12 * sheet.float32 / 2,  # the sheet counts a multiply-add as two operations
         exps_per_s=1e9 * sheet.gigahertz * sheet.processors * _EXPS_PER_CLOCK,
         bytes_per_s=1e12 * sheet.terabytes_per_s,
         start_s=_GRAPH_START_S,
@@ -76,14 +66,14 @@ def known_limits(device_name: str, precision: Precision) -> Limits | None:
 
 
 def known_memory_gib(device_name: str) -> float | None:
-    """GiB of a GPU by its name or by Ray's name of its type, such as "A100-80G"; None for one that is not known."""
+    """Return the memory in GiB by a GPU's name or Ray's name of its type, such as "A100-80G"; None if not known."""
     return next((gib for name, gib in _MEMORY_GIB.items() if is_of_type(device_name, name)), None)
 
 
 def is_of_type(device_name: str, type_name: str) -> bool:
-    """Whether a GPU is of a type, by the GPU's name and Ray's name of the type, such as "A100-80G".
+    """True if a GPU, by its name, is of the type that Ray calls `type_name`, such as "A100-80G".
 
-    Whole words count, for an A100 is no A10, and the size of the memory where the type has one.
+    Whole words are compared, because an A100 is not an A10; the memory size is compared if the type's name has one.
     """
     kind, size = re.sub(r"-(\d+)G$", "", type_name), re.search(r"-(\d+)G$", type_name)
     words = re.escape(kind).replace(r"\-", "[- ]")  # RTX-PRO-6000
@@ -93,7 +83,7 @@ def is_of_type(device_name: str, type_name: str) -> bool:
 
 
 def cpu_limits(threads: int, precision: Precision) -> Limits:
-    """What so many threads of a present-day CPU reach, where nothing has been measured."""
+    """Return what this number of threads of a current CPU reaches, for a device without measurements."""
     vector_ops_per_s = threads * _THREAD_FLOPS_PER_S["float32"] / 2
     return Limits(
         matmul_flops_per_s=threads * _THREAD_FLOPS_PER_S[precision],

@@ -1,4 +1,4 @@
-"""Time and memory of a training step, or of anything else that is called over and over."""
+"""Time and peak memory of a training step, or of any other repeated call."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 from famba_core.device import synchronize
 from famba_core.errors import reject
 
-SETTLED = 0.04  # distance of the quartiles over the median, of a device that nothing disturbs
-PATIENCE = 4
+SETTLED = 0.04  # interquartile range over median on an undisturbed device
+PATIENCE = 4  # times the budget, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """How long a call takes: median and quartiles over n timed calls."""
+    """Time of a call: median and quartiles over n timed calls."""
 
     median_ms: float
     q25_ms: float
@@ -33,7 +33,7 @@ class StepTime:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether the quartiles lie so far apart that something else must have been running."""
+        """True if the quartiles are so far apart that something else must have been running."""
         return self.q75_ms - self.q25_ms > SETTLED * self.median_ms
 
 
@@ -46,14 +46,14 @@ def measure_step(
     max_steps: int = 1000,
     budget_s: float = 1.0,
 ) -> StepTime:
-    """Time calls of `step` one after another, on a device that nothing else uses.
+    """Time consecutive calls of `step`, on a device that nothing else uses.
 
-    After `warmup` calls, `min_steps` are timed, and then as many more as fit into `budget_s` seconds, `max_steps` in
-    all; where the times scatter, up to PATIENCE times as long, so that the median outlasts a passing disturbance. On
-    CUDA the times are those between events on the current stream, and the device is waited for only between lots of
-    calls: what the host does meanwhile costs nothing while the device is busy, as in training.
+    After `warmup` calls, `min_steps` calls are timed, then as many more as fit into `budget_s` seconds, `max_steps` in
+    total. If the times scatter, timing goes on for up to PATIENCE times the budget, so that a short disturbance does
+    not decide the median. On CUDA, the times are those between events on the current stream, and the host waits for
+    the device only between batches of calls: as in training, the host's work is hidden while the device is busy.
 
-    Raises ConfigError for fewer steps than one; whatever `step` raises comes through.
+    Raises ConfigError for fewer than one step, and passes on what `step` raises.
     """
     reject(
         ("warmup", warmup < 0, f"must be at least 0, not {warmup}"),
@@ -66,11 +66,11 @@ def measure_step(
     left_ms = 1e3 * budget_s - sum(times_ms)
     more = max(0, min(max_steps - min_steps, int(left_ms / max(np.median(times_ms), 1e-6))))
     times_ms += _times_ms(step, device, more)
-    lot = len(times_ms)
+    count = len(times_ms)
     while (result := _summary(times_ms)).is_disturbed and sum(times_ms) < PATIENCE * 1e3 * budget_s:
         if len(times_ms) >= max_steps:
             break
-        times_ms += _times_ms(step, device, min(lot, max_steps - len(times_ms)))
+        times_ms += _times_ms(step, device, min(count, max_steps - len(times_ms)))
     return result
 
 
@@ -80,7 +80,7 @@ def _summary(times_ms: list[float]) -> StepTime:
 
 
 def _times_ms(step: Callable[[], object], device: torch.device, n: int) -> list[float]:
-    """Milliseconds of each of n calls."""
+    """Return the milliseconds of each of n calls."""
     synchronize(device)
     if device.type != "cuda":
         marks = [time.perf_counter()]
@@ -98,25 +98,26 @@ def _times_ms(step: Callable[[], object], device: torch.device, n: int) -> list[
 
 
 def peak_tensor_bytes(step: Callable[[], object], resident: Iterable[Tensor]) -> int:
-    """The most bytes that tensors hold at one moment of `step`, on the CPU.
+    """Return the peak bytes of tensors during `step`, on the CPU.
 
-    The process's resident memory would mostly be imported libraries, and keeps what was freed. Counted instead:
-    `resident`, what is there before (weights, optimizer, averages), and every allocation and release of torch's
-    allocator while `step` runs, temporaries inside operators included. It is the same number on every run.
+    The resident memory of the process would not do: it is mostly imported libraries, and includes freed memory. The
+    count starts with `resident`, the tensors from before (weights, optimizer, averages), and follows each allocation
+    and release by torch's allocator while `step` runs, temporaries inside operators included. It is deterministic.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own chatter, on stderr
-    gc.collect()  # or what an earlier measurement left behind could be counted as released in this one
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages on stderr
+    gc.collect()  # so that tensors of an earlier measurement are not released during this one
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in resident}.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     changes = sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"), key=itemgetter(0))
-    return before + max(accumulate((size for _, size in changes), initial=0))
+    peak: int = max(accumulate((size for _, size in changes), initial=0))
+    return before + peak
 
 
 def tensors_of(state: object) -> Iterable[Tensor]:
-    """Every tensor in nested dicts, lists and tuples, such as a state dict."""
+    """Yield every tensor in nested dicts, lists and tuples, such as a state dict."""
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, dict):
@@ -128,5 +129,5 @@ def tensors_of(state: object) -> Iterable[Tensor]:
 
 
 def mib(size: float) -> float:
-    """Bytes in MiB."""
+    """Convert bytes to MiB."""
     return size / 2**20

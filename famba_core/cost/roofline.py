@@ -1,34 +1,24 @@
-"""What a device can do at most, and the least time that some work takes there."""
+"""The roofline model: a device's peak rates, and a lower bound on the time that some work takes there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be done, whichever device does it."""
+    """Amount of computation and data movement, independent of the device."""
 
     matmul_flops: float  # 2 per multiply-add
-    vector_ops: float  # instructions on single values outside of matrix products; a multiply-add is one
-    exps: float  # exponentials, beside the vector_ops
+    vector_ops: float  # instructions per value outside matrix products; a multiply-add is one
+    exps: float  # exponentials, not counted in vector_ops
     bytes: float  # moved between memory and chip
 
     def __add__(self, other: Work) -> Work:
-        return Work(
-            matmul_flops=self.matmul_flops + other.matmul_flops,
-            vector_ops=self.vector_ops + other.vector_ops,
-            exps=self.exps + other.exps,
-            bytes=self.bytes + other.bytes,
-        )
+        return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
 
     def __mul__(self, times: float) -> Work:
-        return Work(
-            matmul_flops=self.matmul_flops * times,
-            vector_ops=self.vector_ops * times,
-            exps=self.exps * times,
-            bytes=self.bytes * times,
-        )
+        return Work(**{field.name: getattr(self, field.name) * times for field in fields(Work)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +29,13 @@ class Limits:
     vector_ops_per_s: float
     exps_per_s: float
     bytes_per_s: float
-    start_s: float  # to start one kernel or operator; part of no limit, and of predicted times
+    start_s: float  # to start one kernel or operator; used in predicted times only, not in the limits
     source: str  # "data sheet" or "measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """Seconds that work takes at the limits, resource by resource."""
+    """Seconds that each resource needs for some work at its peak rate."""
 
     matmul: float
     vector: float
@@ -53,17 +43,17 @@ class Times:
 
     @property
     def overlapped(self) -> float:
-        """Everything at once: nothing can be faster."""
+        """Return the time if all resources work concurrently: the lower bound."""
         return max(self.matmul, self.vector, self.memory)
 
     @property
     def serial(self) -> float:
-        """One resource after the other: what kernels reach that each saturate one of them."""
+        """Return the time if the resources work one after the other, as for kernels that each saturate one of them."""
         return self.matmul + self.vector + self.memory
 
 
 def least_times(work: Work, limits: Limits) -> Times:
-    """Exponentials have units of their own, and take a slot for an instruction too."""
+    """Return the times at the limits. Exponentials run in units of their own, but are also issued as instructions."""
     issued = (work.vector_ops + work.exps) / limits.vector_ops_per_s
     return Times(
         matmul=work.matmul_flops / limits.matmul_flops_per_s,

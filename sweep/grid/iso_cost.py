@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from famba_core.config import ModelConfig
 from famba_core.cost.data_sheets import known_limits
 from famba_core.cost.roofline import least_times
-from famba_core.cost.work import layer_work, step_cost
+from famba_core.cost.work import StepSettings, layer_work, step_cost
 from famba_core.fusion.schedule import tokens_per_layer
 
 _MODEL = ModelConfig(backbone="vim_tiny")
@@ -42,4 +42,4 @@ def _layer_s(length: int, r: int) -> float:
 def _unfused_s() -> float:
     limits = known_limits("A100", "float32")
     assert limits is not None
-    return least_times(step_cost(_MODEL, [0] * _MODEL.sizes.depth, batch=_BATCH).work, limits).serial
+    return least_times(step_cost(_MODEL, [0] * _MODEL.sizes.depth, StepSettings(batch=_BATCH)).work, limits).serial

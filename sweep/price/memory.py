@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from famba_core.config import DataConfig
-from famba_core.cost.work import StepCost, step_cost
+from famba_core.cost.work import StepCost, StepSettings, step_cost
 from sweep.plan.model import Trial
 
 # A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
@@ -20,15 +20,7 @@ def predicted_peak_mib(trial: Trial) -> float:
 
 def predicted_step(trial: Trial) -> StepCost:
     """Return the cost of the trial's training step by the cost model."""
-    train = trial.train
-    return step_cost(
-        trial.model,
-        trial.fusion.schedule,
-        batch=train.batch_size,
-        precision=train.precision,
-        ema=train.ema,
-        recompute=train.recompute,
-    )
+    return step_cost(trial.model, trial.fusion.schedule, StepSettings.of(trial.train))
 
 
 @functools.cache

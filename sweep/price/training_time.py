@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from famba_core.config import ModelConfig, Precision, TrainConfig
 from famba_core.cost.data_sheets import cpu_limits, known_limits
 from famba_core.cost.roofline import Limits
-from famba_core.cost.work import step_cost
+from famba_core.cost.work import StepSettings, step_cost
 from famba_core.paper.published import read_published_table
 from sweep.price.device import PoolDevice
 
@@ -31,7 +32,7 @@ def device_seconds(
     """
     batch, precision = min(train.batch_size, images), train.precision
     steps = train.epochs * (images // batch)
-    step = step_cost(model, schedule, batch=batch, precision=precision, ema=train.ema, recompute=train.recompute)
+    step = step_cost(model, schedule, replace(StepSettings.of(train), batch=batch))
     if device.gpu:
         return steps * step.time_s(_gpu_limits(device.name, precision)) * _slowdown_against_sheet()
     return steps * step.time_s(cpu_limits(threads, precision)) * threads
@@ -40,7 +41,7 @@ def device_seconds(
 @functools.cache
 def _slowdown_against_sheet() -> float:
     """Return the paper's training time over that predicted from the data sheet of its GPU."""
-    step = step_cost(_PAPER_MODEL, [0] * _PAPER_MODEL.sizes.depth, batch=_PAPER_BATCH)
+    step = step_cost(_PAPER_MODEL, [0] * _PAPER_MODEL.sizes.depth, StepSettings(batch=_PAPER_BATCH))
     published = next(row for row in read_published_table(1) if (row.backbone, row.strategy) == ("vim_tiny", "none"))
     return published.train_time_s / (_PAPER_STEPS * step.time_s(_gpu_limits("A100", "float32")))
 

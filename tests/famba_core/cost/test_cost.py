@@ -13,7 +13,7 @@ from famba_core.bench.workloads import Workload, saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib
 from famba_core.cost.roofline import Limits
-from famba_core.cost.work import SCAN_FLOPS_PER_STATE, cost, image_work, predicted_ratios, step_cost
+from famba_core.cost.work import SCAN_FLOPS_PER_STATE, StepSettings, cost, image_work, predicted_ratios, step_cost
 from famba_core.models.vim.constants import CONV_WIDTH
 
 SCHEDULES = {
@@ -67,7 +67,9 @@ def workload(backbone: str, precision: Precision = "float32", batch: int = 2) ->
 def test_activation_bytes_are_those_that_autograd_keeps(fusion, precision, recompute):
     load = workload("vim_nano_small", precision)
     schedule = token_schedule(SCHEDULES[fusion], 24, load.model.num_tokens)
-    predicted = cost(load.model, schedule, precision=precision, recompute=recompute).activation_bytes_per_image
+    predicted = cost(
+        load.model, schedule, StepSettings(precision=precision, recompute=recompute)
+    ).activation_bytes_per_image
     measured = saved_bytes(load, SCHEDULES[fusion], recompute=recompute)
     assert predicted == pytest.approx(measured, rel=0.01)
 
@@ -91,7 +93,9 @@ def test_the_saving_by_fusion_is_predicted_on_every_backend(backend, fusion):
 def test_the_peak_of_a_step_is_the_measured_one(fusion, precision, recompute):
     load = workload("vim_nano_small", precision, batch=16)
     schedule = token_schedule(SCHEDULES[fusion], 24, load.model.num_tokens)
-    predicted = step_cost(load.model, schedule, batch=16, precision=precision, recompute=recompute).peak_bytes
+    predicted = step_cost(
+        load.model, schedule, StepSettings(batch=16, precision=precision, recompute=recompute)
+    ).peak_bytes
     _, measured = step_with_peak(load, SCHEDULES[fusion], recompute=recompute)
     assert mib(predicted) == pytest.approx(measured, rel=0.12)
 
@@ -114,55 +118,63 @@ def test_a_step_does_three_times_the_products_of_a_forward_pass_and_the_steps_pr
     assert image.matmul_flops == 3 * (cost(TINY, [0] * 24).flops_per_image - scan) + steps
     assert image.exps == 2 * 24 * 197 * 2 * 384 * 16
     again = 24 * 197 * 2 * (2 * 192 * 384 + 2 * 384 * (12 + 32))
-    assert image_work(TINY, [0] * 24, recompute=True).matmul_flops == image.matmul_flops + again
-    assert step_cost(TINY, UPPER, batch=6).work.exps == 6 * image_work(TINY, UPPER).exps
+    assert image_work(TINY, [0] * 24, StepSettings(recompute=True)).matmul_flops == image.matmul_flops + again
+    assert step_cost(TINY, UPPER, StepSettings(batch=6)).work.exps == 6 * image_work(TINY, UPPER).exps
 
 
 def test_the_scans_time_follows_the_tokens():
-    ratio, _ = predicted_ratios(TINY, UPPER, limits(exps_per_s=1.0), batch=8)
+    ratio, _ = predicted_ratios(TINY, UPPER, limits(exps_per_s=1.0), StepSettings(batch=8))
     assert ratio == pytest.approx(TOKEN_RATIO)
 
 
 def test_what_every_step_pays_brings_the_ratio_nearer_to_one():
     moved = limits(bytes_per_s=1.0)
-    ratios = [predicted_ratios(TINY, UPPER, moved, batch=batch)[0] for batch in (1, 8, 1024)]
+    ratios = [predicted_ratios(TINY, UPPER, moved, StepSettings(batch=batch))[0] for batch in (1, 8, 1024)]
     assert 1 > ratios[0] > ratios[1] > ratios[2] > TOKEN_RATIO
-    once = 2 * step_cost(TINY, UPPER, batch=1).work.bytes - step_cost(TINY, UPPER, batch=2).work.bytes
+    once = (
+        2 * step_cost(TINY, UPPER, StepSettings(batch=1)).work.bytes
+        - step_cost(TINY, UPPER, StepSettings(batch=2)).work.bytes
+    )
     assert once == 11 * 4 * cost(TINY, UPPER).parameters  # AdamW and the average
-    assert step_cost(TINY, UPPER, batch=1, ema=False).work.bytes < step_cost(TINY, UPPER, batch=1).work.bytes
+    assert (
+        step_cost(TINY, UPPER, StepSettings(batch=1, ema=False)).work.bytes
+        < step_cost(TINY, UPPER, StepSettings(batch=1)).work.bytes
+    )
 
 
 def test_a_step_of_nothing_but_starts_costs_more_with_fusion():
     slow = replace(limits(), start_s=1.0)
-    assert step_cost(TINY, UPPER, batch=8).time_s(slow) == pytest.approx(24 * 60 + 19 * 25)
-    assert predicted_ratios(TINY, UPPER, slow, batch=8)[0] > 1
+    assert step_cost(TINY, UPPER, StepSettings(batch=8)).time_s(slow) == pytest.approx(24 * 60 + 19 * 25)
+    assert predicted_ratios(TINY, UPPER, slow, StepSettings(batch=8))[0] > 1
 
 
 def test_bfloat16_halves_what_lies_between_the_products_and_no_residual():
     D, E, low = 192, 384, 2 * (12 + 32)
-    kept = {p: cost(TINY, [0] * 24, precision=p).activation_bytes_per_image for p in ("float32", "bf16")}
+    kept = {p: cost(TINY, [0] * 24, StepSettings(precision=p)).activation_bytes_per_image for p in ("float32", "bf16")}
     images = 3 * 224 * 224
     assert kept["float32"] == 4 * images + 24 * 197 * 4 * (D + 2 * E + low)
     assert kept["bf16"] == 2 * images + 24 * 197 * (4 * D + 2 * (2 * E + low))
-    assert cost(TINY, [0] * 24, recompute=True).activation_bytes_per_image == 4 * images + 24 * 197 * 4 * D
+    assert (
+        cost(TINY, [0] * 24, StepSettings(recompute=True)).activation_bytes_per_image == 4 * images + 24 * 197 * 4 * D
+    )
 
 
 def test_recompute_predicts_less_memory_and_more_time():
     even = limits(matmul_flops_per_s=1e12, vector_ops_per_s=1e12, exps_per_s=1e12, bytes_per_s=1e11)
-    time, memory = predicted_ratios(TINY, [0] * 24, even, batch=64, recompute=True)
+    time, memory = predicted_ratios(TINY, [0] * 24, even, StepSettings(batch=64, recompute=True))
     assert 1 < time < 1.2
     assert memory < 0.5
 
 
 def test_the_fullest_layer_is_where_backward_holds_the_most():
     """Without fusion everything is kept when backward begins, at the last layer; fusing there makes it smaller."""
-    none = step_cost(TINY, (0,) * 24, batch=128)
+    none = step_cost(TINY, (0,) * 24, StepSettings(batch=128))
     assert none.fullest_layer == 24
-    late = step_cost(TINY, (0,) * 23 + (98,), batch=128)
+    late = step_cost(TINY, (0,) * 23 + (98,), StepSettings(batch=128))
     assert late.fullest_layer == 23
     assert late.peak_bytes < none.peak_bytes
     # of one image little is kept, and towards the first layer the gradients of all later ones have gathered
-    assert step_cost(TINY, (0,) * 24, batch=1, recompute=True).fullest_layer == 1
+    assert step_cost(TINY, (0,) * 24, StepSettings(batch=1, recompute=True)).fullest_layer == 1
     # one small image: the optimizer's gradients of all layers outweigh a layer's backward
     small = ModelConfig(image_size=16)
-    assert step_cost(small, (0,) * 24, batch=1).fullest_layer is None
+    assert step_cost(small, (0,) * 24, StepSettings(batch=1)).fullest_layer is None

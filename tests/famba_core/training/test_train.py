@@ -9,7 +9,7 @@ from trainers import assert_same_run, without_time
 
 from famba_core import AugmentConfig, ConfigError, FusionConfig, ModelConfig
 from famba_core.cli import main
-from famba_core.cost.work import cost, step_cost
+from famba_core.cost.work import StepSettings, cost, step_cost
 from famba_core.training.trainer import CHECKPOINT, NonFiniteLoss, Trainer
 
 
@@ -114,7 +114,9 @@ def test_peak_memory_is_one_number_and_covers_what_must_be_there(trainer):
     price = cost(run.model_config, run.schedule)
     assert alone > 5 * 4 * price.parameters + 8 * price.activation_bytes_per_image
     for peak, batch in ((alone, 8), (big, 32)):
-        assert peak == pytest.approx(step_cost(run.model_config, run.schedule, batch=batch).peak_bytes, rel=0.15)
+        assert peak == pytest.approx(
+            step_cost(run.model_config, run.schedule, StepSettings(batch=batch)).peak_bytes, rel=0.15
+        )
 
 
 def test_recomputing_lowers_the_peak_and_changes_no_number(trainer):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from famba_core.config import ConfigError, FusionConfig, ModelConfig, TokenGrid
 from famba_core.cost.data_sheets import known_limits
 from famba_core.cost.roofline import least_times
-from famba_core.cost.work import step_cost
+from famba_core.cost.work import StepSettings, step_cost
 from famba_core.fusion.schedule import fusing_layers, spread
 from sweep.grid.budget import (
     PAPER_GRID,
@@ -214,7 +214,7 @@ def test_the_share_of_an_exact_budget_is_one_of_whole_tokens():
 def serial_s(schedule):
     """Seconds of a step at an A100's limits, from the cost model as a whole."""
     limits = known_limits("A100", "float32")
-    return least_times(step_cost(ModelConfig(), schedule, batch=128).work, limits).serial
+    return least_times(step_cost(ModelConfig(), schedule, StepSettings(batch=128)).work, limits).serial
 
 
 @pytest.mark.parametrize("schedule", [(0,) * 24, (7,) * 24, (0,) * 5 + (9,) * 19, (0, 14) * 12, (50,) + (0,) * 23])
@@ -265,7 +265,8 @@ def test_on_smaller_images_an_equal_cost_is_an_equal_share_of_tokens():
     model = ModelConfig(image_size=96)
     limits = known_limits("A100", "float32")
     fused, unfused = (
-        least_times(step_cost(model, schedule, batch=128).work, limits).serial for schedule in (small, (0,) * 24)
+        least_times(step_cost(model, schedule, StepSettings(batch=128)).work, limits).serial
+        for schedule in (small, (0,) * 24)
     )
     assert fused / unfused == pytest.approx(0.7, abs=0.05)
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from synthetic_study import result, save
 
-from famba_core.cost.work import step_cost
+from famba_core.cost.work import StepSettings, step_cost
 from sweep.cli import main
 from sweep.errors import UserError
 from sweep.grid.spec import load_spec
@@ -40,7 +40,7 @@ def with_gib(gib, *, gpu=True):
 
 
 def peak_gib(trial):
-    return step_cost(trial.model, trial.fusion.schedule, batch=trial.train.batch_size).peak_bytes / 2**30
+    return step_cost(trial.model, trial.fusion.schedule, StepSettings(batch=trial.train.batch_size)).peak_bytes / 2**30
 
 
 def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_layer(plan):
@@ -60,7 +60,7 @@ def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_la
         assert said[1] == label
         # beside its tensors a process holds a gibibyte, and the images
         assert 0.9 < float(said[2]) - peak_gib(trial) < 1.5
-        step = step_cost(trial.model, trial.fusion.schedule, batch=trial.train.batch_size)
+        step = step_cost(trial.model, trial.fusion.schedule, StepSettings(batch=trial.train.batch_size))
         assert int(said[3]) == step.fullest_layer
 
 

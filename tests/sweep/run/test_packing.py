@@ -10,7 +10,7 @@ from fake_training import job_of
 from PIL import Image
 
 from famba_core.config import AugmentConfig, DataConfig, FusionSchedule, ModelConfig, TrainConfig
-from famba_core.cost.work import step_cost
+from famba_core.cost.work import StepSettings, step_cost
 from sweep.executors.base import TrainJob
 from sweep.executors.ray_tune.nodes import capacity
 from sweep.plan.model import Trial
@@ -58,7 +58,7 @@ def test_never_more_than_are_of_use_and_one_that_does_not_fit_has_a_gpu_to_itsel
 
 
 def test_the_prediction_is_the_cost_models_and_the_images() -> None:
-    step = step_cost(TRIAL.model, TRIAL.fusion.schedule or (), batch=128)
+    step = step_cost(TRIAL.model, TRIAL.fusion.schedule or (), StepSettings(batch=128))
     images = 1797 * 3 * 32**2  # scikit-learn's digits, both splits, counted as if of 32 pixels
     assert predicted_peak_mib(TRIAL) == pytest.approx((step.peak_bytes + images) / 2**20)
     for less in (
@@ -77,6 +77,6 @@ def test_images_of_a_folder_are_stored_larger_than_the_model_sees_them(tmp_path:
         for i in range(n):
             Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
     trial = replace(TRIAL, model=ModelConfig(backbone="vim_tiny", image_size=224, num_classes=1))
-    step = step_cost(trial.model, trial.fusion.schedule or (), batch=128)
+    step = step_cost(trial.model, trial.fusion.schedule or (), StepSettings(batch=128))
     trial = replace(trial, data=DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))
     assert predicted_peak_mib(trial) == pytest.approx((step.peak_bytes + 5 * 3 * 256**2) / 2**20)
