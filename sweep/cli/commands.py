@@ -1,4 +1,4 @@
-"""What each command of `famba-sweep` does. Heavy imports wait until a command needs them."""
+"""The commands of `famba-sweep`. Slow imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from sweep.errors import Problem, UserError
 if TYPE_CHECKING:
     from sweep.executors.base import Executor, ResourceRequest
     from sweep.grid.spec import SweepSpec
-    from sweep.plan.model import Plan
+    from sweep.plan.model import Plan, Trial
     from sweep.price.estimate import Price
     from sweep.store.study import StoredRows
 
 ASK_ABOVE_DEVICE_HOURS = 1.0
-REPORT_ONLY = {  # columns that a terminal is too narrow for
+REPORT_ONLY = {  # columns for which a terminal is too narrow
     "Top-1 (%) EMA",
     "Top-5 (%) last",
     "Top-5 (%) paper",
     "Training time paper",
     "Peak memory (MiB) paper",
 }
-FILE_WIDTH = 160  # characters of a table that is not printed on a terminal
+FILE_WIDTH = 160  # characters of a table's line if the output is not a terminal
 
 
 def run(options: argparse.Namespace) -> int:
     if options.address and options.executor == "in-process":
-        raise UserError("--address is for --executor ray; in-process stays in this process")
+        raise UserError("--address needs --executor ray; in-process uses no cluster")
     from sweep.run.listeners.screen import Screen
     from sweep.run.result_cache import ResultCache
     from sweep.run.runner import missing_trials, run_plan
 
-    _, plan, folder, stored, priced = _prepared(options)
+    _, plan, folder, stored, priced = _prepare(options)
     missing = missing_trials(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
     if missing and not options.yes:
-        _refuse_long(priced, [trial.trial_id for trial in missing])
+        _refuse_long_run(priced, missing)
     if missing and not plan.trials[0].gpus_per_trial:
         from famba_core.ops.cpu.build import library
 
-        library()  # built once here, with its notice, rather than by every worker at the same time
+        library()  # built once here, not by every worker at the same time
     weights = {trial_id: trial.device_hours for trial_id, trial in priced.trials.items()}
     summary = run_plan(
         plan,
         folder,
-        partial(_executor, options),
+        partial(_make_executor, options),
         listeners=[Screen(weights)],
         stored=stored,
         limit=options.limit,
@@ -78,14 +78,15 @@ def plan(options: argparse.Namespace) -> int:
     from sweep.price.text import headline, list_trials, price_lines
     from sweep.text import clock
 
-    spec, plan, _, _, priced = _prepared(options)
+    spec, plan, _, _, priced = _prepare(options)
     shown = {trial.trial_id for trial in list_trials(plan, options.limit)}
     rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
     left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
     print(headline(plan, options.limit, left_out=left_out))
-    words = [(heading, False) for heading in ("trial", "cases", "tokens removed by layer")]
+    headings = {"trial": False, "cases": False, "tokens removed by layer": False}  # heading -> is a number
+    headings |= dict.fromkeys(("removed", "tokens", "FLOPs", "memory", "time"), True)
     _print_table(
-        [*words, *((heading, True) for heading in ("removed", "tokens", "FLOPs", "memory", "time"))],
+        list(headings.items()),
         (
             (row["trial"], row["cases"], row["schedule"], str(row["reduced_tokens"]), str(row["tokens_per_image"]),
              format(row["flops_ratio"], ".3f"), format(row["memory_ratio"], ".3f"), clock(3600 * row["device_hours"]))
@@ -97,7 +98,7 @@ def plan(options: argparse.Namespace) -> int:
         print(line)
     shared = sum(len(row["cases"].split("; ")) > 1 for row in rows)
     if shared:
-        print(f"{shared} trials stand for several cases of the same schedule, which run once")
+        print(f"{shared} trials each cover several cases with the same schedule, which run once")
     return 0
 
 
@@ -124,9 +125,9 @@ def status(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from sweep.cli.doctor import findings
+    from sweep.cli.doctor import list_findings
 
-    for topic, finding in findings(options.data_dir):
+    for topic, finding in list_findings(options.data_dir):
         print(f"{topic:<14} {finding}")
     return 0
 
@@ -144,19 +145,19 @@ def data(options: argparse.Namespace) -> int:
 
 
 class _Prepared(NamedTuple):
-    """What a grid comes to, before anything runs."""
+    """A grid's plan, stored rows and price, before anything runs."""
 
     spec: SweepSpec
     plan: Plan
-    folder: Path  # the study's
-    stored: StoredRows  # there, when it was looked at
+    folder: Path  # the study's folder
+    stored: StoredRows  # in this folder
     priced: Price
 
 
-def _prepared(options: argparse.Namespace) -> _Prepared:
-    """The plan of a grid, what is stored of it, and its price; says which profile was taken where none was asked for.
+def _prepare(options: argparse.Namespace) -> _Prepared:
+    """Return the plan of a grid, its stored rows and its price. Print the profile if the user chose none.
 
-    What is stored is read once here, and handed on: of thousands of trials that takes seconds.
+    The rows are read once: with thousands of trials that takes seconds.
     """
     from famba_core.data.datasets import describe_dataset
     from sweep.grid.resources import FLAGS
@@ -173,22 +174,22 @@ def _prepared(options: argparse.Namespace) -> _Prepared:
     in_process = options.executor == "in-process"
     flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
     if in_process and "trial_time_limit_h" in flags:
-        raise UserError("--trial-time-limit is for --executor ray; a trial that hangs in this process cannot be ended")
+        raise UserError("--trial-time-limit needs --executor ray; in-process cannot stop a trial that hangs")
     spec = load_spec(options.grid)
-    profile = options.profile or _chosen_profile(spec, options.data_dir)
+    profile = options.profile or _choose_profile(spec, options.data_dir)
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
     if in_process and plan.pool.gpus_per_trial == "pack":
-        raise UserError("gpus_per_trial: pack is for --executor ray; in-process runs one trial at a time")
+        raise UserError("gpus_per_trial: pack needs --executor ray; in-process runs one trial at a time")
     folder = study_folder(options.out, plan)
     stored = read_rows(folder, resume_columns(plan))
     device = find_pool_device(plan, address=options.address)
     plan = keep_fitting(plan, device, stored=set(stored.rows["trial_id"]))
-    data = plan.trials[0].data  # the whole plan's
+    data = plan.trials[0].data  # all trials of a plan have the same data
     calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
     return _Prepared(spec, plan, folder, stored, price_plan(plan, device, calibration))
 
 
-def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
+def _choose_profile(spec: SweepSpec, data_dir: str | None) -> str:
     from sweep.cli.doctor import has_cifar100, has_gpu
     from sweep.grid.spec import default_profile
 
@@ -197,18 +198,17 @@ def _chosen_profile(spec: SweepSpec, data_dir: str | None) -> str:
     return name
 
 
-def _refuse_long(priced: Price, missing: Sequence[str]) -> None:
-    """Raise UserError, with the estimate, for a run that is long enough to be meant."""
-    hours = sum(priced.trials[trial_id].device_hours for trial_id in missing)
+def _refuse_long_run(priced: Price, missing: Sequence[Trial]) -> None:
+    """Raise UserError, with the estimate, for a long run: it may be a mistake."""
+    hours = sum(trial.device_hours for trial in priced.of(missing))
     if hours > ASK_ABOVE_DEVICE_HOURS:
         raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: say --yes to start "
-            "them, --limit N for fewer, or choose another --profile"
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: pass --yes to start "
+            "them, --limit N for fewer, or another --profile"
         )
 
 
-def _executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:
-    # imported where there is work: each takes seconds
+def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:
     from sweep.worker.job import run_job
 
     if options.executor == "in-process":
@@ -221,9 +221,9 @@ def _executor(options: argparse.Namespace, folder: Path, resources: ResourceRequ
 
 
 def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under (heading, is a number), as wide as the terminal or, if that is too narrow, as they need.
+    """Print rows under headings, given as (heading, is a number), as wide as the terminal or, if needed, wider.
 
-    Elsewhere than on a terminal the first column, which names the rows, is never broken: it is searched for and copied.
+    In a file or a pipe the first column, which names the rows, is never wrapped, so that it can be searched and copied.
     """
     from rich import box
     from rich.console import Console
@@ -232,14 +232,15 @@ def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[s
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows = list(rows)
     for i, (heading, numeric) in enumerate(headings):
-        whole = numeric or (i == 0 and not sys.stdout.isatty())
-        unbroken = [*heading.split(), *(row[i] for row in rows if whole)]
+        unbroken = heading.split()
+        if numeric or (i == 0 and not sys.stdout.isatty()):
+            unbroken += [row[i] for row in rows]
         longest = max(map(len, unbroken))
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
     for row in rows:
         table.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
-    with console.capture() as text:  # the console itself would end the program where the reader has gone
+    with console.capture() as text:  # printing directly, the console would end the program if the reader has gone
         console.print(table, crop=False)
     print(text.get(), end="")
 

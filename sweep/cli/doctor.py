@@ -1,4 +1,4 @@
-"""What this machine has: devices, scan backends, data sets, versions."""
+"""Lists what this machine has: devices, scan backends, data sets, versions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ PACKAGES = ("famba-sweep", "torch", "ray", "optuna", "pandas", "pyarrow", "mamba
 
 
 def has_gpu() -> bool:
-    """Whether torch can compute on a GPU here."""
+    """True if torch can compute on a GPU of this machine."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def has_cifar100(data_dir: str | None = None) -> bool:
-    """Whether CIFAR-100 is where a trial would look for it."""
+    """True if a trial would find CIFAR-100."""
     return not isinstance(_dataset("cifar100", data_dir), ConfigError)
 
 
-def findings(data_dir: str | None = None) -> Iterator[tuple[str, str]]:
-    """(topic, what was found), a line each."""
+def list_findings(data_dir: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (topic, what was found) for each line."""
     import torch
 
     from famba_core.device import device_name
@@ -53,6 +53,7 @@ def findings(data_dir: str | None = None) -> Iterator[tuple[str, str]]:
 
 
 def _dataset(name: DatasetName, data_dir: str | None) -> str | ConfigError:
+    """Return the data set's size, or why it cannot be used."""
     from famba_core.data.datasets import describe_dataset
 
     try:

@@ -1,4 +1,4 @@
-"""`famba-sweep`: run a grid, show its plan, redraw its report, ask how it stands."""
+"""`famba-sweep`: parses the command line, runs a command, returns its exit code."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ from sweep.errors import UserError
 from sweep.grid.resources import FLAGS
 
 COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
-MOST_DIGITS = 19  # of a number that fits in 64 bits
+MOST_DIGITS = 19  # a number with fewer digits fits in 64 bits
 HELP = """\
 Sweeps of Vision Mamba models with token fusion: every configuration of a grid is trained, stored as Parquet, and
 drawn as the paper's tables and the accuracy-efficiency frontier.
 
-  famba-sweep GRID                  train what is missing of a grid, then write its report
+  famba-sweep GRID                  train the missing trials of a grid, then write its report
   famba-sweep plan GRID             show every trial, its schedule and price; train nothing
   famba-sweep report STUDY          write the report of a study's folder again
-  famba-sweep status STUDY          what is done, running, failed
-  famba-sweep compact STUDY         make a study's many files few
-  famba-sweep doctor                what this machine has
-  famba-sweep data cifar100         fetch a data set
+  famba-sweep status STUDY          show which trials are done, running, failed
+  famba-sweep compact STUDY         merge a study's many files into few
+  famba-sweep doctor                show devices, scan backends, data sets and versions of this machine
+  famba-sweep data cifar100         download a data set
 
 Each command has its own --help, `famba-sweep run --help` for the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `famba-sweep`; returns the exit code: 0, 1 if trials failed, 2 for wrong input or a folder that cannot be
-    written, 3 if a limit ended the run before all was done, 130 for Ctrl-C and SIGTERM, 141 if nobody reads on."""
+    """Run `famba-sweep` and return the exit code.
+
+    It is 0; 1 if trials failed; 2 for wrong input or a folder that cannot be written; 3 if a limit ended the run early;
+    130 for Ctrl-C and SIGTERM; 141 if the reader of the output has gone.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(HELP)
         return 0 if given else 2
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run has its own way to end; all else ends at once
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run handles SIGTERM itself
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a dash that the terminal lacks must not end a run
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end a run
     try:
         if given[0] not in COMMANDS:
             _check_grid(given[0])
@@ -60,23 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfamba-sweep: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
+    except BrokenPipeError:  # the reader of the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 def _check_grid(word: str) -> None:
-    """Raise UserError for a first word that is rather a misspelt command; options and grids are left to `run`."""
+    """Raise UserError if the first word is probably a misspelt command. `run` checks options and grid files."""
     if not word.startswith("-") and Path(word).suffix not in (".yaml", ".yml") and not Path(word).exists():
         raise UserError(f"{word!r} is neither a command ({', '.join(COMMANDS)}) nor a grid file")
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Return the parser of all commands."""
     result = argparse.ArgumentParser(prog="famba-sweep")
     choices = result.add_subparsers(required=True)
 
-    run = choices.add_parser("run", help="train what is missing of a grid, then write its report")
+    run = choices.add_parser("run", help="train the missing trials of a grid, then write its report")
     _add_grid(run)
     run.add_argument(
         "--executor",
@@ -86,12 +89,12 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--retry-failed", action="store_true", help="train trials again that are stored as failed")
     run.add_argument(
-        "--no-cache", action="store_true", help="train also what other studies in DIR have the same result of"
+        "--no-cache", action="store_true", help="train even if another study in DIR already has this result"
     )
     run.add_argument(
         "--yes",
         action="store_true",
-        help=f"start even a run of more than {commands.ASK_ABOVE_DEVICE_HOURS:g} device-hour",
+        help=f"start even if the run takes more than {commands.ASK_ABOVE_DEVICE_HOURS:g} device-hour",
     )
     run.set_defaults(function=commands.run)
 
@@ -99,39 +102,43 @@ def parser() -> argparse.ArgumentParser:
     _add_grid(plan)
     plan.set_defaults(function=commands.plan, executor="ray")
 
-    report = choices.add_parser("report", help="write the report of a study's folder again")
-    report.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
-    report.set_defaults(function=commands.report)
+    _add_study_command(choices, commands.report, "write the report of a study's folder again")
+    _add_study_command(choices, commands.status, "show which trials are done, running, failed")
+    _add_study_command(choices, commands.compact, "merge a study's many files into few; no run may be active")
 
-    status = choices.add_parser("status", help="what is done, running, failed")
-    status.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
-    status.set_defaults(function=commands.status)
-
-    compact = choices.add_parser("compact", help="make a study's many files few, while no run drives it")
-    compact.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
-    compact.set_defaults(function=commands.compact)
-
-    doctor = choices.add_parser("doctor", help="what this machine has: devices, scan backends, data sets, versions")
+    doctor = choices.add_parser("doctor", help="show devices, scan backends, data sets and versions of this machine")
     doctor.add_argument("--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/")
     doctor.set_defaults(function=commands.doctor)
 
-    data = choices.add_parser("data", help="fetch a data set")
+    data = choices.add_parser("data", help="download a data set")
     data.add_argument("dataset", choices=("cifar100",))
     data.add_argument("--data-dir", type=_folder, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
     data.set_defaults(function=commands.data)
     return result
 
 
+def _add_study_command(
+    choices: argparse._SubParsersAction[argparse.ArgumentParser],
+    function: Callable[[argparse.Namespace], int],
+    help_text: str,
+) -> None:
+    command = choices.add_parser(function.__name__, help=help_text)
+    command.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
+    command.set_defaults(function=function)
+
+
 def _add_grid(command: argparse.ArgumentParser) -> None:
     command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml")
     command.add_argument(
-        "--profile", type=_given, help="one of the grid's (default: paper with a GPU and CIFAR-100, else laptop)"
+        "--profile",
+        type=_given,
+        help="one of the grid's profiles (default: paper with a GPU and CIFAR-100, else laptop)",
     )
     command.add_argument(
         "--limit",
         type=_positive,
         metavar="N",
-        help="only the first N trials; of a search, N newly completed ones beside baselines and stored results",
+        help="only the first N trials; of a search, the baselines and N newly completed trials",
     )
     command.add_argument(
         "--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/, or the image folder"
@@ -141,7 +148,7 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
         type=_folder,
         default=Path("results"),
         metavar="DIR",
-        help="holds a folder for each study and profile (default: results)",
+        help="folder with a subfolder for each study and profile (default: results)",
     )
     pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
     pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
@@ -161,7 +168,7 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
 
 
 def _given(text: str) -> str:
-    if not text:  # what a script's unset variable leaves, and would otherwise mean the default
+    if not text:  # a script's unset variable, which would otherwise mean the default
         raise argparse.ArgumentTypeError("it is empty")
     return text
 

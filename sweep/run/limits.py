@@ -31,7 +31,7 @@ class Limits:
 
     @property
     def since(self) -> float:
-        """Return when that limit was reached (time.monotonic())."""
+        """Return when this limit was reached (time.monotonic())."""
         assert self._reached
         return self._reached[1]
 

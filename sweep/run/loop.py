@@ -92,7 +92,7 @@ class TrialLoop:
     def _fill(self) -> None:
         """Submit jobs while slots are free.
 
-        Where trials share a device, a search's suggestions are measured before they train, one batch after another.
+        If trials share a device, a search's suggestions are measured before they train, one batch after another.
         """
         in_batches = self._plan.search is not None and shares_devices(self._plan)
         starting = [running.job for running in self._running.values() if running.since is None]
@@ -140,7 +140,7 @@ class TrialLoop:
         return packed
 
     def _measure(self, trials: list[Trial]) -> None:
-        """Measure the trials' steps where trials share a device. Otherwise each worker measures its own step."""
+        """Measure the trials' steps if trials share a device. Otherwise each worker measures its own step."""
         if not shares_devices(self._plan):
             return
         began, gpus = time.monotonic(), float(any(trial.gpus_per_trial for trial in trials))  # a whole GPU

@@ -34,13 +34,13 @@ def measure_first(
     time_limit_s: float | None = None,
     is_device: Callable[[str], bool],
 ) -> None:
-    """Measure the training step of each distinct configuration among `trials` that `folder` holds no measurement of.
+    """Measure the training step of each distinct configuration among `trials` without a stored measurement.
 
-    One process measures one after another, and nothing else runs meanwhile. A measurement that fails is reported to the
-    listener and stops nothing: its trials are stored with the numbers of their training.
+    One process takes one measurement after another, and nothing else runs meanwhile. A measurement that fails is
+    reported to the listener; its trials then keep the numbers of their training.
 
     Args:
-        should_end: asked at every poll; once true, the rest is not measured.
+        should_end: called at every poll; once true, the rest is not measured.
         time_limit_s: for one measurement; a worker that takes longer is stopped and counts as lost.
         is_device: true for a stored measurement's device_name if it may be the trials' device. Measurements of other
             devices are taken again.
@@ -60,7 +60,7 @@ def measure_first(
         phase.run()
     finally:
         listener.measuring_ended()
-        with contextlib.suppress(OSError):  # a file that is left means nothing to a later driver
+        with contextlib.suppress(OSError):  # a later driver ignores a file that is left
             (StudyPaths(folder).measurements / PROGRESS_FILE).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""How many trials share a GPU: as many as fit in its memory."""
+"""Decides how many trials share a GPU: as many as fit in its memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sweep.plan.model import Plan
 from sweep.price.memory import CONTEXT_MIB
 
 MOST_PER_GPU = 8  # with more, small trials only wait for each other and for the CPU
-RAY_SHARES = 10_000  # of a resource; Ray knows no smaller ones
+RAY_SHARES = 10_000  # Ray's smallest share of a resource is 1 / 10,000
 
 
 def shares_devices(plan: Plan) -> bool:
-    """True if trials may share a device, so that none can be measured while others train."""
+    """True if trials may share a device; then no step can be measured while trials train."""
     return plan.pool.gpus_per_trial == "pack" or any(trial.gpus_per_trial < 1 for trial in plan.trials)
 
 

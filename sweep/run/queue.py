@@ -25,8 +25,8 @@ class TrialQueue:
     """Planned trials without a stored result, in running order.
 
     Args:
-        outcomes: the row that counts of each stored trial, by trial_id, with the number of its last attempt; all
-            columns if the plan has a search.
+        outcomes: trial_id -> the row that counts, with the number of the last attempt; with all columns if the plan
+            has a search.
         limit: run only the first trials of the plan; with a search, end after so many newly completed suggestions.
         retry_failed: run stored failures again.
         cache: results of other studies, copied instead of training.
@@ -49,13 +49,13 @@ class TrialQueue:
         self._attempts: dict[str, int] = {trial_id: row["attempt"] for trial_id, row in outcomes.items()}
         self._limit, self._newly_completed = limit if plan.search else None, 0
         self._search: OptunaSearch | None = None
-        self._told: list[Mapping[str, Any]] = []  # rows that the search hears before its first suggestion
+        self._earlier_rows: list[Mapping[str, Any]] = []  # rows of earlier runs, for the search
         jobs = [self._job(trial) for trial in plan.trials[:limit]]
         if plan.search:
             jobs = [*map(self._job, plan.baselines), *self._interrupted(outcomes)]
             listed = {job.job_id for job in jobs}
-            self._told = [outcomes[t.trial_id] for t in plan.trials if t.trial_id in outcomes.keys() - listed]
-        self.requested = {job.job_id for job in jobs} | {row["trial_id"] for row in self._told}
+            self._earlier_rows = [outcomes[t.trial_id] for t in plan.trials if t.trial_id in outcomes.keys() - listed]
+        self.requested = {job.job_id for job in jobs} | {row["trial_id"] for row in self._earlier_rows}
         self._pending = deque(job for job in jobs if self._is_missing(job.trial))
 
     def copy_cached(self) -> None:
@@ -141,7 +141,7 @@ class TrialQueue:
             from sweep.search.optuna_search import OptunaSearch
 
             self._search = OptunaSearch(self._plan, self._paths.optuna_log)
-            for row in sorted(self._told, key=lambda row: _suggestion_number(row) or 0):
+            for row in sorted(self._earlier_rows, key=lambda row: _suggestion_number(row) or 0):
                 self._search.tell(row)
         return self._search
 
@@ -163,7 +163,7 @@ class TrialQueue:
         return True
 
     def _interrupted(self, outcomes: Mapping[str, Mapping[str, Any]]) -> list[TrainJob]:
-        """Return suggestions that an interruption left unfinished and, on request, failed ones, in their order."""
+        """Return jobs of unfinished suggestions and, with retry_failed, of failed ones, in order of suggestion."""
         jobs = []
         for trial in self._plan.trials:
             if trial.trial_id in outcomes:

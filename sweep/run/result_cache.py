@@ -1,4 +1,4 @@
-"""Results of equal trials in the other studies of a results folder, copied instead of trained again."""
+"""Copies results of equal trials from the other studies of a results folder, instead of training again."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from sweep.store.row_kinds import TRIALS
 from sweep.store.study import read_curve, read_result, write_result
 from sweep.worker.rows import planned_columns
 
-# Of the planned columns, what the source's numbers were measured with.
+# The planned columns that say what the source's numbers were measured with: they are copied.
 _RESOURCES = ("cpus_per_trial", "gpus_per_trial")
 
 
 class ResultCache:
-    """What the studies beside one hold; they are listed once, when the first trial asks.
+    """The results that other studies hold. The studies are listed once, for the first trial.
 
     Args:
         results: the folder that holds the studies.
-        study: the one that asks, in it or elsewhere.
+        study: the study that copies results, in this folder or elsewhere.
     """
 
     def __init__(self, results: Path, study: Path) -> None:
         self._results, self._study = results, study
-        self._stored: dict[str, list[tuple[Path, int]]] | None = None  # (study, attempt) of each trial_id, in order
+        self._stored: dict[str, list[tuple[Path, int]]] | None = None  # trial_id -> (study, attempt), in order
 
     def take(self, job: TrainJob) -> dict[str, Any] | None:
-        """Store another study's result of this trial as this study's attempt, and return that row, as plain values.
+        """Store another study's result of this trial as this study's attempt. Return the row, or None if there is none.
 
-        One with an isolated measurement is preferred, then the first study by name. What was planned is this trial's,
-        labels included, for another grid may name the same schedule otherwise; what was measured, when, on what and
-        with how much of it, is the source's. Raises UserError where the row cannot be stored.
+        Results with an isolated measurement are preferred, then the first study by name. Planned columns, such as the
+        labels, are this study's; measured ones, with the device and the share of it, are the source's.
+
+        Raises UserError if the row cannot be stored.
         """
         if self._stored is None:
-            self._stored = self._list()
+            self._stored = self._list_attempts()
         found = [
             (study, *result)
             for study, number in self._stored.get(job.job_id, ())
-            if (result := _completed(study, job.job_id, number)) is not None
+            if (result := _read_completed(study, job.job_id, number)) is not None
         ]
         if not found:
             return None
@@ -62,13 +63,13 @@ class ResultCache:
             write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
         return asdict(copied)
 
-    def _list(self) -> dict[str, list[tuple[Path, int]]]:
-        """The stored attempts of the other studies: by name of the study, then by attempt."""
+    def _list_attempts(self) -> dict[str, list[tuple[Path, int]]]:
+        """Return the stored attempts in the other studies, sorted by study and attempt."""
         stored = defaultdict(list)
-        for study in self._others():
+        for study in self._other_studies():
             try:
                 names = list_parts(study, TRIALS)
-            except (UserError, OSError):  # it is damaged: not this study's concern
+            except (UserError, OSError):  # a damaged study must not stop this one
                 continue
             attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)
             for trial_id, _, number in sorted(attempts):
@@ -76,7 +77,7 @@ class ResultCache:
                     stored[trial_id].append((study, int(number)))
         return {trial_id: sorted(places) for trial_id, places in stored.items()}
 
-    def _others(self) -> Iterator[Path]:
+    def _other_studies(self) -> Iterator[Path]:
         try:
             entries = sorted(os.scandir(self._results), key=lambda entry: entry.name)
         except FileNotFoundError:
@@ -86,11 +87,11 @@ class ResultCache:
                 yield Path(entry.path)
 
 
-def _completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """The row and the curve of a completed attempt; None if it is another's, or not whole."""
+def _read_completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Return row and curve of a completed attempt; None if the file is incomplete or holds another trial."""
     try:
         row, curve = read_result(study, trial_id, attempt), read_curve(study, trial_id, attempt)
-    except (UserError, OSError):  # its compacted file has been damaged since it was listed
+    except (UserError, OSError):  # its compacted file was damaged since it was listed
         return None
     if row is None or curve is None or (row["trial_id"], row["status"]) != (trial_id, "completed"):
         return None

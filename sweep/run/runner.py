@@ -1,4 +1,4 @@
-"""Runs a plan: measures and trains what has no stored result, and never repeats what has one."""
+"""Runs a plan: measures and trains the trials without a stored result, and never repeats one that has a result."""
 
 from __future__ import annotations
 

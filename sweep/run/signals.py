@@ -1,4 +1,4 @@
-"""What signals mean while trials run."""
+"""Handles SIGINT and SIGTERM while trials run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Signals:
-    """A block in which SIGTERM ends the run as Ctrl-C does.
+    """A context manager in which SIGTERM ends the run as Ctrl-C does.
 
     While `patient` is set, the first SIGTERM only records its time, so that running epochs can end. Signals after the
     first Ctrl-C are ignored, so that closing is not disturbed.

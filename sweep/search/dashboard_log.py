@@ -1,4 +1,4 @@
-"""A copy of a search for optuna-dashboard: Optuna's journal, written and never read."""
+"""Writes a copy of a search for optuna-dashboard: Optuna's journal file, which this program never reads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from famba_core.files import write_atomically
 Direction = Literal["minimize", "maximize"]
 
 
-class _Lines(BaseJournalBackend):
-    """Optuna's log in memory. A file behind it would have to be locked, read back, and believed."""
+class _MemoryBackend(BaseJournalBackend):
+    """Optuna's journal in memory. A file as its backend would have to be locked, read back and trusted."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
@@ -28,28 +28,27 @@ class _Lines(BaseJournalBackend):
         return self.logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self.logs.extend(json.loads(json.dumps(logs)))  # as they would come back from a file
+        self.logs.extend(json.loads(json.dumps(logs)))  # as a file would return them
 
 
-class SearchStorage:
-    """Ended trials in a file that Optuna's JournalFileBackend opens.
+class DashboardLog:
+    """A file of ended trials that Optuna's JournalFileBackend can open.
 
-    The file is replaced with the first trial, whatever was there, and grows from then on. It holds no trial that runs,
-    so nothing that a crash could leave running. Where it cannot be written there is a warning, and the search goes on:
-    only people look at it.
+    The first trial replaces the file, later ones are appended. It holds no running trials, so a crash leaves none
+    behind. If it cannot be written, there is a warning and the search continues, which does not need it.
     """
 
     def __init__(self, file: Path, study: str, directions: Sequence[Direction], columns: Sequence[str]):
-        self._file, self._lines, self._saved = file, _Lines(), 0
+        self._file, self._backend, self._saved = file, _MemoryBackend(), 0
         self._study = optuna.create_study(
-            storage=JournalStorage(self._lines), study_name=study, directions=list(directions)
+            storage=JournalStorage(self._backend), study_name=study, directions=list(directions)
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names(list(columns))
 
     def add(self, trial: FrozenTrial) -> None:
-        """A trial has ended."""
+        """Append a trial that has ended."""
         self._study.add_trial(trial)
         try:
             self._save()
@@ -60,10 +59,10 @@ class SearchStorage:
     def _save(self) -> None:
         if self._saved and self._file.exists():
             with open(self._file, "ab") as file:
-                file.write(_encoded(self._lines.logs[self._saved :]))
+                file.write(_encoded(self._backend.logs[self._saved :]))
         else:
-            write_atomically(self._file, _encoded(self._lines.logs))
-        self._saved = len(self._lines.logs)
+            write_atomically(self._file, _encoded(self._backend.logs))
+        self._saved = len(self._backend.logs)
 
 
 def _encoded(logs: Sequence[dict[str, Any]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Which of a plan's trials an Optuna search tries next, worked out anew each time from the rows that are stored."""
+"""Chooses which of a plan's trials an Optuna search runs next, from the stored rows alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep.plan.model import Plan, Trial
-from sweep.search.dashboard_log import Direction, SearchStorage
+from sweep.search.dashboard_log import DashboardLog, Direction
 from sweep.search.samplers import new_sampler
 from sweep.search.space import SearchSpace
 
-RETRIES = 20  # times that a sampler is asked again before a trial is drawn at random
-EXPLORE_EVERY = 3
+RETRIES = 20  # draws of a sampler before a trial is drawn at random
+EXPLORE_EVERY = 3  # with TPE every third trial is random: alone it stays in the first good region that it finds
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -31,49 +31,49 @@ class Suggestion(NamedTuple):
 
 
 class OptunaSearch:
-    """Chooses among the trials of a plan that are no baseline.
+    """Chooses among the candidates of a plan, which are its trials without the baselines.
 
-    A suggestion is a function of the told rows, of what runs, and of the seed: each is asked of a study that is built
-    for it and dropped. So there is no state to restore or to lose, and a search that was interrupted goes on as if it
-    had not been.
+    A suggestion is a function of the rows of ended trials, the running trials and the seed. An Optuna study is built
+    for each suggestion and dropped. So there is no state to restore, and an interrupted search continues as if it had
+    not been interrupted.
 
     Args:
-        storage: file for a copy that optuna-dashboard opens; see `SearchStorage`.
+        log: file for a copy that optuna-dashboard can open; see `DashboardLog`.
     """
 
-    def __init__(self, plan: Plan, storage: Path | None = None):
-        assert plan.search, "a plan without a search runs all of its trials"
+    def __init__(self, plan: Plan, log: Path | None = None):
+        assert plan.search, "the plan has no search"
         self._plan, self._search = plan, plan.search
         self._candidates = {trial.trial_id: trial for trial in plan.candidates}
         self._space = SearchSpace([case for case in plan.cases if case.trial_id in self._candidates])
-        self._told: dict[str, tuple[int, FrozenTrial]] = {}  # by trial_id, with the number of the suggestion
+        self._ended: dict[str, tuple[int, FrozenTrial]] = {}  # trial_id -> number of its suggestion, trial
         self._directions: list[Direction] = [
             "maximize" if way == "max" else "minimize" for way in plan.objectives.values()
         ]
-        self._storage = storage and SearchStorage(storage, plan.study, self._directions, list(plan.objectives))
+        self._log = log and DashboardLog(log, plan.study, self._directions, list(plan.objectives))
 
     def tell(self, row: Mapping[str, Any]) -> None:
-        """A trial has ended: its ResultRow as a mapping. Rows of trials that are no candidates are ignored."""
+        """Add the row of an ended trial, a ResultRow as a mapping. Rows of other trials than candidates are ignored."""
         trial_id, number = row["trial_id"], row["suggestion"]
         if trial_id not in self._candidates:
             return
-        self._told[trial_id] = (0 if pd.isna(number) else int(number), self._ended(row, self._space.point(trial_id)))
-        if self._storage:
-            self._storage.add(self._ended(row, self._space.params(trial_id)))
+        self._ended[trial_id] = (0 if pd.isna(number) else int(number), self._convert(row, self._space.point(trial_id)))
+        if self._log:
+            self._log.add(self._convert(row, self._space.params(trial_id)))
 
     def suggest(self, running: Mapping[str, int]) -> Suggestion | None:
         """Return the next trial to run; None if the search has made all its suggestions, or no candidate is left.
 
-        A suggestion is never a trial that has ended or runs: the sampler, which knows these, is asked again.
+        It is never a trial that has ended or is running: then the sampler draws again.
 
         Args:
-            running: the numbers of the suggestions that run now, by trial_id. Other trials are ignored.
+            running: trial_id -> number of the suggestion, for running trials; others are ignored.
         """
-        now = {i: number for i, number in running.items() if i in self._candidates and i not in self._told}
-        untried = self._candidates.keys() - self._told.keys() - now.keys()
-        if not untried or len(self._told) + len(now) >= self._search.trials:
+        now = {i: number for i, number in running.items() if i in self._candidates and i not in self._ended}
+        untried = self._candidates.keys() - self._ended.keys() - now.keys()
+        if not untried or len(self._ended) + len(now) >= self._search.trials:
             return None
-        number = 1 + max((*(number for number, _ in self._told.values()), *now.values()), default=0)
+        number = 1 + max((*(number for number, _ in self._ended.values()), *now.values()), default=0)
         return Suggestion(self._candidates[self._choose(untried, now, number)], number)
 
     def _choose(self, untried: Collection[str], running: Collection[str], number: int) -> str:
@@ -82,26 +82,26 @@ class OptunaSearch:
         study = self._study(running, new_sampler(self._search, seed=rng.getrandbits(32)))
         for _ in range(0 if explores else RETRIES):
             trial = study.ask()
-            trial_id = self._space.ask(trial)
+            trial_id = self._space.sample(trial)
             if trial_id is not None and trial_id in untried:
                 return trial_id
-            study.tell(trial, state=TrialState.FAIL)  # says nothing to a sampler, whose next draw is another
+            study.tell(trial, state=TrialState.FAIL)  # teaches the sampler nothing; its next draw differs
         return rng.choice(sorted(untried))
 
     def _study(self, running: Collection[str], sampler: BaseSampler) -> optuna.Study:
-        """All that is known, in the order of suggestion, whatever the order in which trials ended."""
+        """Return a study of all ended and running trials, in the order of suggestion."""
         study = optuna.create_study(directions=self._directions, sampler=sampler)
-        told = [self._told[i][1] for i in sorted(self._told, key=lambda i: (self._told[i][0], i))]
-        study.add_trials(told)
+        in_order = sorted(self._ended, key=lambda i: (self._ended[i][0], i))
+        study.add_trials(self._ended[i][1] for i in in_order)
         study.add_trials(self._trial(i, self._space.point(i), TrialState.RUNNING) for i in sorted(running))
         return study
 
-    def _ended(self, row: Mapping[str, Any], params: Mapping[str, Any]) -> FrozenTrial:
-        """A row as Optuna's trial: finished, ended early, or failed, which a missing number is too."""
+    def _convert(self, row: Mapping[str, Any], params: Mapping[str, Any]) -> FrozenTrial:
+        """Return a row as Optuna's trial: complete, pruned, or failed, also if a value is missing."""
         values = [_value(row, column) for column in self._plan.objectives]
         bounds = [(bound, _value(row, bound.column)) for bound in self._plan.constraints]
         if row["status"] == "pruned":
-            # Optuna compares intermediate values where there is one objective, and refuses to where there are more.
+            # Optuna uses intermediate values with one objective, and refuses them with several.
             known = len(values) == 1 and values[0] is not None and not pd.isna(row["last_epoch"])
             last = {int(row["last_epoch"]): values[0]} if known else {}
             return self._trial(row["trial_id"], params, TrialState.PRUNED, intermediate_values=last)

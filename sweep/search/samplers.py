@@ -1,4 +1,4 @@
-"""TODO."""
+"""Optuna's samplers as a search uses them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.grid.search import Search
 
-# Of TPE: what begins a search is drawn at random, and later every third trial; left alone, it stays in the first good
-# region that it finds.
-STARTUP_TRIALS, STARTUP_SHARE = 20, 0.25  # a quarter of a short search
-
-
-POPULATION = 10  # of NSGA-II: its parents, and the trials at random that it begins with
+STARTUP_TRIALS, STARTUP_SHARE = 20, 0.25  # random trials at the start of TPE; at most a quarter of a short search
+POPULATION = 10  # of NSGA-II: number of parents, and of random trials at the start
 
 
 def new_sampler(search: Search, *, seed: int) -> BaseSampler:
+    """Return a new sampler of the kind that the search names."""
     if search.sampler == "tpe":
         startup = min(STARTUP_TRIALS, int(STARTUP_SHARE * search.trials))
         return TPESampler(multivariate=True, n_startup_trials=startup, seed=seed)
@@ -32,9 +29,10 @@ def new_sampler(search: Search, *, seed: int) -> BaseSampler:
 
 
 class ElitistSampler(NSGAIISampler):
-    """NSGA-II whose parents are the best of all that completed, as of now, by its own selection.
+    """NSGA-II that selects its parents among all completed trials.
 
-    Optuna's breeds from the last whole generation, and so learns from a trial only once its generation is full.
+    Optuna's own selects them from the last full generation, so it learns nothing from a trial until its generation
+    is full.
     """
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:

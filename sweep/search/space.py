@@ -1,4 +1,4 @@
-"""A plan's candidates as Optuna sees them: parameters with ranges, and which point of theirs is which trial."""
+"""A plan's candidates as Optuna sees them: parameters with ranges, and the trial at each point."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LABELS = ("backbone", "seed", "strategy", "start_layer", "stop_layer", "r", "ord
 class SearchSpace:
     """The parameters in which the candidates differ, among LABELS.
 
-    A label is a parameter only where it varies, and r only where it does so with all other labels equal: under a
-    budget it follows from them. Every point has every parameter, because samplers that see them together (crossover,
-    a joint density) need them all; what a strategy lacks, such as a start layer, is made up there and means nothing.
+    A label is a parameter only if it varies; r only if it varies with all other labels equal, because under a budget
+    it follows from them. Every point has every parameter: samplers that model them jointly (crossover, multivariate
+    density) need that. A parameter that a strategy lacks, such as a start layer, gets a random value without meaning.
     """
 
     def __init__(self, cases: Sequence[Case]):
@@ -34,9 +34,9 @@ class SearchSpace:
             for name, value in labels.items():
                 values[name].add(value)
         self.distributions = {name: _distribution(values[name]) for name in LABELS if len(values[name]) > 1}
-        self._strategy = cases[0].strategy  # of all, where it is no parameter
-        self._names: dict[str, list[str]] = {}  # of the parameters that each strategy has
-        self._params: dict[str, dict[str, Any]] = {}  # of each trial, by its first case
+        self._strategy = cases[0].strategy  # of all candidates, if it is not a parameter
+        self._names: dict[str, list[str]] = {}  # strategy -> its parameters
+        self._params: dict[str, dict[str, Any]] = {}  # trial_id -> parameters of its first case
         self._trial_ids: dict[tuple[Any, ...], str] = {}
         for case, labels in labelled:
             params = {name: value for name, value in labels.items() if name in self.distributions}
@@ -45,22 +45,23 @@ class SearchSpace:
             self._trial_ids.setdefault((case.strategy, *params.values()), case.trial_id)
 
     def params(self, trial_id: str) -> dict[str, Any]:
-        """The parameters that a candidate has."""
+        """Return the parameters that a candidate has."""
         return self._params[trial_id]
 
     def point(self, trial_id: str) -> dict[str, Any]:
-        """All parameters of a candidate; those that its strategy lacks are made up, always the same."""
-        made_up = {name: _random_value(d, f"{trial_id} {name}") for name, d in self.distributions.items()}
-        return made_up | self._params[trial_id]
+        """Return all parameters of a candidate; those that its strategy lacks get random but fixed values."""
+        filler = {name: _random_value(d, f"{trial_id} {name}") for name, d in self.distributions.items()}
+        return filler | self._params[trial_id]
 
-    def ask(self, trial: Trial) -> str | None:
-        """Let the trial's sampler choose a point; returns the candidate there, None where there is none."""
-        asked = {name: _suggest(trial, name, distribution) for name, distribution in self.distributions.items()}
-        strategy = asked.get("strategy", self._strategy)
-        return self._trial_ids.get((strategy, *(asked[name] for name in self._names[strategy])))
+    def sample(self, trial: Trial) -> str | None:
+        """Let the trial's sampler choose a point. Return the candidate at this point, or None if there is none."""
+        point = {name: _suggest(trial, name, distribution) for name, distribution in self.distributions.items()}
+        strategy = point.get("strategy", self._strategy)
+        return self._trial_ids.get((strategy, *(point[name] for name in self._names[strategy])))
 
 
 def _strategies_with_free_r(cases: Sequence[Case]) -> set[str]:
+    """Return the strategies for which r varies with all other labels equal."""
     others = [name for name in LABELS if name != "r"]
     rs: defaultdict[tuple[Any, ...], set[int | None]] = defaultdict(set)
     for case in cases:
@@ -69,7 +70,7 @@ def _strategies_with_free_r(cases: Sequence[Case]) -> set[str]:
 
 
 def _labels(case: Case, free_r: bool) -> dict[str, Any]:
-    """Those that the case has, in the order of LABELS."""
+    """Return the labels that the case has, in the order of LABELS."""
     labels = {name: getattr(case, name) for name in LABELS if name != "r" or free_r}
     return {name: value for name, value in labels.items() if value is not None}
 

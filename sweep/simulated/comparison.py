@@ -1,10 +1,10 @@
 """How much of a grid's training a search saves, on the simulated surface: `python -m sweep.simulated.comparison`.
 
 Grid order, random order, TPE and NSGA-II run over the space of the paper's four strategies, layers 1 to 24 and r 1 to
-15, for Vim-Ti. Counted is the simulated training time of every suggested trial, until the trials so far dominate 95 %
-and 99 % of the volume that the whole grid dominates, in top-1, training time and peak memory at once. The reference
-point is 1.1 times the unfused time and memory, and a top-1 of 0 %, as in the reports, or, which is harder, of 60 %,
-below all of the published rows. A run ends at 99 % of both, or when it has cost MOST of the whole grid.
+15, for Vim-Ti. Each run adds up the simulated training time of its trials until they dominate 95 % and 99 % of the
+hypervolume (top-1, training time, peak memory) that the whole grid dominates. The reference point is 1.1 times the
+unfused time and memory, and a top-1 of 0 %, as in the reports, or of 60 %, which is harder and still below all
+published rows. A run ends at 99 % of both hypervolumes, or when it has cost MOST of the whole grid.
 
 Writes results/published/search-simulated/hours_to_hypervolume.csv, draws the held-out seeds in
 docs/images/search_comparison.png, and prints the tables of docs/search.md. It takes tens of minutes on two cores.
@@ -21,15 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from famba_core.config import (
-    AugmentConfig,
-    ConfigError,
-    DataConfig,
-    FusionConfig,
-    FusionSchedule,
-    ModelConfig,
-    TrainConfig,
-)
+from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
 from sweep.grid.budget import PAPER_GRID, apply_budget, schedule_on
 from sweep.grid.search import Search
 from sweep.plan.model import Case, Plan, Trial
@@ -38,14 +30,14 @@ from sweep.report.pareto import REFERENCE_MARGIN, hypervolume
 from sweep.simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
 from sweep.simulated.surface import Simulated, simulate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # of the repository
 BACKBONE = "vim_tiny"
-CHOSEN_ON, HELD_OUT = range(20), range(1000, 1020)  # seeds: settings were chosen on the first, nothing on the second
+CHOSEN_ON, HELD_OUT = range(20), range(1000, 1020)  # seeds: the searches' settings were tuned on the first alone
 _LAYER_KEYS = {"lower": "stop_layer", "upper": "start_layer"}
 
 
 def grid_plan(method: Method, seed: int) -> Plan:
-    """All feasible cases of the space, in the order in which a grid would list them."""
+    """Return all feasible cases of the space, in the order in which a grid lists them."""
     strategies: list[tuple[str, list[dict[str, int]]]] = [("all", [{}]), ("interleaved", [{}])]
     strategies += [(name, [{key: n} for n in range(1, 25)]) for name, key in _LAYER_KEYS.items()]
     trials: dict[str, Trial] = {}
@@ -55,12 +47,22 @@ def grid_plan(method: Method, seed: int) -> Plan:
             try:
                 labels = FusionConfig(strategy=strategy, r=r, **layer)  # type: ignore[arg-type]
                 fusion = schedule_on(apply_budget(labels, None), PAPER_GRID)
-            except ConfigError:  # more tokens than there are
+            except ConfigError:  # more tokens than the image has
                 continue
-            trial = _trial(fusion)
-            trials.setdefault(trial.trial_id, trial)
-            case = Case(backbone=BACKBONE, seed=0, baseline=False, trial_id=trial.trial_id, **vars(labels))
-            cases.append(case)
+            trial_id = "-".join(map(str, fusion.schedule))
+            trials[trial_id] = Trial(
+                trial_id=trial_id,
+                study="comparison",
+                profile="simulated",
+                model=ModelConfig(backbone=BACKBONE),
+                fusion=fusion,
+                data=DataConfig(),
+                augment=AugmentConfig(),
+                train=TrainConfig(),
+                cpus_per_trial=1,
+                gpus_per_trial=1,
+            )
+            cases.append(Case(backbone=BACKBONE, seed=0, baseline=False, trial_id=trial_id, **vars(labels)))
     return Plan(
         study="comparison",
         profile="simulated",
@@ -72,42 +74,24 @@ def grid_plan(method: Method, seed: int) -> Plan:
     )
 
 
-def _trial(fusion: FusionSchedule) -> Trial:
-    return Trial(
-        trial_id="-".join(map(str, fusion.schedule)),
-        study="comparison",
-        profile="simulated",
-        model=ModelConfig(backbone=BACKBONE),
-        fusion=fusion,
-        data=DataConfig(),
-        augment=AugmentConfig(),
-        train=TrainConfig(),
-        cpus_per_trial=1,
-        gpus_per_trial=1,
-    )
-
-
 def run(method: Method, seed: int) -> Run:
-    """Let a method suggest until it has reached every target, or spent MOST of the grid's hours."""
+    """Run a method until it has reached every target, or spent MOST of the grid's hours."""
     volume, hours_of_all = _volumes_of_all()
     ends: list[Simulated] = []
     hours: list[float] = []
-    share: dict[float, list[float]] = {reference: [] for reference in REFERENCES_PCT}
-    spent = 0.0
+    shares: list[list[float]] = []  # for each trial, one for each reference
     for end in suggested(grid_plan(method, seed)):
         ends.append(end)
-        spent += end.train_time_s / 3600
-        hours.append(spent)
-        for reference, found in share.items():
-            found.append(volume_of(ends, reference) / volume[reference])
-        reached = min(found[-1] for found in share.values()) >= TARGETS[-1]
-        if method != "grid" and (reached or spent >= MOST * hours_of_all):
+        hours.append((hours[-1] if hours else 0.0) + end.train_time_s / 3600)
+        shares.append([volume_of(ends, reference) / volume[reference] for reference in REFERENCES_PCT])
+        if method != "grid" and (min(shares[-1]) >= TARGETS[-1] or hours[-1] >= MOST * hours_of_all):
             break
-    return Run(method=method, seed=seed, hours=np.array(hours), share={k: np.array(v) for k, v in share.items()})
+    share = dict(zip(REFERENCES_PCT, np.array(shares).T, strict=True))
+    return Run(method=method, seed=seed, hours=np.array(hours), share=share)
 
 
 def suggested(plan: Plan) -> Iterator[Simulated]:
-    """What each suggested trial gives; the search is told before it is asked for the next."""
+    """Yield the result of each trial that the plan runs. A search learns it before its next suggestion."""
     if plan.search is None:
         yield from (_simulate(trial) for trial in plan.trials)
         return
@@ -136,14 +120,13 @@ def _simulate(trial: Trial) -> Simulated:
 
 @cache
 def _volumes_of_all() -> tuple[dict[float, float], float]:
-    """What the whole grid dominates, by the reference's top-1, and its hours."""
+    """Return the hypervolumes of the whole grid, by the reference's top-1, and its hours."""
     ends = [_simulate(trial) for trial in grid_plan("grid", 0).trials]
     return {top1: volume_of(ends, top1) for top1 in REFERENCES_PCT}, sum(end.train_time_s for end in ends) / 3600
 
 
 def volume_of(ends: Sequence[Simulated], reference_pct: float) -> float:
-    """The volume between the reference point and the points, exact, in points of top-1 times the unfused time and
-    memory."""
+    """Return the exact hypervolume, in points of top-1 times the unfused time and memory."""
     unfused = simulate(BACKBONE, (0,) * 24)
     points = np.array(
         [
@@ -159,37 +142,39 @@ def volume_of(ends: Sequence[Simulated], reference_pct: float) -> float:
 
 
 def reached(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run, reference and target: trials and hours until the target, and their share of the grid's hours;
-    missing where the run ended before."""
+    """Return trials and hours of each run until each target, and the share of the grid's hours.
+
+    They are missing if the run ended before it reached the target.
+    """
     _, hours_of_all = _volumes_of_all()
     rows = []
     for one, reference, target in itertools.product(runs, REFERENCES_PCT, TARGETS):
         first = int(np.argmax(one.share[reference] >= target))
-        found = bool(one.share[reference][first] >= target)
-        hours = float(one.hours[first]) if found else None
+        is_reached = bool(one.share[reference][first] >= target)
+        hours = float(one.hours[first])
         rows.append(
             {
                 "method": one.method,
                 "seed": one.seed,
                 "reference_top1_pct": reference,
                 "target": target,
-                "trials": first + 1 if found else None,
-                "gpu_hours": hours,
-                "share_of_grid": hours and hours / hours_of_all,
+                "trials": first + 1 if is_reached else None,
+                "gpu_hours": hours if is_reached else None,
+                "share_of_grid": hours / hours_of_all if is_reached else None,
             }
         )
     return pd.DataFrame(rows).astype({"trials": "Int64"})
 
 
 def main() -> None:
-    asked: list[tuple[Method, int]] = [("grid", 0)]
-    asked += [(method, seed) for seed in (*CHOSEN_ON, *HELD_OUT) for method in ("tpe", "nsga2", "random")]
+    jobs: list[tuple[Method, int]] = [("grid", 0)]
+    jobs += [(method, seed) for seed in (*CHOSEN_ON, *HELD_OUT) for method in ("tpe", "nsga2", "random")]
     with multiprocessing.Pool(2) as pool:
-        publish(pool.starmap(run, asked, chunksize=1))
+        publish(pool.starmap(run, jobs, chunksize=1))
 
 
 def publish(runs: Sequence[Run]) -> None:
-    """The runs' rows and figure into this repository, their tables to the terminal."""
+    """Write the runs' rows and figure into this repository, and print their tables."""
     rows = reached(runs)
     folder = ROOT / "results" / "published" / "search-simulated"
     folder.mkdir(parents=True, exist_ok=True)

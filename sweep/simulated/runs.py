@@ -1,4 +1,4 @@
-"""Runs of the search comparison -> its table and its figure."""
+"""Table and figure of the search comparison's runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from famba_core.palette import BLACK, GREY, PALETTE
 from sweep.report.figures.style import new_figure
 
-MOST = 0.5  # of the whole grid's cost, that a run may spend
+MOST = 0.5  # share of the whole grid's hours that a run may spend
 TARGETS = (0.95, 0.99)  # of the whole grid's hypervolume
-REFERENCES_PCT = (0.0, 60.0)  # top-1 of the reference point
+REFERENCES_PCT = (0.0, 60.0)  # top-1 of the reference points
 Method = Literal["grid", "random", "tpe", "nsga2"]
 NAMES: dict[Method, str] = {"grid": "grid order", "random": "random", "tpe": "TPE", "nsga2": "NSGA-II"}
 COLOURS: dict[Method, str] = dict(zip(NAMES, (BLACK, PALETTE[4], PALETTE[0], PALETTE[2]), strict=True))
@@ -25,16 +25,16 @@ COLOURS: dict[Method, str] = dict(zip(NAMES, (BLACK, PALETTE[4], PALETTE[0], PAL
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One method with one seed; arrays of [trials]."""
+    """A run of one method with one seed; arrays of [trials]."""
 
     method: Method
     seed: int
-    hours: np.ndarray  # spent by the end of each trial
+    hours: np.ndarray  # GPU-hours spent by the end of each trial
     share: dict[float, np.ndarray]  # of the whole grid's hypervolume, by the reference's top-1
 
 
 def comparison_table(rows: pd.DataFrame) -> str:
-    """Markdown: median and quartiles of the share of the grid's hours; what did not get there counts as more."""
+    """Return Markdown: median and quartiles of the share of the grid's hours. Unreached targets count as infinite."""
     columns = list(itertools.product(REFERENCES_PCT, TARGETS))
     lines = [
         "| method | " + " | ".join(f"{target:.0%}, top-1 from {top1:.0f} %" for top1, target in columns) + " |",
@@ -56,7 +56,7 @@ def _percent(share: float | np.floating) -> str:
 
 
 def comparison_figure(runs: Sequence[Run], hours_of_all: float) -> Figure:
-    """A panel for each reference: the median share of the hypervolume, with the quartiles, against the hours' share."""
+    """Draw median and quartiles of the hypervolume over the share of the hours, a panel for each reference."""
     names = {reference: f"Top-1 counts from {reference:.0f} %" for reference in REFERENCES_PCT}
     result, axes = new_figure([list(names.values())], width=10.5, height=4.6, title="")
     result.suptitle(
@@ -92,5 +92,5 @@ def _draw(ax: Axes, runs: Sequence[Run], reference: float, hours_of_all: float) 
     ax.plot(100 * at, median, color=colour, linewidth=2.2, label=NAMES[runs[0].method])
     if len(runs) > 1:
         ax.fill_between(100 * at, low, high, color=colour, alpha=0.15, linewidth=0)
-        for edge in (low, high):  # tells the bands apart where they lie over each other
+        for edge in (low, high):  # bands that overlap can still be told apart
             ax.plot(100 * at, edge, color=colour, linewidth=0.7, alpha=0.7)

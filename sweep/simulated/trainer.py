@@ -1,4 +1,4 @@
-"""A trainer that reports from the surface, in place of the real one."""
+"""Reports epochs from the simulated surface, in place of the real trainer."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ from sweep.simulated.surface import PAPER_EPOCHS, STEPS_PER_EPOCH, simulate
 from sweep.worker import job as real
 
 if TYPE_CHECKING:
-    from famba_core.training.trainer import (  # imports torch, which planning a simulation does not need
-        EpochMetrics,
-        TrainResult,
-    )
+    from famba_core.training.trainer import EpochMetrics, TrainResult  # imports torch, which planning does not need
 
-CHECKPOINT = "last.pt"  # the trainer's, so that what looks for one finds it
+CHECKPOINT = "last.pt"  # the same name as the real trainer's
 
 
 class SimulatedTrainer:
-    """Stands in for the real Trainer: epochs whose top-1 rises to the surface's, from a checkpoint if there is
-    one. Times and memory are the surface's, the time in proportion to the epochs.
+    """A trainer whose top-1 rises to the surface's, resumed from a checkpoint if there is one.
+
+    Times and memory are the surface's; the time is in proportion to the number of epochs.
 
     Args:
-        pause_s: what an epoch takes in truth, seconds.
+        pause_s: real duration of an epoch in seconds.
         noise_pct: standard deviation of the final top-1 over seeds, in points.
     """
 
@@ -45,7 +43,7 @@ class SimulatedTrainer:
         checkpoint: Path | None = None,
         pause_s: float = 0.0,
         noise_pct: float = 0.0,
-        **_: Any,  # what a trainer is told beside these changes nothing here
+        **_: Any,  # the real trainer's other arguments, which change nothing here
     ):
         self.model, self.schedule, self.train, self.pause_s = model, fusion.schedule, train, pause_s
         self.end = simulate(model.backbone, fusion.schedule, num_patches=model.num_patches)
@@ -86,7 +84,7 @@ class SimulatedTrainer:
     def _metrics(self, epoch: int) -> EpochMetrics:
         from famba_core.training.trainer import EpochMetrics
 
-        # From nothing to all of it, most in the first third; the same course for everyone, so that ranks hold.
+        # Most of the rise is in the first third. All trials rise alike, so that their ranks stay.
         risen = (1 - np.exp(-3 * epoch / self.train.epochs)) / (1 - np.exp(-3))
         top1 = float(self.top1_pct * risen)
         return EpochMetrics(

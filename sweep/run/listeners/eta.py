@@ -1,4 +1,4 @@
-"""Forecast of the time left: from the pace so far, the trials' relative cost, and how many run concurrently."""
+"""Forecasts the time left from the pace so far, the trials' relative cost, and how many run concurrently."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sweep.price.makespan import makespan
 
 
 class Pace:
-    """Seconds per unit of work, of each trial and of all. Work is whatever `weights` measures a whole trial in."""
+    """The pace of trials, in seconds per unit of work. `weights` gives the work of each whole trial, in any unit."""
 
     def __init__(self, weights: Mapping[str, float], *, waiting: Sequence[str], capacity: int) -> None:
-        # in the order in which they will start; a search may start others in their place
+        # in order of start; a search may start other trials in their place
         self._waiting = {trial_id: weights[trial_id] for trial_id in waiting}
         self._running: dict[str, float] = {}  # work left
         self._begun: set[str] = set()
@@ -21,6 +21,7 @@ class Pace:
         self._work: dict[str, float] = {}
 
     def start(self, trial_id: str) -> None:
+        """Count a trial as running, in place of a waiting one."""
         if trial_id in self._waiting:
             del self._waiting[trial_id]
         elif trial_id not in self._begun and self._waiting:
@@ -29,7 +30,7 @@ class Pace:
         self._running[trial_id] = self._weights[trial_id]
 
     def advance(self, trial_id: str, *, epoch: int, epochs: int, seconds: float) -> None:
-        """One more epoch, which took `seconds` of wall time, is behind."""
+        """Add an epoch that took `seconds` of wall time."""
         weight = self._weights[trial_id]
         self._seconds[trial_id] = self._seconds.get(trial_id, 0) + seconds
         self._work[trial_id] = self._work.get(trial_id, 0) + weight / epochs
@@ -39,13 +40,13 @@ class Pace:
         del self._running[trial_id]
 
     def trial_eta_s(self, trial_id: str) -> float | None:
-        """Seconds from the trial's last epoch to its end; None before its first."""
+        """Return the seconds from the trial's last epoch to its end; None before its first epoch."""
         if trial_id not in self._work or trial_id not in self._running:  # it may end while the screen is drawn
             return None
         return self._running[trial_id] * self._seconds[trial_id] / self._work[trial_id]
 
     def study_eta_s(self) -> float | None:
-        """Seconds until the last trial ends; None before the first epoch of all."""
+        """Return the seconds until the last trial ends; None before the first epoch of any trial."""
         if not self._work:
             return None
         work = makespan([*self._running.values()], [*self._waiting.values()], self._capacity)

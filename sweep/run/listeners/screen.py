@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics
 
 REFRESHES_PER_S = 4
-LAST_ENDED = 5  # ended trials that stay on the screen
-PLAIN_EVERY_S = 30.0  # at most one line of progress in this time
+LAST_ENDED = 5  # number of ended trials that stay on the screen
+PLAIN_EVERY_S = 30.0  # least time between two lines of progress
 STYLES = {"failed": "red", "completed": "dim"}
 COLUMNS = {  # title -> is a number
     "trial": False, "state": False, "epoch": True, "": False, "loss": True, "top-1": True, "to go": True,
@@ -38,7 +38,7 @@ class _Shown:
 
     trial_id: str
     state: str
-    since: float  # when its current epoch, or its start, began
+    since: float  # when its current epoch began, or when it started
     metrics: EpochMetrics | None = None
 
 
@@ -139,7 +139,7 @@ class Screen(RunListener):
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for title, is_number in COLUMNS.items():
             table.add_column(title, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
-        # The live display draws in a thread of its own, while the run changes these.
+        # copied, because the display draws in another thread while the run changes them
         for shown in [*self._ended, *self._running.values()]:
             table.add_row(*self._cells(shown), style=STYLES.get(shown.state, ""))
         return Group(table, Text(self._total(), style="bold"))

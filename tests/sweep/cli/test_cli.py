@@ -33,7 +33,7 @@ def grid(tmp_path: Path) -> Path:
 
 
 def famba_sweep(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sweep.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "sweep.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, timeout=200)
 
 
@@ -116,7 +116,7 @@ def test_the_plan_of_a_search_lists_what_it_chooses_from(grid: Path, tmp_path: P
 
 
 def test_a_reader_that_goes_away_is_no_error(grid: Path) -> None:
-    command = f"{sys.executable} -m sweep.cli.main plan {grid} --profile seconds | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m sweep.cli plan {grid} --profile seconds | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -179,7 +179,7 @@ def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
     [
         (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["GRID", "--profile", "huge"], ["huge", "seconds"]),
-        (["GRID", "--executor", "in-process", "--address", "auto"], ["--address is for --executor ray"]),
+        (["GRID", "--executor", "in-process", "--address", "auto"], ["--address needs --executor ray"]),
         (["rnu", "GRID"], ["'rnu' is neither a command (run, plan, "]),
         (["GRID", "--executor", "in-process", "--out", "GRID"], ["cannot be read: Not a directory"]),
         (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
@@ -194,7 +194,7 @@ def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
                 "--accelerator-type: is for GPUs",
             ],
         ),
-        (["GRID", "--executor", "in-process", "--trial-time-limit", "1"], ["--trial-time-limit is for --executor ray"]),
+        (["GRID", "--executor", "in-process", "--trial-time-limit", "1"], ["--trial-time-limit needs --executor ray"]),
         (["GRID", "--gpus-per-trial", "1", "--gpu-memory", "0.5"], ["none needs about", "in the ", "0.5 GiB of GPU"]),
         (["compact", "nowhere"], ["nowhere"]),
         (["GRID", "--executor", "slurm"], ["slurm", "in-process"]),
