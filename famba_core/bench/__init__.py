@@ -1,1 +1,1 @@
-"""`famba-bench`: kernels, models and training steps, timed in turns beside what else is installed."""
+"""`famba-bench`: kernels, models and training steps, timed in turns with other projects that are installed."""

@@ -5,50 +5,45 @@ from __future__ import annotations
 from dataclasses import replace
 
 from famba_core.bench.cases import GROWTH_BATCHES, GROWTH_DEPTHS, GROWTH_SIDES, backbone_of_depth
-from famba_core.bench.kernels import layer_entry, with_peak
-from famba_core.bench.peers import AUTO
+from famba_core.bench.kernels import build_with_peak, layer_entry
 from famba_core.bench.rows import fastest
 from famba_core.bench.session import Session
-from famba_core.bench.workloads import layer_call, model_call
+from famba_core.bench.workloads import model_call
 from famba_core.config import ModelConfig
 
 TOKENS, BATCH, DEPTH = "growth-tokens", "growth-batch", "growth-depth"
 
 
 def run_growth(session: Session) -> None:
-    """A group of turns for each size; more tokens and images than memory allows are left out as failed."""
-    sides = _some(session, GROWTH_SIDES)
-    patch = session.model.patch
-    for side in sides:
-        model = replace(session.model, image_size=side * patch)
-        _layers(session, TOKENS, f"{model.num_tokens} tokens", model, session.batch)
+    """Measure a group for each size; sizes that do not fit in memory become failed rows."""
+    for side in _some(session, GROWTH_SIDES):
+        model = replace(session.model, image_size=side * session.model.patch)
+        _measure_layers(session, TOKENS, f"{model.num_tokens} tokens", model, session.batch)
     for batch in _some(session, GROWTH_BATCHES):
-        _layers(session, BATCH, f"batch {batch}", session.model, batch)
+        _measure_layers(session, BATCH, f"batch {batch}", session.model, batch)
     for depth in _some(session, GROWTH_DEPTHS):
-        _whole_model(session, depth)
+        _measure_model(session, depth)
 
 
-def _layers(session: Session, section: str, size: str, model: ModelConfig, batch: int) -> None:
-    entries = [
-        layer_entry(session, section, size, implementation, precision, layer_call, model=model, batch=batch)
+def _measure_layers(session: Session, section: str, size: str, model: ModelConfig, batch: int) -> None:
+    loads = [
+        session.workload(precision, implementation, model=model, batch=batch)
         for precision in session.precisions
         for implementation in session.implementations
-        if implementation.missing is None  # the other sections say so
+        if implementation.missing is None  # other sections report it
     ]
+    entries = [layer_entry(session, section, size, load) for load in loads]
     session.measure(entries, session.rounds(least=3, budget_s=3), fastest)
 
 
-def _whole_model(session: Session, depth: int) -> None:
+def _measure_model(session: Session, depth: int) -> None:
     with backbone_of_depth(session.model.backbone, depth) as backbone:
         model = replace(session.model, backbone=backbone)
-        entries = []
-        for precision in session.precisions:
-            load = session.workload(backend=AUTO.backend, precision=precision, model=model, batch=session.batch)
-            build = with_peak(load, model_call)
-            entries.append(session.entry(section=DEPTH, name=f"{depth} layers", load=load, build=build))
-        session.measure(entries, session.rounds(least=3, budget_s=3), lambda rows: None)
+        loads = [session.workload(precision, model=model) for precision in session.precisions]
+        entries = [session.entry(DEPTH, f"{depth} layers", load, build_with_peak(load, model_call)) for load in loads]
+        session.measure(entries, session.rounds(least=3, budget_s=3))
 
 
 def _some(session: Session, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """All sizes, or where it must be quick, a small and a middle one."""
+    """Return all sizes, or for a quick run, the smallest and one in the middle."""
     return (sizes[0], sizes[len(sizes) // 2 - 1]) if session.quick else sizes

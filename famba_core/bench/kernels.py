@@ -1,4 +1,4 @@
-"""The sections that compare implementations: scan, layer and model, every backend beside every peer."""
+"""The sections that compare implementations: scan, layer and model, on every backend and peer."""
 
 from __future__ import annotations
 
@@ -6,114 +6,78 @@ from collections.abc import Callable
 from typing import Any
 
 from famba_core.bench.memory import peak_mib
-from famba_core.bench.peers import AUTO, Implementation
+from famba_core.bench.peers import AUTO
 from famba_core.bench.rows import fastest
 from famba_core.bench.session import Entry, Session
 from famba_core.bench.timing import Call
 from famba_core.bench.workloads import Workload, layer_call, model_call, scan_call
-from famba_core.config import ModelConfig, Precision
-from famba_core.cost.roofline import Work
 from famba_core.cost.work import StepSettings, image_work, layer_work
 
 
 def run_scan(session: Session) -> None:
-    _run_layer(session, "scan", scan_call)
+    """Measure the scan of one layer."""
+    _compare_layers(session, "scan", scan_call)
 
 
 def run_mixer(session: Session) -> None:
-    _run_layer(session, "mixer", layer_call)
+    """Measure one whole layer."""
+    _compare_layers(session, "mixer", layer_call)
 
 
 def run_model(session: Session) -> None:
-    """Greedy peers get fewer images, and the automatic choice as few beside them."""
+    """Measure the model. A peer that needs much memory gets fewer images, and "auto" also runs with as few."""
     entries = []
     for precision in session.precisions:
         batches = {session.batch}
         for implementation in session.implementations:
-            batch = session.batch
-            while batch > 1 and not session.fits(implementation, session.model, batch, session.model.sizes.depth):
-                batch //= 2
-            entries.append(model_entry(session, "model", implementation.backend, implementation, precision, batch))
+            load = session.workload(precision, implementation)
+            while load.batch > 1 and not session.fits(load, session.model.sizes.depth):
+                load = session.workload(precision, implementation, batch=load.batch // 2)
+            entries.append(model_entry(session, "model", load.backend, load))
             if implementation.missing is None:
-                batches.add(batch)
+                batches.add(load.batch)
         entries += [
-            model_entry(session, "model", AUTO.backend, AUTO, precision, batch)
+            model_entry(session, "model", AUTO.backend, session.workload(precision, batch=batch))
             for batch in sorted(batches, reverse=True)
         ]
     session.measure(entries, session.rounds(least=3, budget_s=40), fastest)
 
 
-def _run_layer(session: Session, section: str, make: Callable[[Workload], Call]) -> None:
-    entries = [
-        layer_entry(session, section, implementation.backend, implementation, precision, make)
+def _compare_layers(session: Session, section: str, make: Callable[[Workload], Call]) -> None:
+    loads = [
+        session.workload(precision, implementation)
         for precision in session.precisions
         for implementation in (AUTO, *session.implementations)
     ]
+    entries = [layer_entry(session, section, load.backend, load, make) for load in loads]
     session.measure(entries, session.rounds(), fastest)
 
 
 def layer_entry(
-    session: Session,
-    section: str,
-    name: str,
-    implementation: Implementation,
-    precision: Precision,
-    make: Callable[[Workload], Call],
-    *,
-    model: ModelConfig | None = None,
-    batch: int | None = None,
+    session: Session, section: str, name: str, load: Workload, make: Callable[[Workload], Call] = layer_call
 ) -> Entry:
-    """An entry for one layer's scan or for the whole layer, whichever `make` makes; without sizes, the session's."""
-    model, batch = model or session.model, batch or session.batch
-    missing = implementation.missing
-    if missing is None and not session.fits(implementation, model, batch, layers=1):
-        missing = f"would need more than its share of the memory for {batch} images of {model.num_tokens} tokens"
-    load = session.workload(backend=implementation.backend, precision=precision, model=model, batch=batch)
-    whole_layer = make is layer_call
-    work = (
-        layer_work(model, model.num_tokens, settings=StepSettings(precision=precision)) * batch if whole_layer else None
-    )
-    return session.entry(
-        section=section,
-        name=name,
-        load=load,
-        build=with_peak(load, make),
-        peer=implementation.peer,
-        missing=missing,
-        layers=1,
-        work=_unless_peer(implementation, work),
-    )
+    """Return an entry for one whole layer, or for its scan if that is what `make` makes."""
+    model, skipped = load.model, None
+    if not session.fits(load, layers=1):
+        skipped = f"would need more than its share of the memory for {load.batch} images of {model.num_tokens} tokens"
+    settings = StepSettings(precision=load.precision)
+    work = layer_work(model, model.num_tokens, settings=settings) * load.batch if make is layer_call else None
+    return session.entry(section, name, load, build_with_peak(load, make), skipped=skipped, layers=1, work=work)
 
 
-def model_entry(
-    session: Session, section: str, name: str, implementation: Implementation, precision: Precision, batch: int
-) -> Entry:
-    """An entry for forward and backward of the whole unfused model."""
-    load = session.workload(backend=implementation.backend, precision=precision, model=session.model, batch=batch)
-    schedule = [0] * session.model.sizes.depth
-    return session.entry(
-        section=section,
-        name=name,
-        load=load,
-        build=with_peak(load, model_call),
-        peer=implementation.peer,
-        missing=implementation.missing,
-        work=_unless_peer(
-            implementation, image_work(session.model, schedule, StepSettings(precision=precision)) * batch
-        ),
-        token_ratio=1.0,
-    )
+def model_entry(session: Session, section: str, name: str, load: Workload) -> Entry:
+    """Return an entry for forward and backward of the whole model without fusion."""
+    work = image_work(load.model, [0] * load.model.sizes.depth, StepSettings(precision=load.precision)) * load.batch
+    return session.entry(section, name, load, build_with_peak(load, model_call), work=work, token_ratio=1.0)
 
 
-def with_peak(load: Workload, make: Callable[[Workload], Call]) -> Callable[[dict[str, Any]], Call]:
-    def build(extras: dict[str, Any]) -> Call:
+def build_with_peak(load: Workload, make: Callable[[Workload], Call]) -> Callable[[dict[str, Any]], Call]:
+    """Return a function that makes the call and adds its peak memory to the columns."""
+
+    def build(columns: dict[str, Any]) -> Call:
         call = make(load)
-        call()  # what is allocated once, such as workspaces, is not the call's
-        extras["peak_mib"] = peak_mib(call, load.device)
+        call()  # allocates workspaces and other memory that is not the call's
+        columns["peak_mib"] = peak_mib(call, load.device)
         return call
 
     return build
-
-
-def _unless_peer(implementation: Implementation, work: Work | None) -> Work | None:
-    return None if implementation.peer else work

@@ -1,4 +1,4 @@
-"""The limits of the device at hand: its data sheet's, or measured where there is none."""
+"""The limits of this device: from its data sheet, or measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from famba_core.bench.timing import Call
 from famba_core.config import Precision
 from famba_core.cost.data_sheets import known_limits
 from famba_core.cost.roofline import Limits
@@ -13,19 +14,19 @@ from famba_core.device import device_name, synchronize
 
 MATMUL_SIZES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
-# Vector units without one for exponentials compute a polynomial and scale it: about as many instructions.
+# a vector unit without an instruction for exponentials computes and scales a polynomial, in about as many instructions
 INSTRUCTIONS_PER_EXP = 10
 BEST_OF = 7
-START_S = {"cpu": 15e-6, "cuda": 2e-6}  # an operator of torch, with what autograd does for it; in a CUDA graph
+START_S = {"cpu": 15e-6, "cuda": 2e-6}  # of an operator of torch, autograd included; on CUDA in a graph
 
 
 def device_limits(device: torch.device, precision: Precision) -> Limits:
-    """Peak rates from the data sheet, or else the best of a few matrix products and copies."""
+    """Return the peak rates from the data sheet, or else the best of a few matrix products and copies."""
     known = known_limits(device_name(device), precision) if device.type == "cuda" else None
     if known is not None:
         return known
     matmul = _matmul_flops_per_s(device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    # float32 matrix products saturate the vector units with multiply-adds, which count twice
+    # float32 matrix products saturate the vector units with multiply-adds, which count as two operations
     float32 = matmul if precision == "float32" else _matmul_flops_per_s(device, torch.float32)
     return Limits(
         matmul_flops_per_s=matmul,
@@ -45,14 +46,13 @@ def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _copied_bytes_per_s(device: torch.device) -> float:
-    """Reading and writing both count."""
+    """Return the bytes read and written per second."""
     source = torch.zeros(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best_s(lambda: target.copy_(source), device)
 
 
-def _best_s(call: object, device: torch.device) -> float:
-    assert callable(call)
+def _best_s(call: Call, device: torch.device) -> float:
     times = []
     for _ in range(1 + BEST_OF):
         synchronize(device)

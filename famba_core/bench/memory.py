@@ -1,4 +1,4 @@
-"""Memory of a call: its peak, and what a forward pass keeps for backward."""
+"""Memory of a call: its peak, and the bytes that a forward pass saves for backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from famba_core.cost.measure import mib, peak_tensor_bytes
 
 
 def peak_mib(call: Call, device: torch.device, resident: Iterable[Tensor] = ()) -> float:
-    """The most MiB that tensors hold at one moment of `call`, and of `resident`, which is there before."""
+    """Return the peak of the memory of tensors during `call`, in MiB, with `resident`, which exists before."""
     if device.type == "cpu":
         return mib(peak_tensor_bytes(call, resident))
     torch.cuda.synchronize(device)
@@ -25,11 +25,10 @@ def peak_mib(call: Call, device: torch.device, resident: Iterable[Tensor] = ()) 
 
 
 def saved_bytes_per_image(forward: Callable[[int], Tensor], parameters: Iterable[nn.Parameter]) -> float:
-    """Bytes that each further image makes a forward pass keep for backward.
+    """Return the bytes that each further image makes a forward pass save for backward.
 
-    forward: batch size -> an output with a graph. Counted are the storages that autograd's saved tensors live in, each
-    once and whole, without the parameters; what is kept once for the batch, such as weights in bfloat16, drops out of
-    the difference.
+    forward: batch size -> an output with a graph. The storages of autograd's saved tensors count, each once and whole,
+    without the parameters. Tensors that exist once for a batch, such as weights in bfloat16, cancel in the difference.
     """
     own = {p.untyped_storage().data_ptr() for p in parameters}
     small, large = (_saved_bytes(forward, batch, own) for batch in (1, 3))

@@ -1,4 +1,4 @@
-"""The benchmark as one figure: implementations, strategies beside prediction and paper, growth, limits."""
+"""One figure of the benchmark: implementations, strategies with prediction and paper, growth."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = ("o", "s", "D", "v", "P", "X")
+# column, label, index of the colour, offset along x, marker, size of the marker
+RATIOS = (
+    ("token_ratio", "tokens", 3, 0.0, "_", 300),
+    ("time_ratio", "time, measured", 0, -0.12, "o", 36),
+    ("predicted_time_ratio", "time, predicted", 0, -0.12, "x", 36),
+    ("paper_time_ratio", "time, paper", 0, -0.12, "^", 36),
+    ("memory_ratio", "memory, measured", 1, 0.12, "o", 36),
+    ("predicted_memory_ratio", "memory, predicted", 1, 0.12, "x", 36),
+    ("paper_memory_ratio", "memory, paper", 1, 0.12, "^", 36),
+)
 
 
 def write_plot(rows: Sequence[BenchRow], folder: Path) -> None:
-    """bench.svg and bench.png, of the panels that have rows. Raises ImportError without matplotlib, and OSError."""
+    """Write bench.svg and bench.png, if there are rows to draw. Raises ImportError without matplotlib, and OSError."""
     figure = draw(rows)
     if figure is None:
         return
@@ -32,18 +42,19 @@ def write_plot(rows: Sequence[BenchRow], folder: Path) -> None:
 
 
 def draw(rows: Sequence[BenchRow]) -> Any:
-    """The figure, or None where no panel has rows."""
+    """Return the figure, or None if no panel has rows."""
     from matplotlib.figure import Figure
 
     measured = [row for row in rows if row.status == "measured"]
-    panels = [(title, paint, found) for title, section, paint in PANELS if (found := _of(measured, section))]
+    panels = [(*panel, [row for row in measured if row.section == panel[1]]) for panel in PANELS]
+    panels = [panel for panel in panels if panel[-1]]
     if not panels:
         return None
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(6.5 * columns, 4.2 * lines), layout="constrained")
     figure.suptitle(f"{measured[0].backbone} on {measured[0].device}", fontsize=12)
-    for i, (title, paint, found) in enumerate(panels, start=1):
+    for i, (title, _, paint, found) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, i)
         axes.set_title(title, fontsize=10)
         axes.grid(color="#e3e3e3", linewidth=0.6)
@@ -53,12 +64,8 @@ def draw(rows: Sequence[BenchRow]) -> Any:
     return figure
 
 
-def _of(rows: Sequence[BenchRow], section: str) -> list[BenchRow]:
-    return [row for row in rows if row.section == section]
-
-
 def _bars(axes: Axes, rows: Sequence[BenchRow]) -> None:
-    """Images per second of each implementation."""
+    """Draw the images per second of each implementation."""
     names = [f"{row.name}\n{row.precision}\nbatch {row.batch}" for row in rows]
     speeds = [row.images_per_s or 0.0 for row in rows]
     bars = axes.bar(range(len(rows)), speeds, color=[PALETTE[1] if row.peer else PALETTE[0] for row in rows])
@@ -68,31 +75,15 @@ def _bars(axes: Axes, rows: Sequence[BenchRow]) -> None:
 
 
 def _ratios(axes: Axes, rows: Sequence[BenchRow]) -> None:
-    """Time and memory ratios of each strategy: measured, predicted, published, and the share of tokens left."""
+    """Draw the ratios of each strategy: tokens, time and memory, measured, predicted and published."""
     fused = [row for row in rows if not row.peer and row.ratio_to and not row.recompute]
     if not fused:
         return
-    kinds: tuple[tuple[str, str, int, str], ...] = (
-        ("token_ratio", "tokens", 3, "_"),
-        ("time_ratio", "time, measured", 0, "o"),
-        ("predicted_time_ratio", "time, predicted", 0, "x"),
-        ("paper_time_ratio", "time, paper", 0, "^"),
-        ("memory_ratio", "memory, measured", 1, "o"),
-        ("predicted_memory_ratio", "memory, predicted", 1, "x"),
-        ("paper_memory_ratio", "memory, paper", 1, "^"),
-    )
-    for field, label, colour, marker in kinds:
-        points = [(x, getattr(row, field)) for x, row in enumerate(fused) if getattr(row, field) is not None]
+    for field, label, colour, shift, marker, size in RATIOS:
+        points = [(x + shift, getattr(row, field)) for x, row in enumerate(fused) if getattr(row, field) is not None]
         if points:
-            shift = {0: -0.12, 1: 0.12}.get(colour, 0.0)
-            axes.scatter(
-                [x + shift for x, _ in points],
-                [y for _, y in points],
-                color=PALETTE[colour],
-                marker=marker,
-                s=300 if marker == "_" else 36,
-                label=label,
-            )
+            places, ratios = zip(*points, strict=True)
+            axes.scatter(places, ratios, color=PALETTE[colour], marker=marker, s=size, label=label)
     names = [f"{row.name}, {row.precision}" for row in fused]
     axes.set_xticks(range(len(fused)), names, fontsize=7, rotation=25, ha="right", rotation_mode="anchor")
     axes.set_ylabel("Ratio to no fusion")
@@ -101,6 +92,8 @@ def _ratios(axes: Axes, rows: Sequence[BenchRow]) -> None:
 
 
 def _lines(x_field: str, x_name: str, y_field: str, y_name: str) -> Callable[[Axes, Sequence[BenchRow]], None]:
+    """Return a function that draws a line of one column over another for each backend and precision."""
+
     def paint(axes: Axes, rows: Sequence[BenchRow]) -> None:
         from matplotlib.ticker import LogLocator
 
@@ -129,6 +122,7 @@ def _lines(x_field: str, x_name: str, y_field: str, y_name: str) -> Callable[[Ax
     return paint
 
 
+# title, section, function that draws the rows
 PANELS: tuple[tuple[str, str, Callable[[Axes, Sequence[BenchRow]], None]], ...] = (
     ("Selective scan", "scan", _bars),
     ("One layer", "mixer", _bars),

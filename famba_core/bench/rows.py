@@ -1,4 +1,4 @@
-"""What one measurement says: the benchmark's only schema, and its Parquet file."""
+"""The row of one measurement, which is the only schema of the benchmark, and the Parquet file of all rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Status = Literal["measured", "skipped", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow:
-    """One measurement. What was not measured is None. Ratios are to the row that `ratio_to` names."""
+    """One measurement. A value that was not measured is None. Ratios are to the row named by `ratio_to`."""
 
     section: str
-    name: str  # what was measured: a backend, a fusion strategy, a size
+    name: str  # a backend, a fusion strategy or a size
     status: Status = "measured"
     note: str | None = None  # why it was skipped or failed
-    backend: str  # that computed; "auto" where it was left to choose
-    peer: bool = False  # another project's implementation
+    backend: str  # that was requested, such as "auto"
+    peer: bool = False  # True for another project's implementation
     backbone: str
     precision: str
     batch: int  # images
@@ -40,10 +40,10 @@ class BenchRow:
     n: int = 0  # timed calls
     images_per_s: float | None = None
     peak_mib: float | None = None  # of tensors on the CPU, of the allocator on CUDA
-    saved_bytes_per_token: float | None = None  # kept for backward, per token, layer and image
+    saved_bytes_per_token: float | None = None  # saved for backward, per token, layer and image
     saved_bytes_per_image: float | None = None
-    fusion_ms: float | None = None  # matching and merging alone, forward and backward, all layers
-    fusion_pct: float | None = None  # their share of the step
+    fusion_ms: float | None = None  # of matching and merging, forward and backward, all layers
+    fusion_pct: float | None = None  # fusion_ms as a share of the step
 
     ratio_to: str | None = None
     token_ratio: float | None = None  # tokens that the mixers see, summed over the layers
@@ -56,20 +56,20 @@ class BenchRow:
     paper_time_ratio: float | None = None  # Famba-V Table 1
     paper_memory_ratio: float | None = None
 
-    limit_matmul_ms: float | None = None  # least time at the device's peak rates, resource by resource
+    limit_matmul_ms: float | None = None  # minimum time at the device's peak rates, for each resource
     limit_vector_ms: float | None = None
     limit_memory_ms: float | None = None
-    limit_pct: float | None = None  # share of the limit reached, all resources working at once
-    limit_serial_pct: float | None = None  # share of the limit reached, one resource after the other
+    limit_pct: float | None = None  # achieved share of the limit, if all resources work concurrently
+    limit_serial_pct: float | None = None  # achieved share of the limit, if they work one after the other
     limit_source: str | None = None
 
     device: str
     threads: int | None = None  # of the CPU; None on CUDA
-    versions: str  # torch and what else computed
+    versions: str  # of torch and of the other packages that compute
 
 
 def with_ratios(rows: Sequence[BenchRow], reference: BenchRow) -> list[BenchRow]:
-    """The rows with their ratios to `reference`; what either of the two lacks stays None."""
+    """Return the rows with their ratios to `reference`; a ratio is None if one of its values is."""
     return [
         replace(
             row,
@@ -83,7 +83,7 @@ def with_ratios(rows: Sequence[BenchRow], reference: BenchRow) -> list[BenchRow]
 
 
 def fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
-    """The row with the most images per second, or None where none was measured."""
+    """Return the row with the most images per second, or None if none was measured."""
     return max((row for row in rows if row.images_per_s), key=lambda row: row.images_per_s or 0.0, default=None)
 
 
@@ -92,7 +92,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 
 def write_parquet(rows: Sequence[BenchRow], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write all rows, replacing the file at once. Raises OSError where that fails."""
+    """Write all rows, replacing the file atomically. Raises OSError if that fails."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

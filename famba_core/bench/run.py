@@ -1,4 +1,4 @@
-"""A run of the benchmark: section after section, each printed and stored as soon as it is measured."""
+"""A run of the benchmark: each section is printed and stored as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from famba_core.bench.growth import BATCH, DEPTH, TOKENS, run_growth
 from famba_core.bench.kernels import run_mixer, run_model, run_scan
-from famba_core.bench.peers import chosen, registered
+from famba_core.bench.peers import choose_auto, mambapy_registered
 from famba_core.bench.plot import write_plot
 from famba_core.bench.rooflines import run_roofline
 from famba_core.bench.rows import BenchRow, write_parquet
@@ -26,20 +26,19 @@ RUNNERS: dict[str, Callable[[Session], None]] = {
     "growth": run_growth,
     "roofline": run_roofline,
 }
-SHOWN = {"growth": (TOKENS, BATCH, DEPTH)}  # sections of rows, where a section has several
 PARQUET = "bench.parquet"
 
 
 def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[BenchRow]:
-    """Measure the sections that `settings` names and show their tables; the rows, and with `out` the files.
+    """Measure the sections of `settings`, show their tables and write the files; return the rows.
 
-    Ctrl-C comes through, after what was measured until then was shown and written. Raises ConfigError for a device,
+    Ctrl-C is raised after the rows measured until then are shown and written. Raises ConfigError for a device,
     precision or folder that cannot be used, before anything is measured.
     """
     if settings.out is not None:
         _make_folder(settings.out)
-    with registered():
-        session = Session(settings, progress=progress_line)
+    with mambapy_registered():
+        session = Session(settings, progress=show_progress)
         show(heading(session))
         for section in settings.sections:
             before = len(session.rows)
@@ -47,17 +46,17 @@ def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[Benc
                 RUNNERS[section](session)
             finally:
                 clear_progress()
-                show(_text(section, session.rows[before:], session.rows))
+                show(_tables(section, session.rows[before:], session.rows))
                 if settings.out is not None:
                     write_files(session, settings.out)
         return session.rows
 
 
 def heading(session: Session) -> str:
-    """Device, threads, versions and limits."""
-    auto = chosen(session.device, session.model.sizes)
+    """Return device, versions, missing implementations and limits, a line each."""
+    auto = choose_auto(session.device, session.model.sizes)
     lines = [f"{session.device_name}; {session.versions}", f"{session.model.backbone}; auto takes the backend {auto}"]
-    lines += [f"not here: {i.backend}: {i.missing}" for i in session.implementations if i.missing]
+    lines += [f"not available: {i.backend}: {i.missing}" for i in session.implementations if i.missing]
     for precision in session.precisions:
         limits = session.limits(precision)
         lines.append(
@@ -69,36 +68,37 @@ def heading(session: Session) -> str:
 
 
 def write_files(session: Session, folder: Path) -> None:
-    """The Parquet file and the plots; what cannot be written is said on stderr, and the rest goes on."""
+    """Write the Parquet file and the plots. If one cannot be written, print the reason on stderr and go on."""
     try:
         write_parquet(session.rows, folder / PARQUET, {"heading": heading(session)})
         write_plot(session.rows, folder)
     except ImportError as error:
-        print(f"famba-bench: not everything was written: {error.name} is not installed", file=sys.stderr)
+        print(f"famba-bench: not all files were written: {error.name} is not installed", file=sys.stderr)
     except OSError as error:
         print(f"famba-bench: {folder}: {error.strerror}", file=sys.stderr)
 
 
-def progress_line(doing: str) -> None:
-    """Overwrites itself on a terminal; elsewhere only what begins is worth a line."""
+def show_progress(action: str) -> None:
+    """Show an action on stderr: in one line on a terminal, elsewhere only the warm-ups."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{doing}", end="", file=sys.stderr, flush=True)
-    elif "warming up" in doing:
-        print(doing, file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{action}", end="", file=sys.stderr, flush=True)
+    elif "warming up" in action:
+        print(action, file=sys.stderr, flush=True)
 
 
 def clear_progress() -> None:
+    """Clear the progress line of a terminal."""
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _text(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow]) -> str:
-    """A section's tables; the roofline's is of everything that has a limit."""
-    parts = SHOWN.get(section, (section,))
-    texts = [section_text(part, [row for row in new if row.section == part]) for part in parts]
+def _tables(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow]) -> str:
+    """Return the tables of a section; that of the roofline includes all rows with a limit."""
     if section == "roofline":
         limited = [row for row in all_rows if row.backend == "auto" and row.limit_pct is not None]
-        texts = [section_text(section, [*limited, *(row for row in new if row.status != "measured")])]
+        return section_text(section, [*limited, *(row for row in new if row.status != "measured")])
+    names = (TOKENS, BATCH, DEPTH) if section == "growth" else (section,)
+    texts = [section_text(name, [row for row in new if row.section == name]) for name in names]
     return "\n".join(text for text in texts if text)
 
 

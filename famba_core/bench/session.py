@@ -1,48 +1,46 @@
-"""What all sections share: the device, the sizes, and the rows measured so far."""
+"""A run of the benchmark, shared by its sections: the device, the sizes, and the rows measured so far."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
 
 from famba_core.bench.cases import model_config
 from famba_core.bench.limits import device_limits
-from famba_core.bench.peers import Implementation, implementations, versions
-from famba_core.bench.rows import BenchRow, Status, with_ratios
+from famba_core.bench.peers import AUTO, Implementation, list_implementations, list_versions
+from famba_core.bench.rows import BenchRow, with_ratios
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BATCH, Settings
-from famba_core.bench.timing import Call, Contender, Rounds, interleave, release
+from famba_core.bench.timing import Call, Rounds, TimedCall, interleave, release
 from famba_core.bench.workloads import Workload
 from famba_core.config import ModelConfig, Precision
 from famba_core.cost.roofline import Limits, Work, least_times
 from famba_core.device import choose_device, device_name, prepare
 
-GREEDY_SHARE = 0.25  # of the device's memory, that a peer may fill with what only it keeps
+PEER_SHARE = 0.25  # of the device's memory, for the tensors that only a peer saves
 
 Reference = Callable[[Sequence[BenchRow]], BenchRow | None]
 
 
 @dataclass(kw_only=True)
-class Entry:
-    """A contender, and the row that it will be."""
+class Entry(TimedCall):
+    """A call to time, and its row. Facts of the call are columns of the row."""
 
-    contender: Contender
     row: BenchRow
     work: Work | None = None  # of one call, for the limits
-    extras: dict[str, Any] = field(default_factory=dict)  # columns that are found while the contender is built
 
 
 class Session:
     """One run of the benchmark.
 
-    Raises ConfigError for a device that is not there and a precision that it lacks.
+    Raises ConfigError for a device that does not exist and a precision that the device does not support.
     """
 
-    def __init__(self, settings: Settings, progress: Callable[[str], None] = lambda doing: None):
+    def __init__(self, settings: Settings, progress: Callable[[str], None] = lambda action: None):
         self.device = choose_device(settings.device)
         kind = self.device.type
         self.precisions = cast(tuple[Precision, ...], settings.precision or DEFAULT_PRECISION[kind])
@@ -51,52 +49,64 @@ class Session:
         self.quick = settings.quick
         self.batch = settings.batch or (QUICK_BATCH if settings.quick else DEFAULT_BATCH)[kind]
         self.model: ModelConfig = model_config(settings.backbone)
-        self.implementations: list[Implementation] = implementations(self.device, self.model.sizes)
+        self.implementations = list_implementations(self.device, self.model.sizes)
         self.rows: list[BenchRow] = []
         self.progress = progress
         self.device_name = device_name(self.device)
         self.threads = torch.get_num_threads() if kind == "cpu" else None
-        self.versions = versions()
+        self.versions = list_versions()
         self.limits: Callable[[Precision], Limits] = functools.cache(lambda p: device_limits(self.device, p))
 
     def rounds(self, *, least: int = 5, budget_s: float = 20.0) -> Rounds:
+        """Return the number of rounds for a group, fewer for a quick run."""
         calls = 1 if self.device.type == "cpu" else 5
         if self.quick:
             return Rounds(warmup=1, least=2, most=5, budget_s=min(1.0, budget_s), calls=calls)
         return Rounds(warmup=2 if least > 3 else 1, least=least, budget_s=budget_s, calls=calls)
 
-    def workload(self, *, backend: str, precision: Precision, model: ModelConfig, batch: int) -> Workload:
-        return Workload(model=model, batch=batch, precision=precision, device=self.device, backend=backend)
+    def workload(
+        self,
+        precision: Precision,
+        implementation: Implementation = AUTO,
+        *,
+        model: ModelConfig | None = None,
+        batch: int | None = None,
+    ) -> Workload:
+        """Return a workload on the device, with the session's model and batch unless they are given."""
+        return Workload(
+            model=model or self.model,
+            batch=batch or self.batch,
+            precision=precision,
+            device=self.device,
+            implementation=implementation,
+        )
 
     def entry(
         self,
-        *,
         section: str,
         name: str,
         load: Workload,
         build: Callable[[dict[str, Any]], Call],
-        peer: bool = False,
-        missing: str | None = None,
+        *,
+        skipped: str | None = None,
         layers: int | None = None,
         work: Work | None = None,
         **columns: Any,
     ) -> Entry:
-        """build: makes the call, and may fill in columns; missing: why it is not even tried."""
-        extras: dict[str, Any] = {}
-        precision = load.precision
-        contender = Contender(
-            name=f"{name} ({load.backend}, {precision}, {load.batch} images)",
-            build=lambda: build(extras),
-            prepare=lambda: prepare(self.device, precision, None),
-            skipped=missing,
-        )
+        """Return an entry of a section.
+
+        Args:
+            build: makes the call, and can add columns of the row.
+            skipped: why it is not measured, beside a missing implementation.
+            layers: of the call; None for all of the model.
+        """
         row = BenchRow(
             section=section,
             name=name,
             backend=load.backend,
-            peer=peer,
+            peer=load.implementation.is_peer,
             backbone=load.model.backbone,
-            precision=precision,
+            precision=load.precision,
             batch=load.batch,
             tokens=load.model.num_tokens,
             layers=layers or load.model.sizes.depth,
@@ -105,64 +115,61 @@ class Session:
             versions=self.versions,
             **columns,
         )
-        return Entry(contender=contender, row=row, work=work, extras=extras)
+        return Entry(
+            name=f"{name} ({load.backend}, {load.precision}, {load.batch} images)",
+            build=build,
+            prepare=lambda: prepare(self.device, load.precision, None),
+            skipped=load.implementation.missing or skipped,
+            row=row,
+            work=None if row.peer else work,
+        )
 
-    def measure(self, entries: Sequence[Entry], rounds: Rounds, reference: Reference) -> None:
-        """Time the entries in turns and keep their rows, also those of a run that is interrupted."""
-        contenders = [entry.contender for entry in entries]
+    def measure(self, entries: Sequence[Entry], rounds: Rounds, reference: Reference = lambda rows: None) -> None:
+        """Time the entries in turns and keep their rows, also if the run is interrupted.
+
+        reference: finds the row to which the ratios of the group are, or None.
+        """
         try:
-            for doing in interleave(contenders, device=self.device, rounds=rounds):
-                self.progress(f"{entries[0].row.section}: {doing}")
+            for action in interleave(entries, device=self.device, rounds=rounds):
+                self.progress(f"{entries[0].row.section}: {action}")
         finally:
-            rows = [self._finished(entry) for entry in entries if _was_tried(entry.contender)]
+            rows = [self._result(entry) for entry in entries if entry.times_ms or entry.skipped or entry.failed]
             found = reference([row for row in rows if row.status == "measured"])
             self.rows += rows if found is None else with_ratios(rows, found)
-            release(contenders, self.device)
+            release(entries, self.device)
 
-    def fits(self, implementation: Implementation, model: ModelConfig, batch: int, layers: int) -> bool:
-        """Whether what a greedy peer keeps leaves most of the device's memory free."""
-        needed = batch * layers * implementation.bytes_per_image(model.sizes, model.num_tokens)
-        return needed <= GREEDY_SHARE * self.memory_bytes
+    def fits(self, load: Workload, layers: int) -> bool:
+        """True if the tensors that only this peer saves leave most of the device's memory free."""
+        per_image = layers * load.implementation.bytes_per_image(load.model.sizes, load.model.num_tokens)
+        return load.batch * per_image <= PEER_SHARE * self.memory_bytes
 
     @functools.cached_property
     def memory_bytes(self) -> int:
+        """Memory of the device."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-    def _finished(self, entry: Entry) -> BenchRow:
-        contender, row = entry.contender, entry.row
-        time = contender.time
-        if contender.skipped or contender.failed:
-            status: Status = "failed" if contender.failed else "skipped"
-            return replace(row, status=status, note=contender.failed or contender.skipped)
+    def _result(self, entry: Entry) -> BenchRow:
+        row, time = entry.row, entry.time
+        if entry.failed:
+            return replace(row, status="failed", note=entry.failed)
+        if entry.skipped:
+            return replace(row, status="skipped", note=entry.skipped)
         assert time is not None
-        row = replace(
-            row,
-            median_ms=time.median_ms,
-            q25_ms=time.q25_ms,
-            q75_ms=time.q75_ms,
-            n=time.n,
-            images_per_s=1e3 * row.batch / time.median_ms,
-            **entry.extras,
-        )
-        if row.fusion_ms is not None:
-            row = replace(row, fusion_pct=100 * row.fusion_ms / time.median_ms)
-        return row if entry.work is None else self._with_limits(row, entry.work, time.median_ms)
-
-    def _with_limits(self, row: BenchRow, work: Work, median_ms: float) -> BenchRow:
-        limits = self.limits(cast(Precision, row.precision))
-        least = least_times(work, limits)
-        return replace(
-            row,
-            limit_matmul_ms=1e3 * least.matmul,
-            limit_vector_ms=1e3 * least.vector,
-            limit_memory_ms=1e3 * least.memory,
-            limit_pct=1e5 * least.overlapped / median_ms,
-            limit_serial_pct=1e5 * least.serial / median_ms,
-            limit_source=limits.source,
-        )
-
-
-def _was_tried(contender: Contender) -> bool:
-    return bool(contender.times_ms or contender.skipped or contender.failed)
+        columns = dict(entry.facts)
+        if entry.facts.get("fusion_ms") is not None:
+            columns["fusion_pct"] = 100 * entry.facts["fusion_ms"] / time.median_ms
+        if entry.work is not None:
+            limits = self.limits(cast(Precision, row.precision))
+            least = least_times(entry.work, limits)
+            columns |= {
+                "limit_matmul_ms": 1e3 * least.matmul,
+                "limit_vector_ms": 1e3 * least.vector,
+                "limit_memory_ms": 1e3 * least.memory,
+                "limit_pct": 1e5 * least.overlapped / time.median_ms,
+                "limit_serial_pct": 1e5 * least.serial / time.median_ms,
+                "limit_source": limits.source,
+            }
+        images_per_s = 1e3 * row.batch / time.median_ms
+        return replace(row, **asdict(time), images_per_s=images_per_s, **columns)

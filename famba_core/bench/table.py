@@ -1,4 +1,4 @@
-"""Rows as plain text: a table for each section, with the columns that it is about."""
+"""Rows as plain text: a table with its own columns for each section."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from famba_core.bench.rows import BenchRow
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
+    """A column of a table."""
+
     title: str
     text: Callable[[BenchRow], str]
     left: bool = False
 
 
 def _number(field: str, digits: int, title: str) -> Column:
+    """Return a column of numbers with that many digits after the point."""
+
     def text(row: BenchRow) -> str:
         value = getattr(row, field)
         return "-" if value is None else f"{value:,.{digits}f}"
@@ -86,27 +90,27 @@ TITLES = {
 
 
 def section_text(section: str, rows: Sequence[BenchRow]) -> str:
-    """The tables of a section: what was measured, then what was not and why. Empty without rows."""
+    """Return the tables of a section, then a line for each row that was not measured. Empty without rows."""
     measured = [row for row in rows if row.status == "measured"]
-    parts = []
+    blocks = []
     if measured and section in COLUMNS:
-        parts.append(_table(COLUMNS[section], measured))
+        blocks.append(_table(COLUMNS[section], measured))
     if measured and section == "step":
-        parts.append("Ratios to no fusion:\n" + _table(RATIOS, measured))
+        blocks.append("Ratios to no fusion:\n" + _table(RATIOS, measured))
     if measured and section == "roofline":
-        parts.append(_table(LIMITS, [row for row in measured if row.limit_pct is not None]))
-    parts += [f"{row.status}: {row.name} ({row.backend}, {row.precision}): {row.note}" for row in rows if row.note]
-    return "\n".join((TITLES[section], *parts, "")) if parts else ""
+        blocks.append(_table(LIMITS, [row for row in measured if row.limit_pct is not None]))
+    blocks += [f"{row.status}: {row.name} ({row.backend}, {row.precision}): {row.note}" for row in rows if row.note]
+    return "\n".join((TITLES[section], *blocks, "")) if blocks else ""
 
 
 def _table(columns: Sequence[Column], rows: Sequence[BenchRow]) -> str:
     cells = [[column.title for column in columns], *([column.text(row) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join(
-        "  "
-        + "  ".join(
+    lines = []
+    for line in cells:
+        aligned = (
             text.ljust(width) if column.left else text.rjust(width)
             for column, text, width in zip(columns, line, widths, strict=True)
-        ).rstrip()
-        for line in cells
-    )
+        )
+        lines.append("  " + "  ".join(aligned).rstrip())
+    return "\n".join(lines)

@@ -1,17 +1,18 @@
-"""Contenders timed in turns, so that what the machine does meanwhile meets all of them alike."""
+"""Calls that are timed in turns, so that a disturbance of the machine affects all of them alike."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
-import numpy as np
 import torch
 
 from famba_core.config import ConfigError
-from famba_core.cost.measure import StepTime
+from famba_core.cost.measure import StepTime, summarize
 from famba_core.device import synchronize
 
 Call = Callable[[], object]
@@ -19,90 +20,86 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """How often each contender has its turn."""
+    """Number of rounds, and of calls in each turn."""
 
     warmup: int = 2  # calls that are not timed
     least: int = 5
     most: int = 50
-    budget_s: float = 20.0  # no further round once all contenders together took longer
+    budget_s: float = 20.0  # no further round starts after it
     calls: int = 1  # timed calls in a turn
 
 
 @dataclass(kw_only=True)
-class Contender:
-    """Something to call, and what came of it."""
+class TimedCall:
+    """A call to time, and its times."""
 
     name: str
-    build: Callable[[], Call]  # what may fail or take long: imports, memory, compilation
+    build: Callable[[dict[str, Any]], Call]  # makes the call; can fail or take long, and can add to `facts`
     prepare: Callable[[], None] = lambda: None  # process-wide settings, set again before each turn
-    call: Call | None = None
-    times_ms: list[float] = field(default_factory=list)
-    skipped: str | None = None
+    skipped: str | None = None  # why it is not timed
     failed: str | None = None
+    call: Call | None = None  # None until it is built, and after a failure
+    times_ms: list[float] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)  # other results, such as the memory that it needs
 
     @property
     def time(self) -> StepTime | None:
-        """Median and quartiles, or None where nothing was timed."""
-        if not self.times_ms:
-            return None
-        q25, median, q75 = np.quantile(self.times_ms, (0.25, 0.5, 0.75)).tolist()
-        return StepTime(median_ms=median, q25_ms=q25, q75_ms=q75, n=len(self.times_ms))
+        """Median and quartiles, or None if nothing was timed."""
+        return summarize(self.times_ms) if self.times_ms else None
 
 
-def interleave(contenders: Sequence[Contender], *, device: torch.device, rounds: Rounds) -> Iterator[str]:
-    """Build and warm up every contender, then time them in rounds; yields what is being done, for a progress line.
+def interleave(calls: Sequence[TimedCall], *, device: torch.device, rounds: Rounds) -> Iterator[str]:
+    """Build and warm up every call, then time them in rounds; yields the current action, for a progress line.
 
-    One that fails is marked and left out of what follows. Times of an interrupted run stay with the contenders.
+    A call that fails is marked and left out from then on. If the run is interrupted, the times until then remain.
     """
-    for contender in contenders:
-        if contender.skipped:
+    for timed in calls:
+        if timed.skipped:
             continue
-        yield f"warming up {contender.name}"
-        with _failures_of(contender):
-            contender.prepare()
-            contender.call = contender.build()
+        yield f"warming up {timed.name}"
+        with _record_failure(timed):
+            timed.prepare()
+            timed.call = timed.build(timed.facts)
             for _ in range(rounds.warmup):
-                contender.call()
+                timed.call()
             synchronize(device)
     start = time.perf_counter()
-    for done in range(rounds.most):
-        alive = [contender for contender in contenders if contender.call is not None]
-        if not alive or (done >= rounds.least and time.perf_counter() - start > rounds.budget_s):
+    for number in range(rounds.most):
+        alive = [timed for timed in calls if timed.call is not None]
+        if not alive or (number >= rounds.least and time.perf_counter() - start > rounds.budget_s):
             break
-        # each round starts with another one, so that none always follows the same neighbour
-        for contender in _rotated(alive, done):
-            yield f"round {done + 1}: {contender.name}"
-            with _failures_of(contender):
-                contender.prepare()
-                assert contender.call is not None
-                contender.times_ms += _turn(contender.call, device, rounds.calls)
+        first = number % len(alive)  # changes, so that no call always follows the same one
+        for timed in alive[first:] + alive[:first]:
+            yield f"round {number + 1}: {timed.name}"
+            with _record_failure(timed):
+                timed.prepare()
+                assert timed.call is not None
+                timed.times_ms += _turn(timed.call, device, rounds.calls)
 
 
-def release(contenders: Sequence[Contender], device: torch.device) -> None:
-    """Forget what the contenders built, so that the memory is free for the next group."""
-    for contender in contenders:
-        contender.call = None
+def release(calls: Sequence[TimedCall], device: torch.device) -> None:
+    """Free the memory of the calls for the next group."""
+    for timed in calls:
+        timed.call = None
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _rotated(contenders: list[Contender], by: int) -> list[Contender]:
-    by %= len(contenders)
-    return contenders[by:] + contenders[:by]
+def _turn(call: Call, device: torch.device, count: int) -> list[float]:
+    """Return the milliseconds of `count` calls.
 
-
-def _turn(call: Call, device: torch.device, calls: int) -> list[float]:
-    """Milliseconds of each call. On CUDA between events on the stream, after one call that is not timed, so that
-    the device does not wait for the host as it would at the start of a queue."""
+    On CUDA they are measured between events on the stream, after one call that is not timed: otherwise the device
+    would wait for the host at the start of the queue.
+    """
     if device.type != "cuda":
         times = []
-        for _ in range(calls):
+        for _ in range(count):
             start = time.perf_counter()
             call()
             times.append(1e3 * (time.perf_counter() - start))
         return times
     call()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     events[0].record()
     for event in events[1:]:
         call()
@@ -111,21 +108,12 @@ def _turn(call: Call, device: torch.device, calls: int) -> list[float]:
     return [before.elapsed_time(after) for before, after in pairwise(events)]
 
 
-class _failures_of:
-    """Marks the contender whose turn raised, and lets the others go on."""
-
-    def __init__(self, contender: Contender):
-        self.contender = contender
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):
-            return False  # Ctrl-C is not a failure
-        self.contender.call = None
-        if isinstance(error, ConfigError):
-            self.contender.skipped = "; ".join(sentence for _, sentence in error.problems)
-        else:
-            self.contender.failed = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        return True
+@contextlib.contextmanager
+def _record_failure(timed: TimedCall) -> Iterator[None]:
+    """Mark the call if the block raises an Exception, so that the others go on."""
+    try:
+        yield
+    except ConfigError as error:
+        timed.call, timed.skipped = None, "; ".join(sentence for _, sentence in error.problems)
+    except Exception as error:
+        timed.call, timed.failed = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]

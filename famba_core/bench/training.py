@@ -1,4 +1,4 @@
-"""The section on training: the whole step under the paper's fusion strategies, and what each of them saves."""
+"""The section on training: the whole step under the paper's fusion strategies, and the savings of each."""
 
 from __future__ import annotations
 
@@ -7,88 +7,71 @@ from typing import Any
 
 from famba_core.bench.cases import FusionCase, fusion_cases, token_ratio
 from famba_core.bench.fusion_share import fusion_ms
-from famba_core.bench.peers import AUTO, Implementation
 from famba_core.bench.rows import BenchRow
 from famba_core.bench.session import Entry, Session
 from famba_core.bench.timing import Call
-from famba_core.bench.workloads import saved_bytes, step_with_peak
-from famba_core.config import Precision
+from famba_core.bench.workloads import Workload, saved_bytes, step_with_peak
 from famba_core.cost.measure import mib
 from famba_core.cost.work import StepSettings, predicted_ratios, step_cost
 from famba_core.fusion.schedule import resolve
 
-RECOMPUTED = ("none", "upper")  # strategies that are measured with recompute too
+RECOMPUTED = ("none", "upper")  # strategies that are also measured with recompute
 
 
 def run_step(session: Session) -> None:
-    """One group of turns for each precision: every strategy, two of them with recompute, and the peers unfused."""
+    """Measure one group per precision: every strategy, two of them also with recompute, and the peers unfused."""
     cases = fusion_cases(session.model)
     for precision in session.precisions:
-        entries = [step_entry(session, "step", case, precision, AUTO) for case in cases]
-        entries += [
-            step_entry(session, "step", case, precision, AUTO, recompute=True)
-            for case in cases
-            if case.fusion.strategy in RECOMPUTED
-        ]
-        entries += [step_entry(session, "step", cases[0], precision, i) for i in session.implementations if i.peer]
+        load = session.workload(precision)
+        recomputed = [case for case in cases if case.fusion.strategy in RECOMPUTED]
+        peers = [session.workload(precision, i) for i in session.implementations if i.is_peer]
+        entries = [step_entry(session, "step", case, load) for case in cases]
+        entries += [step_entry(session, "step", case, load, recompute=True) for case in recomputed]
+        entries += [step_entry(session, "step", cases[0], peer) for peer in peers]
         session.measure(entries, session.rounds(least=3, budget_s=60), unfused)
 
 
-def step_entry(
-    session: Session,
-    section: str,
-    case: FusionCase,
-    precision: Precision,
-    implementation: Implementation,
-    *,
-    recompute: bool = False,
-) -> Entry:
-    model, batch = session.model, session.batch
+def step_entry(session: Session, section: str, case: FusionCase, load: Workload, *, recompute: bool = False) -> Entry:
+    """Return an entry for the training step of a strategy."""
+    model, batch, is_peer = load.model, load.batch, load.implementation.is_peer
     schedule = resolve(case.fusion, model.token_grid).schedule
-    settings = StepSettings(batch=batch, precision=precision, recompute=recompute)
+    ratio = token_ratio(model, case.fusion)
+    settings = StepSettings(batch=batch, precision=load.precision, recompute=recompute)
     predicted = step_cost(model, schedule, settings)
-    # the paper's ratios are of its code, which keeps all activations
-    published = not recompute and not implementation.peer
-    missing = implementation.missing
-    if missing is None and not session.fits(implementation, model, batch, model.sizes.depth):
-        missing = f"would need more than its share of the memory for {batch} images"
-    ratios: dict[str, Any] = {"predicted_peak_mib": mib(predicted.peak_bytes)}
-    if not implementation.peer:
-        time_ratio, memory_ratio = predicted_ratios(model, schedule, session.limits(precision), settings)
-        ratios |= {"predicted_time_ratio": time_ratio, "predicted_memory_ratio": memory_ratio}
-    load = session.workload(backend=implementation.backend, precision=precision, model=model, batch=batch)
+    columns: dict[str, Any] = {"predicted_peak_mib": mib(predicted.peak_bytes)}
+    if not is_peer:
+        columns["predicted_time_ratio"], columns["predicted_memory_ratio"] = predicted_ratios(
+            model, schedule, session.limits(load.precision), settings
+        )
+    if not is_peer and not recompute:  # the code of the paper does not recompute
+        columns |= {"paper_time_ratio": case.paper_time_ratio, "paper_memory_ratio": case.paper_memory_ratio}
 
-    def build(extras: dict[str, Any]) -> Call:
-        extras["saved_bytes_per_image"] = saved_bytes(load, case.fusion, recompute=recompute)
-        extras["saved_bytes_per_token"] = extras["saved_bytes_per_image"] / tokens
+    def build(facts: dict[str, Any]) -> Call:
+        facts["saved_bytes_per_image"] = saved_bytes(load, case.fusion, recompute=recompute)
+        facts["saved_bytes_per_token"] = facts["saved_bytes_per_image"] / (ratio * model.sizes.depth * model.num_tokens)
         if sum(schedule) and not recompute:
-            extras["fusion_ms"] = fusion_ms(load, case.fusion)
-        step, extras["peak_mib"] = step_with_peak(load, case.fusion, recompute=recompute)
+            facts["fusion_ms"] = fusion_ms(load, case.fusion)
+        step, facts["peak_mib"] = step_with_peak(load, case.fusion, recompute=recompute)
         return step
 
-    name = case.name + (", recompute" if recompute else "") + (f" on {load.backend}" if implementation.peer else "")
-    ratio = token_ratio(model, case.fusion)
-    tokens = ratio * model.sizes.depth * model.num_tokens
+    fits = session.fits(load, model.sizes.depth)
     return session.entry(
-        section=section,
-        name=name,
-        load=load,
-        build=build,
-        peer=implementation.peer,
-        missing=missing,
-        work=None if implementation.peer else predicted.work,
+        section,
+        case.name + (", recompute" if recompute else "") + (f" on {load.backend}" if is_peer else ""),
+        load,
+        build,
+        skipped=None if fits else f"would need more than its share of the memory for {batch} images",
+        work=predicted.work,
         strategy=case.fusion.strategy,
         schedule=schedule,
         reduced_tokens=sum(schedule),
         recompute=recompute,
         token_ratio=ratio,
-        paper_time_ratio=case.paper_time_ratio if published else None,
-        paper_memory_ratio=case.paper_memory_ratio if published else None,
-        **ratios,
+        **columns,
     )
 
 
 def unfused(rows: Sequence[BenchRow]) -> BenchRow | None:
-    """What the ratios of a group of steps are to."""
+    """Return the row to which the ratios of a group of steps are."""
     plain = (row for row in rows if row.strategy == "none" and not row.recompute and not row.peer)
     return next(plain, None)

@@ -67,14 +67,15 @@ def measure_step(
     more = max(0, min(max_steps - min_steps, int(left_ms / max(np.median(times_ms), 1e-6))))
     times_ms += _times_ms(step, device, more)
     count = len(times_ms)
-    while (result := _summary(times_ms)).is_disturbed and sum(times_ms) < PATIENCE * 1e3 * budget_s:
+    while (result := summarize(times_ms)).is_disturbed and sum(times_ms) < PATIENCE * 1e3 * budget_s:
         if len(times_ms) >= max_steps:
             break
         times_ms += _times_ms(step, device, min(count, max_steps - len(times_ms)))
     return result
 
 
-def _summary(times_ms: list[float]) -> StepTime:
+def summarize(times_ms: list[float]) -> StepTime:
+    """Return median and quartiles of the times of calls."""
     q25, median, q75 = np.quantile(times_ms, (0.25, 0.5, 0.75)).tolist()
     return StepTime(median_ms=median, q25_ms=q25, q75_ms=q75, n=len(times_ms))
 

@@ -1,4 +1,4 @@
-"""The strategies and sizes that are measured, against the paper's tables and the models themselves."""
+"""The strategies and sizes of the benchmark, compared with the paper's tables and the models."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from sweep.report.paper.published import paper_table
 
 
 @pytest.mark.parametrize("backbone", ["vim_tiny", "vim_small"])
-def test_the_papers_strategies_and_ratios(backbone):
+def test_cases_have_the_strategies_and_ratios_of_the_paper(backbone):
     table = paper_table(1).query(f"backbone == '{backbone}'").reset_index(drop=True)
     cases = fusion_cases(model_config(backbone))
     assert [case.fusion.strategy for case in cases] == list(table["strategy"])
@@ -21,14 +21,14 @@ def test_the_papers_strategies_and_ratios(backbone):
     assert removed == [0, 168, 168, 171, 171]
 
 
-def test_upper_fusion_leaves_the_papers_share_of_tokens():
+def test_upper_fusion_has_the_token_ratio_of_the_paper():
     model = model_config("vim_tiny")
     upper = fusion_cases(model)[-1]
     assert token_ratio(model, upper.fusion) == pytest.approx(0.638, abs=5e-4)
     assert token_ratio(model, fusion_cases(model)[0].fusion) == 1
 
 
-def test_smaller_images_remove_the_same_share_and_have_no_published_ratio():
+def test_smaller_images_scale_r_and_have_no_published_ratio():
     model = model_config("vim_nano")
     cases = fusion_cases(model)
     assert model.num_tokens == 65
@@ -37,13 +37,13 @@ def test_smaller_images_remove_the_same_share_and_have_no_published_ratio():
     assert all(case.paper_time_ratio is None for case in cases)
 
 
-def test_other_backbones_of_the_papers_images_have_no_published_ratio_either():
+def test_other_backbones_have_no_published_ratio():
     cases = fusion_cases(ModelConfig(backbone="vim_base"))
     assert [case.fusion.r for case in cases] == [None, 7, 14, 9, 9]
     assert all(case.paper_memory_ratio is None for case in cases)
 
 
-def test_a_backbone_of_other_depth_is_known_for_a_while():
+def test_backbone_of_other_depth_exists_in_the_context_only():
     with backbone_of_depth("vim_nano", 3) as name:
         assert BACKBONES[name].depth == 3
         assert ModelConfig(backbone=name, image_size=32).sizes.width == BACKBONES["vim_nano"].width

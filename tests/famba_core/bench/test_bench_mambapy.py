@@ -1,4 +1,4 @@
-"""mambapy as a scan backend: the same numbers as the float64 twin, and no trace left behind."""
+"""mambapy as a scan backend: the same numbers as the float64 twin, registered only during a benchmark."""
 
 import importlib.util
 
@@ -7,7 +7,7 @@ import torch
 from backends import outputs_and_gradients
 
 from famba_core import ConfigError, ModelConfig, build_model
-from famba_core.bench.peers import registered
+from famba_core.bench.peers import mambapy_registered
 from famba_core.ops import reference, registry
 from famba_core.ops.external import mambapy_ops
 
@@ -17,7 +17,7 @@ REVERSE = (False, True)
 
 @needs_mambapy
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 33])
-def test_outputs_and_gradients_are_the_twins(length):
+def test_outputs_and_gradients_agree_with_the_twin(length):
     generator = torch.Generator().manual_seed(length)
 
     def normal(*shape):
@@ -34,10 +34,10 @@ def test_outputs_and_gradients_are_the_twins(length):
 
 
 @needs_mambapy
-def test_the_whole_model_runs_on_it_and_gives_the_same_logits(small_backbone):
+def test_model_on_mambapy_gives_the_same_logits(small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5)
     images = torch.randn(2, 3, 8, 8)
-    with registered():
+    with mambapy_registered():
         torch.manual_seed(0)
         peer = build_model(config, backend="mambapy")
         torch.manual_seed(0)
@@ -46,9 +46,9 @@ def test_the_whole_model_runs_on_it_and_gives_the_same_logits(small_backbone):
             torch.testing.assert_close(peer(images), own(images), rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_a_backend_only_as_long_as_a_benchmark_runs():
+def test_mambapy_is_registered_only_during_a_benchmark():
     before = list(registry.backend_names())
-    with registered():
+    with mambapy_registered():
         assert [*before, "mambapy"] == list(registry.backend_names())
         registry.check_backend("mambapy")
     assert before == list(registry.backend_names())

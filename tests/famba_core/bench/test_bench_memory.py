@@ -1,4 +1,4 @@
-"""Bytes kept for backward and the peak of a call, on functions whose bytes are known."""
+"""Bytes saved for backward and the peak of a call, for functions whose bytes are known."""
 
 import pytest
 import torch
@@ -9,23 +9,23 @@ from famba_core.bench.memory import peak_mib, saved_bytes_per_image
 MIB = 2**20
 
 
-def test_a_product_keeps_its_inputs_once():
+def test_product_saves_its_inputs_once():
     w = nn.Parameter(torch.ones(10))
 
     def forward(batch):
         x = torch.ones(batch, 10)
         return (x * w) + (x.view(-1).view(batch, 10) * w) + (x[:, :5].sum() * w)  # x three times, as views too
 
-    # x, 10 floats an image; the sum of a part is a scalar, which a batch keeps once
+    # x has 10 floats per image; the sum is a scalar, saved once for a batch
     assert saved_bytes_per_image(forward, [w]) == 40
 
 
-def test_the_whole_storage_of_a_view_counts():
+def test_whole_storage_of_a_view_counts():
     w = nn.Parameter(torch.ones(2))
     assert saved_bytes_per_image(lambda batch: torch.ones(batch, 8)[:, :2] * w, [w]) == 32
 
 
-def test_parameters_do_not_count_and_what_depends_on_them_does():
+def test_parameters_do_not_count():
     layer = nn.Linear(6, 3, bias=False)
 
     def forward(batch):
@@ -35,17 +35,17 @@ def test_parameters_do_not_count_and_what_depends_on_them_does():
     assert saved_bytes_per_image(forward, layer.parameters()) == 4 * (6 + 3)
 
 
-def test_what_a_batch_keeps_once_drops_out():
+def test_tensors_of_the_whole_batch_do_not_count():
     w = nn.Parameter(torch.ones(7))
     assert saved_bytes_per_image(lambda batch: (w.exp() * torch.ones(batch, 7)).sum(1), [w]) == 28
 
 
-def test_a_forward_without_a_graph_is_a_defect():
+def test_forward_without_a_graph_is_an_error():
     with pytest.raises(AssertionError):
         saved_bytes_per_image(lambda batch: torch.ones(batch), [])
 
 
-def test_the_peak_is_above_what_lives_already():
+def test_peak_includes_resident_tensors():
     kept = torch.zeros(3 * MIB, dtype=torch.uint8)
 
     def call():

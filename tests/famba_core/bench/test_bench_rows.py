@@ -1,4 +1,4 @@
-"""Rows: ratios from what was measured, and the Parquet file that gives them back."""
+"""Rows: their ratios, the Parquet file, and the tables."""
 
 from dataclasses import fields, replace
 
@@ -23,7 +23,7 @@ FAILED = replace(
 )  # fmt: skip
 
 
-def test_ratios_are_of_times_per_image_memory_and_saved_bytes():
+def test_ratios_are_of_time_per_image_memory_and_saved_bytes():
     none, upper, failed = with_ratios([ROW, UPPER, FAILED], ROW)
     assert (none.time_ratio, none.memory_ratio, none.saved_ratio) == (1.0, 1.0, 1.0)
     assert (upper.time_ratio, upper.memory_ratio, upper.saved_ratio) == (0.8, 0.7, 0.65)
@@ -31,17 +31,17 @@ def test_ratios_are_of_times_per_image_memory_and_saved_bytes():
     assert {row.ratio_to for row in (none, upper, failed)} == {"none"}
 
 
-def test_a_smaller_batch_is_compared_image_by_image():
+def test_different_batches_are_compared_per_image():
     peer = replace(ROW, name="peer", batch=2, median_ms=1000.0, images_per_s=2.0)
     assert with_ratios([peer], ROW)[0].time_ratio == 10.0
 
 
-def test_the_fastest_has_the_most_images_per_second():
+def test_fastest_row_has_the_most_images_per_second():
     assert fastest([ROW, FAILED, UPPER]) is UPPER
     assert fastest([FAILED]) is None
 
 
-def test_parquet_gives_every_column_back(tmp_path):
+def test_parquet_contains_every_column(tmp_path):
     rows = [ROW, *with_ratios([UPPER, FAILED], ROW)]
     path = tmp_path / "bench.parquet"
     write_parquet(rows, path, {"heading": "text"})
@@ -57,7 +57,7 @@ def test_parquet_gives_every_column_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["bench.parquet"]
 
 
-def test_tables_show_what_was_measured_and_say_what_was_not():
+def test_tables_show_measured_rows_and_name_the_others():
     text = section_text("step", with_ratios([ROW, UPPER, FAILED], ROW))
     measured = [line.split() for line in text.splitlines() if line.strip().startswith("upper")]
     assert measured[0] == ["upper", "float32", "8", "300.00", "390.0-410.0", "7", "25.0", "350", "-"]
@@ -67,5 +67,5 @@ def test_tables_show_what_was_measured_and_say_what_was_not():
 
 
 @pytest.mark.parametrize("section", ["scan", "step", "growth-depth", "roofline"])
-def test_no_rows_no_table(section):
+def test_section_without_rows_has_no_table(section):
     assert section_text(section, []) == ""

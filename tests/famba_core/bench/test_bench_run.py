@@ -1,4 +1,4 @@
-"""`famba-bench` from the command line, on a model that takes milliseconds."""
+"""`famba-bench` from the command line, with a model that takes milliseconds."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ UPPER = FusionConfig(strategy="upper", start_layer=3, r=2)
 
 @pytest.fixture
 def small(small_backbone, monkeypatch):
-    """17 tokens, 4 layers; one thread for turns that take no time; limits that need no measurement."""
+    """A model of 17 tokens and 4 layers, two fusion cases, fewer sizes, and limits that need no measurement."""
     monkeypatch.setattr(session, "model_config", lambda name: ModelConfig(backbone=name, image_size=8, num_classes=100))
     monkeypatch.setattr(session, "device_limits", lambda device, precision: LIMITS)
     monkeypatch.setattr(
@@ -72,7 +72,7 @@ def test_all_sections_are_measured_shown_and_written(small, tmp_path, capfd):
     assert "warming up" in err
 
 
-def test_a_step_says_what_fusion_saves(small, tmp_path):
+def test_step_rows_contain_the_savings_of_fusion(small, tmp_path):
     assert bench(small, "--sections", "step", "--out", str(tmp_path)) == 0
     rows = {row["name"]: row for row in read(tmp_path) if not row["peer"]}
     none, upper = rows["none"], rows["upper"]
@@ -91,19 +91,19 @@ def test_a_step_says_what_fusion_saves(small, tmp_path):
     assert none["limit_serial_pct"] == pytest.approx(100 * expected / none["median_ms"])
 
 
-def test_the_roofline_measures_only_what_is_not_measured_yet(small, tmp_path):
+def test_roofline_measures_only_missing_rows(small, tmp_path):
     assert bench(small, "--sections", "mixer", "roofline", "--out", str(tmp_path)) == 0
     assert [row["name"] for row in read(tmp_path) if row["section"] == "roofline"] == ["model", "none"]
 
 
-def test_precisions_take_turns(small, tmp_path):
+def test_precisions_are_measured_in_one_group(small, tmp_path):
     assert bench(small, "--sections", "model", "--precision", "float32", "bf16", "--out", str(tmp_path)) == 0
     found = {(row["backend"], row["precision"]) for row in read(tmp_path) if row["status"] == "measured"}
     assert found >= {("auto", "float32"), ("auto", "bf16"), ("torch", "float32"), ("torch", "bf16")}
     assert len({row["ratio_to"] for row in read(tmp_path) if row["status"] == "measured"}) == 1
 
 
-def test_a_backend_that_fails_is_reported_and_the_others_go_on(small, tmp_path, capfd):
+def test_failing_backend_is_reported_and_the_others_go_on(small, tmp_path, capfd):
     def broken(*tensors, **options):
         raise RuntimeError("kernel panic")
 
@@ -116,7 +116,7 @@ def test_a_backend_that_fails_is_reported_and_the_others_go_on(small, tmp_path, 
     assert "failed: torch (torch, float32): RuntimeError: kernel panic" in capfd.readouterr().out
 
 
-def test_a_peer_that_is_not_installed_is_skipped_with_the_reason(small, tmp_path, capfd, monkeypatch):
+def test_peer_that_is_not_installed_is_skipped_with_the_reason(small, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("famba_core.bench.peers.importlib.util.find_spec", lambda name: None)
     assert bench(small, "--sections", "model", "--out", str(tmp_path)) == 0
     peers = [row for row in read(tmp_path) if row["peer"]]
@@ -124,11 +124,14 @@ def test_a_peer_that_is_not_installed_is_skipped_with_the_reason(small, tmp_path
         ("mambapy", "skipped", "mambapy is not installed"),
         ("mamba_ssm", "skipped", "mamba_ssm is not installed"),
     ]
-    assert "not here: mambapy: mambapy is not installed" in capfd.readouterr().out
+    assert "not available: mambapy: mambapy is not installed" in capfd.readouterr().out
 
 
-def test_a_greedy_peer_gets_fewer_images_and_the_automatic_choice_as_few_beside_it(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(session.Session, "fits", lambda self, who, model, batch, layers: not who.peer or batch <= 2)
+def test_peer_with_large_memory_gets_fewer_images_and_auto_is_measured_with_both(small, tmp_path, monkeypatch):
+    def fits(self, load, layers):
+        return not load.implementation.is_peer or load.batch <= 2
+
+    monkeypatch.setattr(session.Session, "fits", fits)
     monkeypatch.setattr("famba_core.bench.peers._unsupported_reason", lambda backend, device, sizes: None)
     assert bench(small, "--sections", "model", "--batch", "8", "--out", str(tmp_path)) == 0
     batches = [(row["backend"], row["batch"]) for row in read(tmp_path)]
@@ -136,7 +139,7 @@ def test_a_greedy_peer_gets_fewer_images_and_the_automatic_choice_as_few_beside_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_show_and_write_what_there_is(number, small, tmp_path, capfd, monkeypatch):
+def test_ctrl_c_and_sigterm_show_and_write_the_results_so_far(number, small, tmp_path, capfd, monkeypatch):
     real, turns = timing._turn, []
     before = signal.getsignal(signal.SIGTERM)
 
@@ -173,10 +176,10 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(options, sentence, capfd):
 
 def test_settings_name_the_choices():
     with pytest.raises(
-        ConfigError, match=f"'x' is not a backbone.*nope is not a section; choose from {next(iter(SECTIONS))}"
+        ConfigError, match=f"'x' is not a backbone.*'nope' is not a section; choose from {next(iter(SECTIONS))}"
     ):
         Settings(backbone="x", sections=("nope",))
-    with pytest.raises(ConfigError, match="fp8 is not a precision"):
+    with pytest.raises(ConfigError, match="'fp8' is not a precision"):
         Settings(precision=("float32", "fp8"))
 
 
@@ -189,7 +192,7 @@ def test_measured_limits_are_plausible(monkeypatch):
     assert limits.exps_per_s == pytest.approx(limits.vector_ops_per_s / 10)
 
 
-def test_help_needs_no_torch_and_a_run_none_of_the_libraries_of_sweeps():
+def test_help_needs_no_torch_and_a_run_no_library_of_sweeps():
     program = "import sys; sys.modules.update(dict.fromkeys({})); from famba_core.bench.cli import main; main({})"
     for blocked, arguments in (
         ({"torch", "numpy"}, ["-h"]),
@@ -205,7 +208,7 @@ def test_help_needs_no_torch_and_a_run_none_of_the_libraries_of_sweeps():
         assert "scan" in done.stdout.lower()
 
 
-def test_backends_are_the_projects_and_mambapy_after_a_run(small):
+def test_run_leaves_mambapy_unregistered(small):
     assert bench(small, "--sections", "scan") == 0
     assert "mambapy" not in registry.backend_names()
     assert run.RUNNERS.keys() == SECTIONS.keys()

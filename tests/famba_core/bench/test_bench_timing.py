@@ -1,9 +1,9 @@
-"""Turns: their order, what a failure or an interruption does to the others, and the statistics."""
+"""Timing in turns: the order, failures and interruptions, and the statistics."""
 
 import pytest
 import torch
 
-from famba_core.bench.timing import Contender, Rounds, interleave, release
+from famba_core.bench.timing import Rounds, TimedCall, interleave, release
 from famba_core.config import ConfigError
 
 CPU = torch.device("cpu")
@@ -12,12 +12,12 @@ THREE_ROUNDS = Rounds(warmup=1, least=3, most=3)
 
 
 class Log:
-    """Contenders that note when they are built, prepared and called."""
+    """Timed calls that record when they are built, prepared and called."""
 
     def __init__(self):
         self.events = []
 
-    def contender(self, name, fail_at=None, error=NO_KERNEL):
+    def timed(self, name, fail_at=None, error=NO_KERNEL):
         calls = 0
 
         def call():
@@ -27,49 +27,49 @@ class Log:
             if calls == fail_at:
                 raise error
 
-        def build():
+        def build(facts):
             self.events.append(f"build {name}")
             return call
 
-        return Contender(name=name, build=build, prepare=lambda: self.events.append(f"prepare {name}"))
+        return TimedCall(name=name, build=build, prepare=lambda: self.events.append(f"prepare {name}"))
 
     def calls(self):
         return [event for event in self.events if " " not in event]
 
 
-def finish(contenders, rounds=THREE_ROUNDS):
-    return list(interleave(contenders, device=CPU, rounds=rounds))
+def finish(calls, rounds=THREE_ROUNDS):
+    return list(interleave(calls, device=CPU, rounds=rounds))
 
 
-def test_everyone_has_a_turn_in_every_round_and_each_round_begins_with_another():
+def test_each_round_has_a_turn_of_every_call_and_starts_with_another():
     log = Log()
-    contenders = [log.contender(name) for name in "abc"]
-    finish(contenders)
+    calls = [log.timed(name) for name in "abc"]
+    finish(calls)
     assert log.calls() == list("abc" + "abc" + "bca" + "cab")
-    assert [len(c.times_ms) for c in contenders] == [3, 3, 3]
+    assert [len(c.times_ms) for c in calls] == [3, 3, 3]
 
 
 def test_process_wide_settings_are_set_before_each_turn():
     log = Log()
-    finish([log.contender("a"), log.contender("b")], Rounds(warmup=0, least=2, most=2))
+    finish([log.timed("a"), log.timed("b")], Rounds(warmup=0, least=2, most=2))
     assert log.events == [
         "prepare a", "build a", "prepare b", "build b",
         "prepare a", "a", "prepare b", "b", "prepare b", "b", "prepare a", "a",
     ]  # fmt: skip
 
 
-def test_a_turn_can_be_several_calls():
+def test_turn_can_have_several_calls():
     log = Log()
-    (a, b) = contenders = [log.contender("a"), log.contender("b")]
-    finish(contenders, Rounds(warmup=0, least=2, most=2, calls=3))
+    (a, b) = calls = [log.timed("a"), log.timed("b")]
+    finish(calls, Rounds(warmup=0, least=2, most=2, calls=3))
     assert "".join(log.calls()) == "aaabbbbbbaaa"
     assert (len(a.times_ms), len(b.times_ms)) == (6, 6)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2, 3])
-def test_a_failure_is_reported_and_the_others_go_on(fail_at):
+def test_failure_is_recorded_and_the_others_go_on(fail_at):
     log = Log()
-    bad, good = log.contender("bad", fail_at), log.contender("good")
+    bad, good = log.timed("bad", fail_at), log.timed("good")
     finish([bad, good])
     assert bad.failed == "RuntimeError: no such kernel"
     assert bad.skipped is None
@@ -77,55 +77,55 @@ def test_a_failure_is_reported_and_the_others_go_on(fail_at):
     assert log.calls().count("bad") == fail_at  # and not again
 
 
-def test_what_cannot_be_built_fails_and_what_does_not_fit_is_skipped():
-    def missing():
+def test_build_error_fails_and_config_error_skips():
+    def missing(facts):
         raise ImportError("no peer")
 
-    def unfit():
+    def unfit(facts):
         raise ConfigError([("backend", "needs another device")])
 
     log = Log()
-    contenders = [Contender(name="x", build=missing), Contender(name="y", build=unfit), log.contender("z")]
-    finish(contenders)
-    assert (contenders[0].failed, contenders[1].skipped) == ("ImportError: no peer", "needs another device")
-    assert [c.time is None for c in contenders] == [True, True, False]
+    calls = [TimedCall(name="x", build=missing), TimedCall(name="y", build=unfit), log.timed("z")]
+    finish(calls)
+    assert (calls[0].failed, calls[1].skipped) == ("ImportError: no peer", "needs another device")
+    assert [c.time is None for c in calls] == [True, True, False]
 
 
-def test_what_is_skipped_from_the_start_is_not_built():
+def test_skipped_call_is_not_built():
     log = Log()
-    absent = log.contender("absent")
+    absent = log.timed("absent")
     absent.skipped = "not installed"
-    finish([absent, log.contender("a")])
+    finish([absent, log.timed("a")])
     assert "build absent" not in log.events
 
 
-def test_an_interruption_comes_through_and_keeps_the_times():
+def test_interruption_is_raised_and_keeps_the_times():
     log = Log()
-    contenders = [log.contender("a"), log.contender("b", fail_at=3, error=KeyboardInterrupt())]
+    calls = [log.timed("a"), log.timed("b", fail_at=3, error=KeyboardInterrupt())]
     with pytest.raises(KeyboardInterrupt):
-        finish(contenders)
-    assert [len(c.times_ms) for c in contenders] == [1, 1]  # b stops in the second round, which it begins
-    assert contenders[1].failed is None
+        finish(calls)
+    assert [len(c.times_ms) for c in calls] == [1, 1]  # b stops in the second round, which it begins
+    assert calls[1].failed is None
 
 
-def test_no_further_round_begins_when_the_budget_is_spent():
+def test_no_round_starts_after_the_budget_is_spent():
     log = Log()
-    finish([log.contender("a")], Rounds(warmup=0, least=2, most=50, budget_s=0))
+    finish([log.timed("a")], Rounds(warmup=0, least=2, most=50, budget_s=0))
     assert log.calls() == ["a", "a"]
 
 
-def test_median_and_quartiles():
-    contender = Log().contender("a")
-    assert contender.time is None
-    contender.times_ms = [5.0, 1.0, 2.0, 4.0, 3.0]
-    time = contender.time
+def test_time_has_median_and_quartiles():
+    timed = Log().timed("a")
+    assert timed.time is None
+    timed.times_ms = [5.0, 1.0, 2.0, 4.0, 3.0]
+    time = timed.time
     assert (time.q25_ms, time.median_ms, time.q75_ms, time.n) == (2.0, 3.0, 4.0, 5)
 
 
-def test_released_contenders_hold_nothing():
+def test_release_frees_the_calls():
     log = Log()
-    contender = log.contender("a")
-    finish([contender])
-    release([contender], CPU)
-    assert contender.call is None
-    assert contender.time is not None
+    timed = log.timed("a")
+    finish([timed])
+    release([timed], CPU)
+    assert timed.call is None
+    assert timed.time is not None
