@@ -1,4 +1,4 @@
-"""One training run, resumable: an iterator of epochs (Famba-V section 4)."""
+"""A resumable training run as an iterator of epochs (Famba-V section 4)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from famba_core.config import (
     AugmentConfig,
@@ -36,21 +35,21 @@ from famba_core.training.evaluate import Evaluator
 from famba_core.training.step import TrainStep, learning_rate
 
 CHECKPOINT = "last.pt"
-CHECKPOINT_FORMAT = 1  # changes with what a checkpoint holds
+CHECKPOINT_FORMAT = 1  # raise it when the content of a checkpoint changes
 
 
 class NonFiniteLoss(RuntimeError):
-    """The training loss became infinite or not a number."""
+    """Training loss that is infinite or not a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """What one epoch measured. Times in seconds, accuracies on the whole test set in percent."""
+    """Measurements of one epoch. Times in seconds, accuracies on the whole test set in percent."""
 
     epoch: int  # from 1
     epochs: int
     loss: float  # mean over the epoch's steps
-    lr: float  # of the epoch's last step
+    lr: float  # at the epoch's last step
     top1_pct: float
     top5_pct: float
     top1_ema_pct: float | None
@@ -60,12 +59,14 @@ class EpochMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What the run as a whole measured."""
+    """Measurements of the whole run."""
 
     parameters: int
     flops_per_image: float  # forward, 2 per multiply-add
-    train_time_s: float  # all epochs' training steps, without evaluation and set-up
-    step_time_ms: float  # median over epochs of their mean; the first, which warms up, is left out where it can be
+    train_time_s: float  # training steps of all epochs, without evaluation and set-up
+    step_time_ms: (
+        float  # median over epochs of the mean step; the first epoch, a warm-up, is excluded if there are others
+    )
     throughput_img_per_s: float
     peak_memory_mib: float
     peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"]
@@ -73,21 +74,21 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains one model. Iterating yields each epoch still to do, after its checkpoint is safe.
+    """Training run of one model. Iterating trains the remaining epochs; each is yielded once its checkpoint is stored.
 
-    Every random number comes from (seed, epoch), so a run that was interrupted and resumed gives, on the CPU with
-    the same number of threads, bit for bit the numbers of one that was not.
+    Every random number is derived from (seed, epoch). So an interrupted and resumed run gives the same numbers, bit for
+    bit, as an uninterrupted one, on the CPU with the same number of threads.
 
     Args:
-        model: its num_classes must be the data set's.
-        threads: CPU threads to compute with; None leaves torch's choice.
-        device: "cpu", "cuda", ...; None takes CUDA where there is one.
-        backend: name of the registered backend that computes; "auto" takes the fastest that fits.
-        checkpoint: folder for the state after each epoch; None keeps none.
+        model: its num_classes must be that of the data set.
+        threads: CPU threads; None leaves the number to torch.
+        device: "cpu", "cuda", ...; None takes CUDA if available.
+        backend: name of a registered backend; "auto" takes the fastest that fits.
+        checkpoint: folder for the state after each epoch; None stores nothing.
         progress: wraps the batches of each epoch, as tqdm does.
 
-    Raises ConfigError for what cannot be trained, before any work; from the iteration NonFiniteLoss, and OSError where
-    the checkpoint cannot be written.
+    Raises ConfigError for a run that cannot be trained, before any work. The iteration raises NonFiniteLoss, and
+    OSError if the checkpoint cannot be written.
     """
 
     def __init__(
@@ -106,37 +107,19 @@ class Trainer:
     ):
         self.device = choose_device(device)
         prepare(self.device, train.precision, threads)
-        self.config = train
-        self.augmentation = augment
-        self.dataset = load_dataset(data, model.image_size, train.seed)
-        if model.num_classes != self.dataset.num_classes:
-            raise ConfigError(
-                [("num_classes", f"{model.num_classes}, and {data.dataset} has {self.dataset.num_classes} classes")]
-            )
-        self.train_split = self.dataset.train.to(self.device)
-        self.test_split = self.dataset.test.to(self.device)
-        self.batch_size = min(train.batch_size, len(self.train_split.labels))
-        self.steps_per_epoch = len(self.train_split.labels) // self.batch_size
-        self.model_config, self.fusion, self.backend = model, resolve(fusion, model.token_grid), backend
-        self.identity = _identity(model, self.fusion, data, augment, train)
-        self.file = None if checkpoint is None else checkpoint / CHECKPOINT
+        self.config, self.augmentation, self.model_config, self.backend = train, augment, model, backend
+        self._load_data(data)
+        self.fusion = resolve(fusion, model.token_grid)
+        self.identity = run_identity(model, self.fusion, data, augment, train)
         self.progress = progress
         self.history: tuple[EpochMetrics, ...] = ()
         self.peak_bytes = 0
         self.step = self._new_step()
-        choose(backend, self.step.lr, state_size=model.sizes.state_size)  # refuses one that does not fit
+        choose(backend, self.step.lr, state_size=model.sizes.state_size)  # raises for a backend that does not fit
         self.generator = torch.Generator(self.device)
-        evaluator = partial(
-            Evaluator, split=self.test_split, dataset=self.dataset, config=model, augmentation=augment,
-            precision=train.precision,
-        )  # fmt: skip
-        self.evaluate = evaluator(self.step.model)
-        self.evaluate_ema = None if self.step.ema is None else evaluator(self.step.ema)
-        if checkpoint is not None:
-            try:
-                checkpoint.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError([("checkpoint", f"{checkpoint} cannot be a folder: {error.strerror}")]) from None
+        self.evaluate = self._evaluator(self.step.model)
+        self.evaluate_ema = None if self.step.ema is None else self._evaluator(self.step.ema)
+        self.file = None if checkpoint is None else checkpoint / CHECKPOINT
         self._resume()
 
     def __iter__(self) -> Iterator[EpochMetrics]:
@@ -150,11 +133,11 @@ class Trainer:
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """Tokens that each layer removes."""
+        """Tokens removed in each layer."""
         return self.fusion.schedule
 
     def result(self) -> TrainResult:
-        """The run's figures, once every epoch is done."""
+        """Return the measurements of the run, after its last epoch."""
         price = cost(self.model_config, self.schedule)
         warm = [m.train_time_s / self.steps_per_epoch for m in self.history[1:] or self.history]
         step_time = statistics.median(warm)
@@ -169,12 +152,30 @@ class Trainer:
             device_name=device_name(self.device),
         )
 
+    def _load_data(self, data: DataConfig) -> None:
+        model, seed = self.model_config, self.config.seed
+        self.dataset = load_dataset(data, model.image_size, seed)
+        if model.num_classes != self.dataset.num_classes:
+            sentence = f"is {model.num_classes}, but {data.dataset} has {self.dataset.num_classes} classes"
+            raise ConfigError([("num_classes", sentence)])
+        self.train_split, self.test_split = self.dataset.train.to(self.device), self.dataset.test.to(self.device)
+        images = len(self.train_split.labels)
+        self.batch_size = min(self.config.batch_size, images)
+        self.steps_per_epoch = images // self.batch_size
+
     def _new_step(self) -> TrainStep:
+        """Return a step of a model with its initial weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(self.config.seed, 0))
             model = build_model(self.model_config, self.fusion, self.backend).to(self.device)
         model.recompute = self.config.recompute
         return TrainStep(model, self.dataset, self.augmentation, self.config, self.config.epochs * self.steps_per_epoch)
+
+    def _evaluator(self, model: nn.Module) -> Evaluator:
+        return Evaluator(
+            model, self.test_split, self.dataset, config=self.model_config, augmentation=self.augmentation,
+            precision=self.config.precision,
+        )  # fmt: skip
 
     def _epoch(self, epoch: int) -> EpochMetrics:
         seed = _seed(self.config.seed, epoch)
@@ -193,7 +194,7 @@ class Trainer:
         synchronize(self.device)
         train_time_s = time.perf_counter() - start
         if self.device.type == "cuda":
-            # the largest of all epochs: replayed steps allocate nothing
+            # the largest of all epochs, because replayed steps allocate nothing
             self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self.device))
         loss = loss_sum.item() / len(batches)
         if not math.isfinite(loss):
@@ -207,13 +208,13 @@ class Trainer:
             lr=lr,
             top1_pct=raw.top1_pct,
             top5_pct=raw.top5_pct,
-            top1_ema_pct=ema and ema.top1_pct,
-            top5_ema_pct=ema and ema.top5_pct,
+            top1_ema_pct=None if ema is None else ema.top1_pct,
+            top5_ema_pct=None if ema is None else ema.top5_pct,
             train_time_s=train_time_s,
         )
 
     def _measure_peak(self) -> int:
-        """Peak tensor bytes of the second step of a throwaway run: the first has not yet made the optimizer's state."""
+        """Measure the second step of a throwaway model: in the first, the optimizer has no state yet."""
         step = self._new_step()
         images, labels = self.train_split.images[: self.batch_size], self.train_split.labels[: self.batch_size]
         generator = torch.Generator().manual_seed(_seed(self.config.seed, 0))
@@ -236,29 +237,38 @@ class Trainer:
         )
 
     def _resume(self) -> None:
-        if self.file is None or (saved := checkpoint.read(self.file)) is None:
+        if self.file is None:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sentence = f"{self.file.parent} cannot be used as a folder: {error.strerror}"
+            raise ConfigError([("checkpoint", sentence)]) from None
+        if (saved := checkpoint.read(self.file)) is None:
             return
         if not isinstance(saved, dict) or saved.get("identity") != self.identity:
-            raise ConfigError([("checkpoint", f"{self.file} is of another run; remove it or choose another folder")])
+            sentence = f"{self.file} belongs to another run; remove it or choose another folder"
+            raise ConfigError([("checkpoint", sentence)])
         self.step.load_state_dict(saved)
         self.history = tuple(EpochMetrics(**metrics) for metrics in saved["history"])
         self.peak_bytes = saved["peak_bytes"]
 
 
-def _identity(
+def run_identity(
     model: ModelConfig, fusion: FusionSchedule, data: DataConfig, augment: AugmentConfig, train: TrainConfig
 ) -> str:
-    """Return what a checkpoint must agree in with the run that resumes from it."""
-    # The fusion as the first version wrote it, so that its checkpoints still resume.
+    """Return the text that a checkpoint and the run that resumes from it must share. Changing it orphans checkpoints.
+
+    The fusion is written as version 0.1.0 wrote it, when labels and schedule were one type.
+    """
     fused = (
         "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
         f"order={fusion.order!r}, weighting={fusion.weighting!r}, schedule={fusion.schedule!r})"
     )
-    parts = (CHECKPOINT_FORMAT, model, data.dataset, data.train_images, augment, train)
-    before, *after = map(repr, parts)
-    return f"({before}, {after[0]}, {fused}, {', '.join(after[1:])})"
+    settings = ", ".join(map(repr, (data.dataset, data.train_images, augment, train)))
+    return f"({CHECKPOINT_FORMAT}, {model!r}, {fused}, {settings})"
 
 
 def _seed(seed: int, epoch: int) -> int:
-    """An independent 64-bit seed for each epoch; epoch 0 is the initialisation."""
+    """Return an independent 64-bit seed for each epoch; epoch 0 is the initialisation."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])

@@ -33,7 +33,7 @@ def test_a_run_from_end_to_end_and_again_from_its_checkpoint(small_backbone, tmp
     assert again[1].split(" images/s")[0] == out[2].split(" images/s")[0]
 
     assert main([*command, "--lr", "0.5"]) == 2
-    assert "is of another run" in capsys.readouterr().err
+    assert "belongs to another run" in capsys.readouterr().err
 
 
 def test_every_field_of_the_configuration_is_an_option():

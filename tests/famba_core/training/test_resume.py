@@ -16,8 +16,8 @@ import pytest
 import torch
 from trainers import FUSION, TRAIN, assert_same_run
 
-from famba_core import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig
-from famba_core.training.trainer import CHECKPOINT, Trainer
+from famba_core import AugmentConfig, ConfigError, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
+from famba_core.training.trainer import CHECKPOINT, Trainer, run_identity
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": False}, {"precision": "bf16"}], ids=["ema", "no ema", "bf16"])
@@ -107,10 +107,34 @@ def test_a_killed_process_is_resumed_bit_for_bit(small_backbone, tmp_path):
     assert_same_run(resumed, whole)
 
 
+def test_the_identity_of_a_run_is_that_of_stored_checkpoints():
+    """This text is in the checkpoints of version 0.1.0, which must still resume."""
+    found = run_identity(
+        ModelConfig(backbone="vim_nano", image_size=32, num_classes=10),
+        FusionSchedule(schedule=(0,) * 22 + (3, 1), order="raster"),
+        DataConfig(dataset="digits", data_dir="/data", train_images=40),
+        AugmentConfig(eval_crop=1.0),
+        TrainConfig(epochs=2, seed=5),
+    )
+    assert found == (
+        "(1, "
+        "ModelConfig(backbone='vim_nano', image_size=32, patch_size=None, num_classes=10, cls_position='head'), "
+        "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
+        "order='raster', weighting='mean', "
+        "schedule=(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1)), "
+        "'digits', 40, "
+        "AugmentConfig(crop_scale_min=0.08, flip=True, random_erasing=0.25, mixup=0.8, cutmix=1.0, "
+        "eval_crop=1.0), "
+        "TrainConfig(epochs=2, batch_size=128, lr=0.001, "
+        "min_lr=1e-05, warmup_epochs=5, warmup_lr=1e-06, weight_decay=0.1, label_smoothing=0.1, "
+        "ema=True, ema_decay=None, precision='float32', seed=5, recompute=False))"
+    )
+
+
 def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path):
     list(trainer(epochs=1, checkpoint=tmp_path))
     for change in ({"lr": 0.5}, {"seed": 3}, {"fusion": FusionConfig()}, {"augment": AugmentConfig()}):
-        with pytest.raises(ConfigError, match=r"last\.pt is of another run; remove it or choose another folder"):
+        with pytest.raises(ConfigError, match=r"last\.pt belongs to another run; remove it or choose another folder"):
             trainer(**({"epochs": 1, "checkpoint": tmp_path} | change))
 
 

@@ -43,7 +43,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_checkpoint(trainer, tm
 
 
 def test_what_cannot_be_trained_is_refused_before_any_work(trainer, small_backbone):
-    with pytest.raises(ConfigError, match="num_classes: 7, and digits has 5 classes"):
+    with pytest.raises(ConfigError, match="num_classes: is 7, but digits has 5 classes"):
         trainer(model=ModelConfig(backbone=small_backbone, image_size=8, num_classes=7))
     with pytest.raises(ConfigError, match="tf32 needs a CUDA device; choose float32 or bf16"):
         trainer(precision="tf32")
