@@ -1,6 +1,6 @@
-"""The version of what settings mean."""
+"""The version of the meaning of settings."""
 
-# Part of every trial's identity from 2 on: results of another version are trained again, not taken for these. Raise it
-# when the same model, fusion, data and training settings give other numbers than before: a corrected merge, another
-# initialisation, another order of random draws. A faster kernel that rounds differently is no reason.
+# From 2 on, part of every trial's identity: results of another version are not reused, but trained again. Raise it when
+# the same model, fusion, data and training settings give other numbers than before: after a corrected merge, another
+# initialisation, or another order of random draws. A kernel that rounds differently is not a reason.
 VERSION = 1

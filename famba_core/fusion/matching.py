@@ -1,7 +1,7 @@
-"""Token fusion in one layer: which tokens fuse, and the merge (Famba-V section 3.2).
+"""Token fusion in one layer: matching and merging (Famba-V section 3.2).
 
-Even positions form set A, odd ones set B. Each A token's partner is the B token that is most similar to it by
-cosine; the r A tokens with the highest similarity fuse into their partners. The class token takes no part.
+Tokens at even positions form set A, those at odd positions set B. The partner of an A token is the B token with the
+highest cosine similarity. The r A tokens most similar to their partners fuse into them. The class token never fuses.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from famba_core.config import Order, Weighting
 
 
 class Match(NamedTuple):
-    """Where every token goes."""
+    """New position of each token."""
 
     target: Tensor  # [B, L] index in the shortened sequence
     length: int  # L - r
-    class_index: Tensor  # [B] place of the class token afterwards
+    class_index: Tensor  # [B] position of the class token afterwards
 
 
 class Merge(NamedTuple):
-    """How the tokens of a layer fuse: out[target[t]] is the sum of share[t] x[t]."""
+    """Weighted mean that fuses tokens: out[i] is the sum of share[t] x[t] over all t with target[t] = i."""
 
     target: Tensor  # [B, L] int64, index in the shortened sequence
-    share: Tensor  # [B, L] float32, weight in the target's mean
+    share: Tensor  # [B, L] float32, weight in the mean of the target
     length: int  # L - r
 
 
@@ -37,22 +37,22 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     """Choose the r tokens of each image that fuse, and their partners.
 
     Args:
-        metric: [B, L, D], compared by cosine.
+        metric: [B, L, D], compared by cosine similarity.
         r: tokens to remove, at most (L - 1) // 2.
-        class_index: [B], place of the class token in each image.
-        order: "concat" puts the A tokens that stay before the B tokens, "raster" leaves all in place.
+        class_index: [B], position of the class token in each image.
+        order: "concat" puts the remaining A tokens before the B tokens, "raster" keeps the order of the positions.
     """
     batch, length, _ = metric.shape
     rows = torch.arange(batch, device=metric.device)
     unit = F.normalize(metric.float(), dim=-1)
     is_class = torch.arange(length, device=metric.device) == class_index.unsqueeze(1)
-    with torch.autocast(metric.device.type, enabled=False):  # rounded similarities would tie
+    with torch.autocast(metric.device.type, enabled=False):  # rounding would make similarities equal
         similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
     similarity.masked_fill_(is_class[:, 0::2, None] | is_class[:, None, 1::2], -torch.inf)
     best, odd = similarity.max(dim=-1)
     partner = 2 * odd + 1
     if length == 3:
-        # a class token in the middle is all of B, so the last token fuses into the first
+        # if the class token is the only one in B, the last token fuses into the first
         stranded = (class_index == 1).unsqueeze(1)
         best[:, 1:].masked_fill_(stranded, 1.0)
         partner.masked_fill_(stranded, 0)
@@ -72,11 +72,11 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
 
 
 def shares(matched: Match, sizes: Tensor, weighting: Weighting) -> tuple[Merge, Tensor]:
-    """How much each token counts in the mean that its target becomes.
+    """Compute each token's weight in the mean of its target.
 
     Args:
-        sizes: patches that each token stands for [B, L].
-        weighting: "mean" counts every token once, "size" by its patches.
+        sizes: number of patches merged in each token so far [B, L].
+        weighting: "mean" weighs all tokens equally, "size" by their patches.
 
     Returns the merge, and the sizes afterwards [B, L - r].
     """
@@ -95,7 +95,7 @@ def merge_tokens(x: Tensor, merge: Merge) -> Tensor:
 
 
 class _MergeTokens(torch.autograd.Function):
-    """Its backward needs no token, which autograd would keep for the product with the shares."""
+    """Merge whose backward does not need x; autograd would keep it for the product with the shares."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, share: Tensor, length: int) -> Tensor:

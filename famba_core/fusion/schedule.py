@@ -1,4 +1,4 @@
-"""Strategy -> tokens removed in each layer (Famba-V section 3.2, Figure 2)."""
+"""Fusion strategies, and the tokens that each layer removes (Famba-V section 3.2, Figure 2)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ STRATEGIES: dict[str, Callable[..., Iterable[int]]] = {}
 def strategy(function: Callable[..., Iterable[int]]) -> Callable[..., Iterable[int]]:
     """Register a strategy under its function's name.
 
-    It takes the number of layers and, by keyword, those of `start_layer` and `stop_layer` that it needs, and
-    returns the layers that fuse, counted from 1. Grids, help texts and error messages follow from the signature.
+    The function takes the number of layers and, as keywords, `start_layer` and `stop_layer` if it needs them. It
+    returns the layers that fuse, counted from 1. Grids, help texts and error messages are derived from the signature.
     """
     STRATEGIES[function.__name__.rstrip("_")] = function
     return function
@@ -47,7 +47,7 @@ def upper(num_layers: int, *, start_layer: int) -> Iterable[int]:
 
 
 def layer_keys(name: str) -> tuple[str, ...]:
-    """Those of "start_layer" and "stop_layer" that the strategy takes."""
+    """Return which of "start_layer" and "stop_layer" the strategy takes."""
     parameters = inspect.signature(STRATEGIES[name]).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
@@ -56,7 +56,7 @@ def fusing_layers(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
     """Return the layers, counted from 1, in which `labels.strategy` fuses, in ascending order.
 
     Raises ConfigError for an unknown strategy, and for a start or stop layer that is missing, that the strategy does
-    not take, or that is outside 1..num_layers.
+    not take, or that is not in 1..num_layers.
     """
     name = labels.strategy
     if name not in STRATEGIES:
@@ -77,7 +77,7 @@ def fusing_layers(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
 
 
 def requested_schedule(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
-    """Return the tokens that each layer is asked to remove, before the sequence's length limits it.
+    """Return the tokens that each layer should remove, not yet limited by the length of the sequence.
 
     Raises ConfigError as `fusing_layers` does, and for a fusing strategy without r.
     """
@@ -88,15 +88,15 @@ def requested_schedule(labels: FusionConfig, num_layers: int) -> tuple[int, ...]
 
 
 def resolve(fusion: FusionConfig | FusionSchedule, grid: TokenGrid) -> FusionSchedule:
-    """Return what runs: each layer's r, as asked for and clamped to what the sequence still allows.
+    """Return the schedule that runs: each layer's r, limited to what the remaining sequence allows.
 
     Raises ConfigError as `requested_schedule` does, and for a schedule of another length than `grid.layers`.
     """
     if isinstance(fusion, FusionConfig):
-        asked = requested_schedule(fusion, grid.layers)
-    elif len(asked := fusion.schedule) != grid.layers:
-        raise ConfigError([("schedule", f"has {len(asked)} numbers, but the model has {grid.layers} layers")])
-    return FusionSchedule(schedule=clamp(asked, grid.tokens), order=fusion.order, weighting=fusion.weighting)
+        requested = requested_schedule(fusion, grid.layers)
+    elif len(requested := fusion.schedule) != grid.layers:
+        raise ConfigError([("schedule", f"has {len(requested)} numbers, but the model has {grid.layers} layers")])
+    return FusionSchedule(schedule=clamp(requested, grid.tokens), order=fusion.order, weighting=fusion.weighting)
 
 
 def token_schedule(fusion: FusionConfig | FusionSchedule, num_layers: int, num_tokens: int) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ def most_removable(num_tokens: int) -> int:
 
 
 def clamp(schedule: Sequence[int], num_tokens: int) -> tuple[int, ...]:
-    """Return the schedule with each layer's r limited to what the sequence before it allows."""
+    """Return the schedule with each layer's r limited to what the remaining sequence allows."""
     effective: list[int] = []
     for r in schedule:
         effective.append(min(r, most_removable(num_tokens)))
@@ -128,7 +128,7 @@ def tokens_per_layer(schedule: Sequence[int], num_tokens: int) -> tuple[int, ...
 
 
 def spread(total: int, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return a schedule that removes `total` tokens in the given layers, evenly: they differ by at most one.
+    """Return a schedule that removes `total` tokens evenly in the given layers: they differ by at most one.
 
     The i-th of n fusing layers removes floor((i + 1) total / n) - floor(i total / n).
     """

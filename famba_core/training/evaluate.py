@@ -1,4 +1,4 @@
-"""Accuracy on a whole split."""
+"""Accuracy of a model on a whole split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ BATCH_SIZE = 256
 
 
 class Accuracy(NamedTuple):
+    """Percentage of images whose label is the first, or among the first five, of the predicted classes."""
+
     top1_pct: float
     top5_pct: float
 
 
 class Evaluator:
-    """Measures how well a model does on a split. Its weights may change between calls, in place."""
+    """Measures the accuracy of a model on a split. The weights may change in place between calls."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def __call__(self) -> Accuracy:
-        """Top-1 and top-5 accuracy in percent."""
+        """Return top-1 and top-5 accuracy in percent."""
         training = self.model.training
         self.model.eval()
         images, labels = self.split.images, self.split.labels
@@ -64,7 +66,7 @@ def _hits(
     images: Tensor,
     labels: Tensor,
 ) -> Tensor:
-    """How many labels are the first, and among the first five, of the model's classes: [2]."""
+    """Count the images whose label is the first, and those whose label is among the first five classes: [2]."""
     inputs = prepare_evaluation(
         images, config=augmentation, image_size=config.image_size, mean=dataset.mean, std=dataset.std
     )

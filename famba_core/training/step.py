@@ -1,4 +1,4 @@
-"""One training step: augmentation, forward, backward, optimizer, moving average. Nothing in it waits for the device."""
+"""One training step: augmentation, forward, backward, optimizer, moving average. It never waits for the device."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from famba_core.models.classifier import Classifier
 from famba_core.training.cuda_graph import GraphedFunction, wrap_in_graph
 
 BETAS = (0.9, 0.999)
-# The paper's decay of 0.99996 a step spans this share of its run of 300 epochs of 390 steps.
+# The paper's decay of 0.99996 per step averages over this share of its run of 300 epochs with 390 steps each.
 EMA_SPAN = 1 / (1 - 0.99996) / (300 * 390)
 
 
 class TrainStep:
-    """A model with everything that one step changes: weights, optimizer, moving average.
+    """A model with all state that a training step changes: weights, optimizer, moving average.
 
-    On a CUDA device the steps after the first few replay a graph of one; the numbers are those of steps done singly.
+    On a CUDA device, steps after the first few replay a graph, with the same results as without one.
     """
 
     def __init__(
         self, model: Classifier, dataset: ImageDataset, augmentation: AugmentConfig, config: TrainConfig, steps: int
     ):
-        """steps: length of the whole run, to which the moving average is scaled."""
+        """steps: length of the whole run, which scales the moving average."""
         self.model = model
         self.dataset = dataset
         self.augmentation = augmentation
         self.config = config
         self.device = model.head.weight.device
-        self.lr = torch.full((), config.warmup_lr, device=self.device)  # a graph reads it where it is
+        self.lr = torch.full((), config.warmup_lr, device=self.device)  # a tensor, because a graph reads it from memory
         on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay),
@@ -50,7 +50,9 @@ class TrainStep:
             fused=True,
             capturable=on_gpu,
         )
-        self.optimizer._warned_capturable_if_run_uncaptured = True  # the first few are
+        self.optimizer._warned_capturable_if_run_uncaptured = (
+            True  # silences a warning: the first steps are not captured
+        )
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema else None
         decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
         self.average = get_ema_multi_avg_fn(decay)
@@ -64,23 +66,24 @@ class TrainStep:
         Args:
             images: uint8 [B, 3, H, W], the same shape in every step.
             labels: int64 [B].
-            generator: on the images' device; seed it rather than pass another, which would need another graph.
+            lr: learning rate of this step.
+            generator: on the images' device. Reseed it instead of passing another, which would need a new graph.
 
-        Returns the loss, a scalar still on the device.
+        Returns the loss, a scalar on the device.
         """
         if self._run is None or generator is not self._generator:
             self._generator = generator
-            # a reference of its own would make a cycle, and weights and graph wait for the garbage collector
+            # a weak reference, because in a cycle weights and graph would wait for the garbage collector
             train = partial(TrainStep._train, cast(TrainStep, weakref.proxy(self)))
             self._run = wrap_in_graph(train, self.device, name="the training step", generator=generator)
         self.lr.fill_(lr)
         return self._run(images, labels)
 
     def _train(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The step itself, over tensors alone."""
+        """Run the step itself, on tensors only."""
         assert self._generator is not None
         model = self.model
-        # Without gradients the backward pass hands over its own, so a graph writes them anew with every replay.
+        # With None, backward allocates the gradients inside the graph, so each replay overwrites them.
         self.optimizer.zero_grad(set_to_none=True)
         inputs, targets = augment(
             images,
@@ -99,12 +102,12 @@ class TrainStep:
         loss.backward()
         self.optimizer.step()
         if self.ema is not None:
-            # not AveragedModel, whose counter of steps would be sent to the device, and waited for, in each of them
+            # not AveragedModel: it would copy its step counter to the device, and wait, in every step
             self.average(list(self.ema.parameters()), list(model.parameters()), None)
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer and moving average, as a checkpoint holds them."""
+        """Return weights, optimizer and moving average, as a checkpoint stores them."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -112,12 +115,12 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Continue from a result of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self._run = None  # the optimizer's tensors are others now
+        self._run = None  # a graph would still use the optimizer's old tensors
         self._share_lr()
 
     def _share_lr(self) -> None:
@@ -126,7 +129,7 @@ class TrainStep:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Biases, 1-D tensors, pos_embed and cls_token without weight decay; the rest, A_log too, with it."""
+    """Group the parameters: biases, 1-D tensors, pos_embed and cls_token have no weight decay; all others have."""
     plain: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -135,7 +138,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from lr to min_lr that ends with the last step. `step` counts from 0."""
+    """Return the rate of a step, counted from 0: linear warm-up, then a cosine from lr to min_lr at the last step."""
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.warmup_lr + (config.lr - config.warmup_lr) * step / warmup

@@ -1,4 +1,4 @@
-"""One layer as one autograd function over a backend's kernels, which computes again in backward what is cheap."""
+"""A layer as one autograd function over a backend's kernels. Its backward recomputes what is cheap to compute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from famba_core.ops.kernels import Kernels
 
 
 class BlockWeights(NamedTuple):
-    """A layer's parameters in the order of the autograd function; those of both directions follow one another."""
+    """A layer's parameters in the order of the autograd function, the backward direction (_b) after the forward one."""
 
     norm: Tensor  # [D]
     in_proj: Tensor  # [2E, D]
@@ -39,13 +39,13 @@ class BlockWeights(NamedTuple):
 def fused_block(
     residual: Tensor, merge: Merge | None, weights: BlockWeights, eps: float, kernels: Kernels, *, recompute: bool
 ) -> Tensor:
-    """merge(residual) + mixer(merge(norm(residual))).
+    """Compute merge(residual) + mixer(merge(norm(residual))).
 
     Args:
         residual: [B, L, D] float32.
         merge: the layer's fusion, or None.
-        eps: of the norm.
-        recompute: keep nothing but the residual, not the projections x, z and the low-rank steps, B and C either.
+        eps: added to the mean square in the norm.
+        recompute: keep only the residual for backward; otherwise also x, z, the low-rank steps, B and C.
 
     Under autocast, activations between the kernels have its dtype. Returns [B, L - r, D] float32. Raises ConfigError
     for autocast to anything but bfloat16.
@@ -53,19 +53,19 @@ def fused_block(
     device = residual.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     if dtype not in (torch.float32, torch.bfloat16):
-        raise ConfigError([("precision", f"autocast to {dtype}, which the kernels lack; choose torch.bfloat16")])
+        raise ConfigError([("precision", f"the kernels do not support autocast to {dtype}; choose torch.bfloat16")])
     target, share, length = merge or (None, None, residual.shape[1])
     with torch.autocast(device, enabled=False):
-        residual = residual.contiguous()  # kernels walk memory
+        residual = residual.contiguous()  # required by the kernels
         out: Tensor = _FusedBlock.apply(residual, target, share, length, eps, kernels, recompute, dtype, *weights)
     return out
 
 
 class _Directions:
-    """The weights of both directions, side by side in the dtypes that kernels and products want."""
+    """Stacked weights of both directions, in the dtypes that kernels and matrix products need."""
 
     def __init__(self, w: BlockWeights, dtype: torch.dtype):
-        # channels lie last in memory, where kernels want them
+        # kernels need the channels last in memory
         self.conv = torch.cat((w.conv, w.conv_b), 1).permute(1, 2, 0).contiguous().transpose(1, 2)  # [G, E, taps]
         self.conv_bias = torch.stack((w.conv_bias, w.conv_bias_b))
         self.x_proj = torch.stack((w.x_proj, w.x_proj_b)).to(dtype)
@@ -77,20 +77,20 @@ class _Directions:
 
 
 def _project_in(hidden: Tensor, weight: Tensor) -> Tensor:
-    """[B, L, D] -> x and z in one tensor [B, L, 2E]."""
+    """Project [B, L, D] to x and z, one tensor [B, L, 2E]."""
     return torch.mm(hidden.flatten(0, 1), weight.to(hidden.dtype).t()).view(*hidden.shape[:2], -1)
 
 
 def _project_low(u: Tensor, x_proj: Tensor) -> Tensor:
-    """[B, L, G, E] -> the low-rank steps, B and C, [G, B L, R + 2N]."""
+    """Project [B, L, G, E] to the low-rank steps, B and C: [G, B L, R + 2N]."""
     return _products(_by_direction(u), x_proj.transpose(1, 2))
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Each direction's matrix product: [G, n, k] times [G, k, m] -> [G, n, m]."""
+    """Multiply the matrices of each direction: [G, n, k] times [G, k, m] -> [G, n, m]."""
     if a.is_cuda or (a.shape[2] > 1 and b.shape[2] > 1):
         return torch.bmm(a, b)
-    # one low-rank step, in narrow models: the CPU's batched product takes several times as long as these
+    # rank 1, in narrow models: on the CPU, bmm takes several times as long as this
     if a.shape[2] == 1:
         return a * b
     out = a.new_empty(a.shape[0], a.shape[1], 1)
@@ -100,16 +100,18 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _by_direction(u: Tensor) -> Tensor:
-    """[B, L, G, X] stored direction by direction -> [G, B L, X]."""
+    """View [B, L, G, X], stored direction by direction, as [G, B L, X]."""
     return u.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _by_token(rows: Tensor, batch: int) -> Tensor:
-    """[G, B L, X] -> [B, L, G, X], both views of one storage."""
+    """View [G, B L, X] as [B, L, G, X]."""
     return rows.view(rows.shape[0], batch, -1, rows.shape[2]).permute(1, 2, 0, 3)
 
 
 class _FusedBlock(torch.autograd.Function):
+    """The layer; see `fused_block`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -188,8 +190,9 @@ class _FusedBlock(torch.autograd.Function):
             grad.A * both.A, grad.D,
         )  # fmt: skip
         of_directions = [g for pair in pairs for g in pair.unbind()]
-        # in the order of BlockWeights
-        return grad_residual, *(None,) * 7, grad_norm, grad_in_proj.float(), *of_directions, grad_out_proj.float()
+        # the other 7 arguments have no gradient; then those of BlockWeights, in order
+        no_gradients = (None, None, None, None, None, None, None)
+        return grad_residual, *no_gradients, grad_norm, grad_in_proj.float(), *of_directions, grad_out_proj.float()
 
 
 def _merge(target: Tensor | None, share: Tensor | None, length: int) -> Merge | None:
@@ -197,7 +200,7 @@ def _merge(target: Tensor | None, share: Tensor | None, length: int) -> Merge | 
 
 
 def _add_product(skip: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """skip [B, L, D] + rows [B, L, E] times weight [D, E], in skip's float32."""
+    """Return skip [B, L, D] + rows [B, L, E] times the transposed weight [D, E], in the float32 of skip."""
     flat = rows.flatten(0, 1)
     if flat.dtype == skip.dtype:
         return torch.addmm(skip.flatten(0, 1), flat, weight.t()).view_as(skip)

@@ -13,13 +13,13 @@ from famba_core.ops.interface import causal_conv_silu, selective_scan
 
 
 class BiMambaMixer(nn.Module):
-    """Two selective scans over one sequence, forwards and backwards, with a shared projection in and out.
+    """Two selective scans over one sequence, forward and backward, with shared input and output projections.
 
-    Parameter names and shapes are those of the official Vim weights; the second direction's carry "_b".
+    Parameter names and shapes are those of the official Vim weights; names of the backward direction contain "_b".
     """
 
     def __init__(self, width: int, state_size: int, num_layers: int):
-        """width: D; state_size: N; num_layers: depth of the model, which scales the output projection's init."""
+        """width: D; state_size: N; num_layers: depth of the model, which scales the initial output projection."""
         super().__init__()
         inner = 2 * width
         self.rank = math.ceil(width / 16)
@@ -40,7 +40,7 @@ class BiMambaMixer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, num_layers: int) -> None:
-        """Mamba's initialisation: A = -1..-N in every channel, step sizes log-uniform in [0.001, 0.1]."""
+        """Initialise as Mamba does: A = -1..-N in every channel, step sizes log-uniform in [0.001, 0.1]."""
         for A_log in (self.A_log, self.A_b_log):
             A_log.copy_(torch.arange(1, self.state_size + 1).log().expand_as(A_log))
         for dt_proj in (self.dt_proj, self.dt_proj_b):
@@ -51,7 +51,7 @@ class BiMambaMixer(nn.Module):
         self.out_proj.weight /= math.sqrt(num_layers)
 
     def forward(self, hidden: Tensor, backend: str = "auto") -> Tensor:
-        """hidden [B, L, D] -> [B, L, D], with the scan and the convolution of a `backend` of ops.interface."""
+        """Mix hidden [B, L, D] -> [B, L, D], with the scan and the convolution of the named backend."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         conv = _pair(self.conv1d.weight, self.conv1d_b.weight).squeeze(2)
         u = causal_conv_silu(
@@ -70,7 +70,7 @@ class BiMambaMixer(nn.Module):
             reverse=REVERSE,
             backend=backend,
         )
-        # Both directions share the gate, so it multiplies their mean.
+        # both directions have the same gate, so it is applied to their mean
         return self.out_proj(y.mean(dim=2) * F.silu(z))
 
 
@@ -84,5 +84,5 @@ def bias_of(conv: nn.Conv1d) -> Tensor:
 
 
 def _project(x: Tensor, forwards: nn.Linear, backwards: nn.Linear) -> Tensor:
-    """Each direction's own linear map, without bias: [B, L, 2, in] -> [B, L, 2, out]."""
+    """Apply each direction's own linear map, without bias: [B, L, 2, in] -> [B, L, 2, out]."""
     return torch.einsum("blgi,goi->blgo", x, _pair(forwards.weight, backwards.weight))

@@ -20,17 +20,19 @@ from famba_core.ops.registry import choose
 
 
 class PatchEmbed(nn.Module):
+    """Linear embedding of square patches."""
+
     def __init__(self, patch_size: int, width: int):
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, patches, D], row by row."""
+        """Embed images [B, 3, H, W] -> [B, patches, D], row by row."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class Block(nn.Module):
-    """One layer: norm and mixer, and the merge of its tokens before the mixer."""
+    """One layer: norm, merge of tokens, mixer, residual connection."""
 
     def __init__(self, width: int, state_size: int, num_layers: int, backend: str):
         super().__init__()
@@ -39,18 +41,18 @@ class Block(nn.Module):
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
 
     def forward(self, residual: Tensor, merge: Merge | None, recompute: bool) -> Tensor:
-        """residual [B, L, D] float32 -> [B, L - r, D] float32. As one function where the backend has its kernels."""
+        """Map residual [B, L, D] -> [B, L - r, D], both float32, by the fused block if the backend has its kernels."""
         backend, kernels = self._choose(residual)
         if kernels is not None:
             return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
-            # nothing in it is random, and a CUDA graph may not ask for the generator's state
+            # the layer draws no random numbers, and a CUDA graph cannot save the state of the generator
             return checkpoint(self._composed, residual, merge, backend, use_reentrant=False, preserve_rng_state=False)
         return self._composed(residual, merge, backend)
 
     @torch.no_grad()
     def match(self, residual: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
-        """Which of the layer's normalised tokens fuse; see `famba_core.fusion.matching.match`."""
+        """Choose which of the normalised tokens fuse; see `famba_core.fusion.matching.match`."""
         _, kernels = self._choose(residual)
         if kernels is None:
             return match(self.norm(residual), r, class_index, order)
@@ -60,18 +62,19 @@ class Block(nn.Module):
     def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
         taps = self.mixer.conv1d.weight.shape[2]
         backend = choose(self.backend, residual, state_size=self.mixer.state_size, taps=taps)
-        # the fused block's kernels read the residual and the parameters as float32, whatever autocast does in between
+        # the fused block's kernels take the residual and the parameters in float32, also under autocast
         is_float32 = residual.dtype == self.norm.weight.dtype == torch.float32
         return backend.name, backend.kernels if is_float32 else None
 
     def _composed(self, residual: Tensor, merge: Merge | None, backend: str) -> Tensor:
         hidden = self.norm(residual)
         if merge is not None:
-            # before the mixer, so that both directions scan the shorter sequence
+            # fusion comes before the mixer, so that both directions scan the shorter sequence
             hidden, residual = merge_tokens(hidden, merge), merge_tokens(residual, merge)
         return residual + self.mixer(hidden, backend)
 
     def weights(self) -> BlockWeights:
+        """Return the parameters in the order of the fused block."""
         m = self.mixer
         return BlockWeights(
             self.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d_b.weight, bias_of(m.conv1d),
@@ -81,7 +84,7 @@ class Block(nn.Module):
 
 
 class Vim(Classifier):
-    """A Vision Mamba classifier whose layers remove `fusion.schedule` tokens; parameters have the official names."""
+    """A Vision Mamba classifier whose layers remove `fusion.schedule` tokens. Parameters have the official names."""
 
     def __init__(self, config: ModelConfig, fusion: FusionSchedule, backend: str = "auto"):
         super().__init__()
@@ -104,13 +107,13 @@ class Vim(Classifier):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Vim's initialisation outside the mixers, which have their own."""
+        """Initialise as Vim does, except the mixers, which initialise themselves."""
         for parameter in (self.cls_token, self.pos_embed, self.head.weight):
             nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.bias)
         patches = self.patch_embed.proj
         fan_in = patches.weight[0].numel()
-        # lecun_normal: a normal cut at two deviations, widened so that its variance is still 1 / fan_in
+        # lecun_normal: a normal truncated at two standard deviations, rescaled to the variance 1 / fan_in
         nn.init.trunc_normal_(patches.weight, std=1.0)
         patches.weight /= 0.87962566103423978 * math.sqrt(fan_in)
         assert patches.bias is not None
@@ -119,7 +122,7 @@ class Vim(Classifier):
             nn.init.kaiming_uniform_(block.mixer.in_proj.weight, a=math.sqrt(5))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] -> logits [B, num_classes]."""
+        """Classify images [B, 3, H, W]. Returns logits [B, num_classes]."""
         tokens = self.patch_embed(images)
         batch = tokens.shape[0]
         at = self.class_position
@@ -137,5 +140,5 @@ class Vim(Classifier):
             residual = block(residual, merge, self.recompute)
 
         rows = torch.arange(batch, device=images.device)
-        # the norm works on each token alone, so only the class token's is computed
+        # the norm acts on each token alone, so only the class token needs it
         return self.head(self.norm_f(residual[rows, class_index]))

@@ -79,7 +79,7 @@ def test_a_head_of_other_classes_is_left_out():
     state = official_state()
     model = build_model(ModelConfig(num_classes=100, cls_position="middle"))
     head = model.head.weight.detach().clone()
-    assert load_checkpoint(model, state) == ("head of 1000 classes left out, for the model has 100",)
+    assert load_checkpoint(model, state) == ("head not loaded: it has 1000 classes, but the model has 100",)
     assert torch.equal(model.head.weight, head)
     assert torch.equal(model.layers[5].mixer.in_proj.weight, state["layers.5.mixer.in_proj.weight"])
 
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_whole_and_changes_nothing():
     assert refused.value.problems == (
         ("checkpoint", "layers.3.mixer.D_b is missing"),
         ("checkpoint", "layers.0.mixer.gate is not a weight of vim_tiny"),
-        ("checkpoint", "norm_f.weight is (384,), and vim_tiny has (192,)"),
+        ("checkpoint", "norm_f.weight has shape (384,), but vim_tiny needs (192,)"),
     )
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -107,14 +107,16 @@ def test_weights_of_another_backbone_are_refused():
     with pytest.raises(ConfigError) as refused:
         load_checkpoint(model, official_state(backbone="vim_small"))
     sentences = [sentence for _, sentence in refused.value.problems]
-    assert "cls_token is (1, 1, 384), and vim_tiny has (1, 1, 192)" in sentences
+    assert "cls_token has shape (1, 1, 384), but vim_tiny needs (1, 1, 192)" in sentences
     assert len(sentences) > 24 * 10
 
 
 def test_positions_that_are_no_square_are_refused():
     state = official_state()
     state["pos_embed"] = state["pos_embed"][:, :150]
-    with pytest.raises(ConfigError, match="pos_embed has 150 tokens: not a square of patches and a class token"):
+    with pytest.raises(
+        ConfigError, match="pos_embed has 150 tokens; it must have a square number of patches and a class token"
+    ):
         load_checkpoint(build_model(ModelConfig(num_classes=1000)), state)
 
 
@@ -140,7 +142,7 @@ def as_pickle(content: object, file: Path) -> None:
 def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(write, tmp_path):
     trap = tmp_path / "trap"
     write(Malicious(trap), tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match=r"is not a file of plain weights: it is damaged, or holds code$"):
+    with pytest.raises(ConfigError, match=r"is not a file of plain weights: it is damaged, or contains code$"):
         load_checkpoint(build_model(ModelConfig()), tmp_path / "weights.pth")
     assert not trap.exists()
     pickle.loads(pickle.dumps(Malicious(trap)))
@@ -163,12 +165,12 @@ def test_files_that_are_no_checkpoints(content, tmp_path):
 
 def test_nothing_there_and_nothing_in_it(tmp_path):
     model = build_model(ModelConfig())
-    with pytest.raises(ConfigError, match=r"gone\.pth is not there"):
+    with pytest.raises(ConfigError, match=r"gone\.pth does not exist"):
         load_checkpoint(model, tmp_path / "gone.pth")
     with pytest.raises(ConfigError, match="is not a file of plain weights"):
         load_checkpoint(model, tmp_path)
     for content in ({}, {"model": {}}, {"model": [1, 2]}, {"epoch": 3}, {"state": torch.zeros(2), "lr": 0.1}):
-        with pytest.raises(ConfigError, match="holds no state dict, neither as a whole nor under 'model'"):
+        with pytest.raises(ConfigError, match="must be a state dict, or have one under 'model'"):
             load_checkpoint(model, content)
 
 
