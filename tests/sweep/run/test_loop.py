@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_executor import FakeExecutor, complete_first
 from fake_training import FakeTrainer, epoch_metrics, fake_trial, plan_of, run_in_process, screen_of, with_batch
-from puppet import Puppet, complete_first
 
 from sweep.errors import UserError
 from sweep.executors.base import Event, Progress
@@ -24,7 +24,7 @@ def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
 
 
-def run(plan: Plan, folder: Path, executor: Puppet, **pool: Any) -> Any:
+def run(plan: Plan, folder: Path, executor: FakeExecutor, **pool: Any) -> Any:
     plan = replace(plan, pool=Pool(**pool))
     return run_plan(plan, folder, executor, listeners=[screen_of(plan)])
 
@@ -34,7 +34,7 @@ def trials(number: int, **resources: Any) -> Plan:
 
 
 def test_no_more_run_at_a_time_than_are_asked_for(tmp_path: Path) -> None:
-    executor = Puppet(complete_first, capacity=4)
+    executor = FakeExecutor(complete_first, capacity=4)
     assert run(trials(6), tmp_path, executor, max_concurrent=3).completed == 6
     assert max(map(len, executor.beside)) == 3
 
@@ -42,11 +42,11 @@ def test_no_more_run_at_a_time_than_are_asked_for(tmp_path: Path) -> None:
 def test_room_that_comes_and_goes_is_used_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     room = iter([3, 0, 0, 1, 1, 1, 1, 1])
 
-    def act(puppet: Puppet) -> list[Event]:
-        puppet.capacity = next(room)
-        return complete_first(puppet)
+    def act(executor: FakeExecutor) -> list[Event]:
+        executor.capacity = next(room)
+        return complete_first(executor)
 
-    executor = Puppet(act, capacity=1)
+    executor = FakeExecutor(act, capacity=1)
     assert run(trials(6), tmp_path, executor).completed == 6
     assert list(map(len, executor.beside)) == [1, 1, 2, 3, 1, 1]
     notes = re.findall(r"capacity changed: (.*) \(it was", capsys.readouterr().out)
@@ -58,7 +58,7 @@ def test_trials_are_packed_by_the_memory_that_they_need(
     tmp_path: Path, memory_mib: float, shares: set[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
-    executor = Puppet(complete_first, capacity=2)
+    executor = FakeExecutor(complete_first, capacity=2)
     executor.gpu_memory_mib = memory_mib
     assert run(trials(40, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 40
     assert {job.resources.gpus for job in executor.submitted} == shares
@@ -67,7 +67,7 @@ def test_trials_are_packed_by_the_memory_that_they_need(
 
 def test_memory_that_is_given_counts_before_that_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
-    executor = Puppet(complete_first)
+    executor = FakeExecutor(complete_first)
     executor.gpu_memory_mib = 40_000
     run(trials(3, gpus=1), tmp_path, executor, gpus_per_trial="pack", gpu_memory_gib=4.5)
     assert {job.resources.gpus for job in executor.submitted} == {0.5}
@@ -78,13 +78,13 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
 ) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
 
-    def act(puppet: Puppet) -> list[Event]:
-        first = next(iter(puppet.running))
-        if first == "fake-seed1" or (first == "fake-seed0" and puppet.running[first].resources.gpus < 1):
-            return [puppet.lose(first, out_of_memory=True)]
-        return complete_first(puppet)
+    def act(executor: FakeExecutor) -> list[Event]:
+        first = next(iter(executor.running))
+        if first == "fake-seed1" or (first == "fake-seed0" and executor.running[first].resources.gpus < 1):
+            return [executor.lose(first, out_of_memory=True)]
+        return complete_first(executor)
 
-    executor = Puppet(act, capacity=1)
+    executor = FakeExecutor(act, capacity=1)
     executor.gpu_memory_mib = 40_000
     summary = run(trials(4, gpus=1), tmp_path, executor, gpus_per_trial="pack")
     assert (summary.completed, summary.failed) == (3, 1)
@@ -97,13 +97,13 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
 def test_on_a_cpu_nothing_runs_beside_a_trial_without_memory(tmp_path: Path) -> None:
     lost: list[str] = []
 
-    def act(puppet: Puppet) -> list[Event]:
-        if "fake-seed1" in puppet.running and not lost:
+    def act(executor: FakeExecutor) -> list[Event]:
+        if "fake-seed1" in executor.running and not lost:
             lost.append("fake-seed1")
-            return [puppet.lose("fake-seed1", out_of_memory=True)]
-        return complete_first(puppet)
+            return [executor.lose("fake-seed1", out_of_memory=True)]
+        return complete_first(executor)
 
-    executor = Puppet(act, capacity=3)
+    executor = FakeExecutor(act, capacity=3)
     assert run(trials(6), tmp_path, executor).completed == 6
     again = [i for i, job in enumerate(executor.submitted) if job.job_id == "fake-seed1"][1]
     assert executor.beside[again] == {"fake-seed1"}
@@ -113,29 +113,29 @@ def test_on_a_cpu_nothing_runs_beside_a_trial_without_memory(tmp_path: Path) -> 
 def test_a_trial_may_be_lost_often_as_long_as_it_gets_further(tmp_path: Path) -> None:
     epochs = iter([1, 2, 3, 4, 5])
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         if (epoch := next(epochs, None)) is None:
-            return complete_first(puppet)
-        return [Progress(job_id="fake-seed0", metrics=epoch_metrics(epoch, 6)), puppet.lose("fake-seed0")]
+            return complete_first(executor)
+        return [Progress(job_id="fake-seed0", metrics=epoch_metrics(epoch, 6)), executor.lose("fake-seed0")]
 
-    assert run(trials(1), tmp_path, Puppet(act)).completed == 1
+    assert run(trials(1), tmp_path, FakeExecutor(act)).completed == 1
 
 
 def test_a_trial_that_is_lost_twice_at_one_epoch_has_failed(tmp_path: Path) -> None:
-    def act(puppet: Puppet) -> list[Event]:
-        return [puppet.lose("fake-seed0")]
+    def act(executor: FakeExecutor) -> list[Event]:
+        return [executor.lose("fake-seed0")]
 
-    executor = Puppet(act)
+    executor = FakeExecutor(act)
     assert run(trials(1), tmp_path, executor).failed == 1
     assert len(executor.submitted) == 2
 
 
 def test_a_folder_that_fails_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    def act(puppet: Puppet) -> list[Event]:
-        return [puppet.lose("fake-seed0", folder_failed=True)]
+    def act(executor: FakeExecutor) -> list[Event]:
+        return [executor.lose("fake-seed0", folder_failed=True)]
 
     with pytest.raises(UserError, match=r"cannot be written: it was lost; free space .* the same command continues"):
-        run(trials(2), tmp_path, Puppet(act))
+        run(trials(2), tmp_path, FakeExecutor(act))
     assert read_rows(tmp_path)[0].empty
 
 
@@ -157,13 +157,13 @@ def test_gpu_hours_are_counted_while_workers_run(tmp_path: Path, monkeypatch: py
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         now[0] += 600
-        return complete_first(puppet)
+        return complete_first(executor)
 
     def run_for(hours: float, folder: Path) -> Any:
         # each poll takes ten minutes on two halves of a GPU
-        return run(trials(6, gpus=0.5), folder, Puppet(act), gpu_hours=hours)
+        return run(trials(6, gpus=0.5), folder, FakeExecutor(act), gpu_hours=hours)
 
     assert run_for(2, tmp_path / "enough").limit_reached is None
     short = run_for(0.2, tmp_path / "short")
@@ -174,36 +174,36 @@ def test_gpu_hours_are_counted_while_workers_run(tmp_path: Path, monkeypatch: py
 def test_a_run_waits_when_its_last_machine_leaves(tmp_path: Path) -> None:
     polls = iter(range(100))
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         match next(polls):
             case 0:  # the news of the machine comes before that of its trial
-                puppet.capacity = 0
+                executor.capacity = 0
                 return []
             case 1:
-                return [puppet.lose("fake-seed0", machine_left=True)]
+                return [executor.lose("fake-seed0", machine_left=True)]
             case 5:
-                puppet.capacity = 1
-        return complete_first(puppet) if puppet.running else []
+                executor.capacity = 1
+        return complete_first(executor) if executor.running else []
 
-    assert run(trials(3), tmp_path, Puppet(act, capacity=1)).completed == 3
+    assert run(trials(3), tmp_path, FakeExecutor(act, capacity=1)).completed == 3
     assert next(polls) > 6
 
 
 def test_machines_may_leave_as_often_as_they_like(tmp_path: Path) -> None:
     losses = iter(range(4))
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         if next(losses, None) is None:
-            return complete_first(puppet)
-        return [puppet.lose("fake-seed0", machine_left=True)]
+            return complete_first(executor)
+        return [executor.lose("fake-seed0", machine_left=True)]
 
-    assert run(trials(1), tmp_path, Puppet(act)).completed == 1
+    assert run(trials(1), tmp_path, FakeExecutor(act)).completed == 1
 
 
 @pytest.mark.parametrize("sharing", [2, 3, 6, 7])
 def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
-    executor = Puppet(complete_first, capacity=1)
+    executor = FakeExecutor(complete_first, capacity=1)
     executor.gpu_memory_mib = 2050.0 * sharing / 0.9
     assert run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack").completed == 12
     assert max(map(len, executor.beside)) == sharing
@@ -211,7 +211,7 @@ def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch:
 
 def test_packed_trials_too_are_no_more_than_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
-    executor = Puppet(complete_first, capacity=2)
+    executor = FakeExecutor(complete_first, capacity=2)
     executor.gpu_memory_mib = 80_000
     run(trials(12, gpus=1), tmp_path, executor, gpus_per_trial="pack", max_concurrent=5)
     assert max(map(len, executor.beside)) == 5
@@ -221,13 +221,13 @@ def test_packed_trials_too_are_no_more_than_are_asked_for(tmp_path: Path, monkey
 def test_a_whole_gpu_for_one_is_several_places(tmp_path: Path, places: int) -> None:
     lost: list[str] = []
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         if not lost:
             lost.append("fake-seed0")
-            return [puppet.lose("fake-seed0", out_of_memory=True)]
-        return complete_first(puppet)
+            return [executor.lose("fake-seed0", out_of_memory=True)]
+        return complete_first(executor)
 
-    executor = Puppet(act, capacity=places)
+    executor = FakeExecutor(act, capacity=places)
     assert run(trials(9, gpus=0.25), tmp_path, executor).completed == 9
     again = next(i for i, job in enumerate(executor.submitted) if job.resources.gpus == 1)
     assert executor.submitted[again].job_id == "fake-seed0"
@@ -241,9 +241,9 @@ def test_a_limit_that_is_reached_with_the_last_trial_stops_nothing(
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
-    def act(puppet: Puppet) -> list[Event]:
+    def act(executor: FakeExecutor) -> list[Event]:
         now[0] += 7200
-        return complete_first(puppet)
+        return complete_first(executor)
 
-    summary = run(trials(1), tmp_path, Puppet(act), time_limit_h=1)
+    summary = run(trials(1), tmp_path, FakeExecutor(act), time_limit_h=1)
     assert (summary.exit_code, summary.limit_reached) == (0, None)

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_executor import FakeExecutor
 from fake_training import FakeTrainer, fake_measure, fake_trial, job_of, plan_of, run_in_process, screen_of, starts
 
 from sweep.errors import UserError
-from sweep.executors.base import Event, Finished, Job, Lost, MeasureJob, TrainJob
+from sweep.executors.base import Event, Finished, Lost
 from sweep.run.runner import RunSummary, missing_trials, run_plan
 from sweep.store.compaction.compact import compact
 from sweep.store.layout import StudyPaths
 from sweep.store.outcomes import select_outcomes
 from sweep.store.study import read_rows, write_result
-from sweep.worker.measure import measure_all
 from sweep.worker.rows import failed_row
 from sweep.worker.trial import run_trial
 
@@ -28,51 +28,30 @@ def fake_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
 
 
-class ScriptedExecutor:
-    """Ends each submission as its script says: "ok", "lost", or "stored" and then lost."""
+def run_scripted(folder: Path, script: dict[int, list[str]]) -> tuple[RunSummary, FakeExecutor]:
+    """Run trials of these seeds whose submissions end by the script: "ok", "lost", or "stored" and then lost."""
+    ends = {f"fake-seed{seed}": iter(each) for seed, each in script.items()}
 
-    capacity = 2
-    gpu_memory_mib = None
-
-    def __init__(self, folder: Path, script: dict[str, list[str]]) -> None:
-        self.folder = folder
-        self.script = {trial_id: iter(ends) for trial_id, ends in script.items()}
-        self.submitted: list[tuple[str, int]] = []
-        self.running: list[TrainJob] = []
-        self.closed = False
-
-    def submit(self, job: Job) -> None:
-        if isinstance(job, MeasureJob):
-            self.measuring = job
-            return
-        self.submitted.append((job.job_id, job.attempt))
-        self.running.append(job)
-        assert len(self.running) <= self.capacity
-
-    def poll(self, timeout_s: float) -> list[Event]:
-        if not self.running:
-            measured = list(measure_all(self.measuring.trials, self.folder))
-            assert [event.error for event in measured] == [None]
-            return [Finished(job_id=self.measuring.job_id, status="completed", error=None)]
-        job = self.running.pop()
-        end = next(self.script[job.job_id])
+    def end_last(executor: FakeExecutor) -> list[Event]:
+        job_id, job = executor.running.popitem()
+        end = next(ends[job_id])
         if end in ("ok", "stored"):
-            list(run_trial(job, self.folder))
+            list(run_trial(job, folder))
         if end == "ok":
-            return [Finished(job_id=job.job_id, status="completed", error=None)]
-        return [Lost(job_id=job.job_id, reason="its worker process died")]
+            return [Finished(job_id=job_id, status="completed", error=None)]
+        return [Lost(job_id=job_id, reason="its worker process died")]
 
-    def stop(self, job_id: str) -> None:
-        raise AssertionError("nothing is overdue")
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def run_scripted(folder: Path, script: dict[int, list[str]]) -> tuple[RunSummary, ScriptedExecutor]:
     plan = plan_of(*(fake_trial(seed) for seed in script))
-    executor = ScriptedExecutor(folder, {f"fake-seed{seed}": ends for seed, ends in script.items()})
-    return run_plan(plan, folder, lambda folder, trials: executor, listeners=[screen_of(plan)]), executor
+    executor = FakeExecutor(end_last, measured_peak_mib=1.0)
+    summary = run_plan(plan, folder, executor, listeners=[screen_of(plan)])
+    assert all(len(running) <= executor.capacity for running in executor.beside)
+    assert executor.stopped == []
+    assert len((folder / "measured.txt").read_text().splitlines()) == 1
+    return summary, executor
+
+
+def submissions(executor: FakeExecutor) -> list[tuple[str, int]]:
+    return [(job.job_id, job.attempt) for job in executor.submitted]
 
 
 def test_a_second_run_trains_only_what_is_missing(tmp_path: Path) -> None:
@@ -93,7 +72,7 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
     plan = plan_of(fake_trial(0), fake_trial(101))
     run_in_process(plan, tmp_path)
 
-    def no_executor(folder: Path, trials: object) -> ScriptedExecutor:
+    def no_executor(folder: Path, trials: object) -> FakeExecutor:
         raise AssertionError("there is nothing to run")
 
     assert run_plan(plan, tmp_path, no_executor, listeners=[screen_of(plan)]).exit_code == 1
@@ -171,7 +150,7 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
 def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> None:
     summary, executor = run_scripted(tmp_path, {0: ["lost", "ok"], 1: ["lost", "lost"], 2: ["ok"]})
     assert summary == RunSummary(requested=3, completed=2, failed=1, interrupted=False)
-    assert sorted(executor.submitted) == [
+    assert sorted(submissions(executor)) == [
         ("fake-seed0", 1),
         ("fake-seed0", 1),
         ("fake-seed1", 1),
@@ -187,7 +166,7 @@ def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> N
 def test_a_worker_that_dies_after_storing_its_row_is_not_repeated(tmp_path: Path) -> None:
     summary, executor = run_scripted(tmp_path, {0: ["stored"]})
     assert summary.completed == 1
-    assert executor.submitted == [("fake-seed0", 1)]
+    assert submissions(executor) == [("fake-seed0", 1)]
 
 
 def test_a_row_that_cannot_be_stored_is_a_lost_trial(tmp_path: Path) -> None:

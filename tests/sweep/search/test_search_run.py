@@ -10,11 +10,12 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from fake_executor import FakeExecutor
 from fake_training import job_of, screen_of
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sweep.executors.base import Event, Finished, Lost, Progress
+from sweep.executors.base import Event, Progress
 from sweep.executors.local import LocalExecutor
 from sweep.grid.iso_cost import train_cost_ratio
 from sweep.grid.search import EarlyStop, Search
@@ -204,34 +205,15 @@ def test_an_iso_cost_search_with_constraints_and_early_stop_ends_when_all_is_tri
         assert set(trial.constraints) == ({"peak_memory_mib <= 7000", "top1_best_pct >= 70"} if completed else set())
 
 
-class RoundsExecutor:
-    """Two places; checks that a search's trials start in rounds where they share a device."""
-
-    capacity = 2
-    gpu_memory_mib = None
-
-    def __init__(self, folder: Path, trials: object) -> None:
-        self.folder, self.running, self.rounds = folder, [], [0]
-
-    def submit(self, job: Any) -> None:
-        self.running.append(job)
-        self.rounds[-1] += 1
-
-    def poll(self, timeout_s: float) -> list[Event]:
-        *_, end = [*_exhausted(run_job(self.running.pop(0), self.folder))]
-        if not self.running:
-            self.rounds.append(0)
-        return [end]
-
-    def stop(self, job_id: str) -> None: ...
-
-    def close(self) -> None:
-        assert self.rounds == [2, 2, 2, 1, 0]
-
-
-def _exhausted(steps: Any) -> Any:
-    end: Finished | Lost = yield from steps
-    yield end
+def run_first(executor: FakeExecutor) -> list[Event]:
+    """Run the oldest of the running jobs to its end."""
+    job = executor.running.pop(next(iter(executor.running)))
+    steps = run_job(job, executor.folder)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return [end.value]
 
 
 def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_first(
@@ -241,6 +223,9 @@ def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_firs
     monkeypatch.setattr(
         "sweep.run.loop.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
     )
-    assert run(search_plan(6), tmp_path, RoundsExecutor).completed == 7
+    executor = FakeExecutor(run_first, capacity=2)
+    assert run(search_plan(6), tmp_path, executor).completed == 7
+    # a round starts only when nothing of the round before runs
+    assert list(map(len, executor.beside)) == [1, 2, 1, 2, 1, 2, 1]
     assert measured == [2, 2, 2, 1]
     assert pd.Series([number for number, _, _ in chosen(tmp_path)]).is_unique
