@@ -7,6 +7,8 @@ with `measuring` after the folder, a plan of four slow measurements.
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import famba_core.training.trainer
 import sweep.worker.measure
@@ -29,9 +33,12 @@ from sweep.schema import MeasureRow
 from sweep.worker.job import run_job
 
 SCHEDULE = (0,) * 12 + (1,) * 12
-FAULTS = {  # seed -> what goes wrong in the second epoch
-    101: NonFiniteLoss("the training loss is nan in epoch 2 of 3"),
-    102: ZeroDivisionError("division by zero\n\nwith more to say"),
+# seeds whose trials fail after their first epoch
+DIVERGES, RAISES, HANGS, OUT_OF_MEMORY, ALWAYS_OUT_OF_MEMORY = 101, 102, 201, 202, 203
+TOO_MANY_BYTES = 2**46  # for any machine
+FAULTS = {  # seed -> the error that the second epoch raises
+    DIVERGES: NonFiniteLoss("the training loss is nan in epoch 2 of 3"),
+    RAISES: ZeroDivisionError("division by zero\n\nwith more to say"),
     103: MemoryError(),
     104: RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
 }
@@ -61,6 +68,16 @@ class FakeTrainer:
             temporary.write_text(str(epoch))
             temporary.replace(self.file)
             yield self.history[-1]
+            self.fault()
+
+    def fault(self) -> None:
+        """Hang, or allocate more memory than any machine has, if the seed says so."""
+        seed, marker = self.train.seed, self.file.with_name("was-here")
+        if seed == HANGS:
+            os.kill(os.getpid(), signal.SIGSTOP)  # no Python code runs any more
+        if seed == ALWAYS_OUT_OF_MEMORY or (seed == OUT_OF_MEMORY and not marker.exists()):
+            marker.touch()
+            torch.empty(TOO_MANY_BYTES, dtype=torch.uint8)
 
     def result(self) -> TrainResult:
         return TrainResult(

@@ -32,33 +32,11 @@ from sweep.worker.job import run_job
 HERE = Path(__file__).parent
 EPOCHS = 4
 TRIALS = 4
-# seeds, and what their trials do after their first epoch
-RAISES, DIVERGES, HANGS, OUT_OF_MEMORY, ALWAYS_OUT_OF_MEMORY = 102, 101, 201, 202, 203
-TOO_MANY_BYTES = 2**46  # for any machine
 
 
 def study(seeds: Sequence[int] = range(TRIALS), *, gpus: float = 0, **pool: Any) -> Plan:
     plan = plan_of(*(fake_trial(seed, epochs=EPOCHS, gpus=gpus) for seed in seeds))
     return replace(plan, pool=Pool(**pool))
-
-
-class FaultyTrainer(FakeTrainer):
-    """Hangs, or asks for memory that its process cannot have, after an epoch of some seeds."""
-
-    def __iter__(self) -> Generator[Any, None, None]:
-        for metrics in super().__iter__():
-            yield metrics
-            self._fault()
-
-    def _fault(self) -> None:
-        import torch
-
-        seed, marker = self.train.seed, self.file.with_name("was-here")
-        if seed == HANGS:
-            os.kill(os.getpid(), signal.SIGSTOP)  # as deep as a hang can be: no Python runs any more
-        if seed == ALWAYS_OUT_OF_MEMORY or (seed == OUT_OF_MEMORY and not marker.exists()):
-            marker.touch()
-            torch.empty(TOO_MANY_BYTES, dtype=torch.uint8)
 
 
 def faulty_job(job: Job, folder: Path) -> Generator[Any, None, Finished | Lost]:
@@ -68,7 +46,7 @@ def faulty_job(job: Job, folder: Path) -> Generator[Any, None, Finished | Lost]:
 
 
 def make_trainer(trial: Trial, checkpoint: Path) -> Any:
-    return FaultyTrainer(fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
+    return FakeTrainer(fusion=trial.fusion, train=trial.train, checkpoint=checkpoint)
 
 
 def executor_factory(name: str) -> ExecutorFactory:

@@ -8,19 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_training import starts
-from fault_study import (
-    ALWAYS_OUT_OF_MEMORY,
-    DIVERGES,
-    HANGS,
-    OUT_OF_MEMORY,
-    RAISES,
-    cost,
-    faulty_job,
-    run,
-    stored,
-    study,
-)
+from fake_training import ALWAYS_OUT_OF_MEMORY, DIVERGES, HANGS, OUT_OF_MEMORY, RAISES, starts
+from fault_study import cost, faulty_job, run, stored, study
 
 from sweep.executors.base import Event, Finished, Job, Lost, Progress, ResourceRequest
 from sweep.executors.ray_tune.executor import RayExecutor
