@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import re
 import sys
-import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import Field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from famba_core.config import (
-    BACKBONES,
     AugmentConfig,
-    ConfigError,
     DataConfig,
     FusionConfig,
     FusionSchedule,
     ModelConfig,
     TrainConfig,
 )
+from famba_core.errors import ConfigError, Problem, raise_problems, unwrap_optional
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 
 # The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a set that is not photographs needs another.
@@ -41,7 +37,7 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "eval_crop": 1.0,
     },
 }
-CHOICES = {"backbone": BACKBONES, "strategy": STRATEGIES}
+CHOICES = {"strategy": STRATEGIES}
 GROUPS = {
     "model": ModelConfig,
     "fusion": FusionConfig,
@@ -57,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _train(options)
     except ConfigError as error:
-        for field, sentence in error.problems:
-            print(f"famba-train: {field}: {sentence}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"famba-train: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         again = "the same command goes on from there" if options.checkpoint else "--checkpoint DIR would keep the state"
@@ -77,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
     )
     for title, config in GROUPS.items():
         group = result.add_argument_group(title)
-        hints, comments = get_type_hints(config), _comments(config)
+        hints = get_type_hints(config)
         for field in fields(config):
             if field.name != "num_classes":  # the data set's
-                _add_option(group, field, hints[field.name], comments.get(field.name, ""))
+                _add_option(group, field, hints[field.name])
         if config is FusionConfig:
             group.add_argument(
                 "--schedule",
@@ -104,38 +100,24 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _comments(config: type) -> dict[str, str]:
-    """What config.py says of each field, in the comment on its line."""
-    return dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(config), re.MULTILINE))
-
-
-def _add_option(group: Any, field: Field[Any], hint: Any, comment: str) -> None:
-    option = f"--{field.name.replace('_', '-')}"
-    default = argparse.SUPPRESS  # so that what was not given can come from the data set
-    unset = field.default is None or field.default is MISSING
-    shown = "; ".join(text for text in (comment, "" if unset else f"default: {field.default}") if text).replace(
-        "%", "%%"
-    )
-    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
-    kind = kinds[0]
-    if field.name in CHOICES:
-        group.add_argument(option, default=default, choices=CHOICES[field.name], help=shown)
-    elif get_origin(kind) is Literal:
-        group.add_argument(option, default=default, choices=get_args(kind), help=shown)
+def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
+    """Add the option of one field. Without a default, so that the data set's can fill in what is not given."""
+    text = field.metadata["doc"] + ("" if field.default is None else f"; default: {field.default}")
+    option: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+    kind = unwrap_optional(hint)
+    if choices := field.metadata.get("choices") or CHOICES.get(field.name) or get_args(kind):
+        option["choices"] = choices
     elif kind is bool:
-        group.add_argument(option, default=default, action=argparse.BooleanOptionalAction, help=shown)
+        option["action"] = argparse.BooleanOptionalAction
     else:
-        group.add_argument(option, default=default, type=kind, metavar=kind.__name__.upper(), help=shown)
+        option |= {"type": kind, "metavar": kind.__name__.upper()}
+    group.add_argument(f"--{field.name.replace('_', '-')}", **option)
 
 
 def _folder(text: str) -> Path:
     if not text:  # what a script's unset variable leaves, and would otherwise mean the current folder
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
 
 
 def _schedule(text: str) -> tuple[int, ...]:
@@ -191,7 +173,7 @@ def _train(options: argparse.Namespace) -> int:
 def _configs(values: dict[str, Any]) -> dict[str, Any]:
     """Each group's configuration. Raises one ConfigError with the problems of all of them."""
     configs: dict[str, Any] = {}
-    problems: list[tuple[str, str]] = []
+    problems: list[Problem] = []
     groups = GROUPS | {"fusion": FusionSchedule if "schedule" in values else FusionConfig}
     for group, config in groups.items():
         known = {field.name: values[field.name] for field in fields(config) if field.name in values}
@@ -199,8 +181,7 @@ def _configs(values: dict[str, Any]) -> dict[str, Any]:
             configs[group] = config(**known)
         except ConfigError as error:
             problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+    raise_problems(problems)
     return configs
 
 

@@ -25,11 +25,11 @@ def choose_device(name: str | None = None) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError([("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")])
+        raise ConfigError.of("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
-        raise ConfigError([("device", f"{name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")])
+        raise ConfigError.of("device", f"{name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")])
+        raise ConfigError.of("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")
     return device
 
 
@@ -39,9 +39,9 @@ def prepare(device: torch.device, precision: Precision, threads: int | None) -> 
     Raises ConfigError for a precision that the device lacks and for threads that no machine has.
     """
     if precision == "tf32" and device.type != "cuda":
-        raise ConfigError([("precision", "tf32 needs a CUDA device; choose float32 or bf16")])
+        raise ConfigError.of("precision", "tf32 needs a CUDA device; choose float32 or bf16")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError([("threads", f"must be from 1 to {MOST_THREADS}, not {threads}")])
+        raise ConfigError.of("threads", f"must be from 1 to {MOST_THREADS}, not {threads}")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if threads is not None:

@@ -1,37 +1,116 @@
-"""What is wrong with a configuration, all of it at once."""
+"""The errors that a user can cause, and the checks of a configuration: every problem is reported at once."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is and what would be right."""
+
+    where: str  # file, folder or option; "" for a value that comes from Python
+    key: str  # field, or path inside a file such as "cases[3].start_layer"; "" for the file as a whole
+    sentence: str  # the rule, the value found and the valid choices
+
+    def __str__(self) -> str:
+        return ": ".join(text for text in (self.where, self.key, self.sentence) if text)
 
 
 class ConfigError(ValueError):
-    """Values that cannot work. `problems` holds every (field, sentence) found, not only the first."""
+    """Values that cannot work. `problems` holds every problem found, not only the first."""
 
-    def __init__(self, problems: Iterable[tuple[str, str]]):
+    separator = "; "
+
+    def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
-        super().__init__("; ".join(f"{field}: {sentence}" for field, sentence in self.problems))
+        super().__init__(self.separator.join(map(str, self.problems)))
+
+    @classmethod
+    def of(cls, key: str, *sentences: str) -> Self:
+        """Return the error for one field."""
+        return cls(Problem("", key, sentence) for sentence in sentences)
+
+    def at(self, where: object, prefix: str = "") -> list[Problem]:
+        """Return the problems of values that come from the file `where`, under the key `prefix`."""
+        return [
+            Problem(str(where), ".".join(name for name in (prefix, problem.key) if name), problem.sentence)
+            for problem in self.problems
+        ]
 
 
-def reject(*rules: tuple[str, bool, str]) -> None:
-    """Raise one ConfigError for all rules (field, is broken, sentence) that are broken."""
-    problems = [(field, sentence) for field, broken, sentence in rules if broken]
-    if problems:
-        raise ConfigError(problems)
+def setting(default: T, doc: str, **rules: Any) -> T:
+    """Declare a dataclass field: its default, its documentation, and the rules that `check_config` applies.
+
+    Args:
+        rules: bounds of a number (`at_least`, `above`, `at_most`, `below`), or `choices`, a collection of names. A
+            Literal declares its choices itself. Other entries are metadata for the class's own use.
+    """
+    declared: T = field(default=default, metadata={"doc": doc, **rules})
+    return declared
 
 
-def check_types(config: Any) -> None:
-    """Raise one ConfigError for every field whose value is not of its annotated type, or is not finite."""
-    values = ((name, hint, getattr(config, name)) for name, hint in _hints(config.__class__).items())
-    broken = [
-        (name, f"must be {_words(hint)}, not {value!r}") for name, hint, value in values if not _fits(value, hint)
-    ]
-    if broken:
-        raise ConfigError(broken)
+def check_config(config: Any, *rules: tuple[str, bool, str]) -> None:
+    """Raise one ConfigError for the fields of the wrong type; then one for every broken rule.
+
+    Args:
+        rules: (field, holds, sentence), beside the bounds and choices that the fields declare.
+    """
+    hints = _hints(config.__class__)
+    values = [(name, hint, getattr(config, name)) for name, hint in hints.items()]
+    raise_problems(
+        Problem("", name, f"must be {_describe_type(hint)}, not {value!r}")
+        for name, hint, value in values
+        if not _fits(value, hint)
+    )
+    declared = (
+        Problem("", each.name, sentence)
+        for each in fields(config)
+        for sentence in _broken_rules(each.name, getattr(config, each.name), hints[each.name], each.metadata)
+    )
+    raise_problems((*declared, *(Problem("", name, sentence) for name, holds, sentence in rules if not holds)))
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise one ConfigError if there are any problems."""
+    if found := tuple(problems):
+        raise ConfigError(found)
+
+
+def unwrap_optional(hint: Any) -> Any:
+    """Return the type X of a hint `X | None`, and any other hint as it is."""
+    options = [option for option in get_args(hint) if option is not NoneType]
+    return options[0] if get_origin(hint) in (Union, UnionType) and len(options) == 1 else hint
+
+
+def _broken_rules(name: str, value: Any, hint: Any, declared: Any) -> Iterator[str]:
+    """Yield a sentence for each rule that a value of the right type breaks. None breaks no rule."""
+    literal = unwrap_optional(hint)
+    choices: Collection[str] = declared.get("choices") or (get_args(literal) if get_origin(literal) is Literal else ())
+    if value is not None and choices and value not in choices:
+        noun = name.replace("_", " ")
+        article = "an" if noun[0] in "aeiou" else "a"
+        yield f"{value!r} is not {article} {noun}; choose from {', '.join(choices)}"
+    low, above, high, below = (declared.get(key) for key in ("at_least", "above", "at_most", "below"))
+    if not isinstance(value, int | float) or (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+        and (below is None or value < below)
+    ):
+        return
+    bounds = (("at least", low), ("above", above), ("at most", high), ("below", below))
+    text = " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
+    if low is not None and high is not None:
+        text = f"from {low} to {high}"
+    yield f"must be {text}, not {value}"
 
 
 @functools.cache
@@ -43,9 +122,9 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if get_origin(hint) is Literal:
-        return isinstance(value, str)  # which one is the field's own rule
+        return isinstance(value, str)  # `_broken_rules` names the choices
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, int) for item in value)
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
@@ -53,10 +132,10 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _words(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_words(option) for option in get_args(hint))
+        return " or ".join(_describe_type(option) for option in get_args(hint))
     if get_origin(hint) is tuple:
-        return "whole numbers"
+        return "whole numbers" if get_args(hint)[0] is int else "a tuple of texts"
     names = {int: "a whole number", float: "a finite number", bool: "true or false", NoneType: "nothing"}
     return names.get(hint, "text")

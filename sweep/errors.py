@@ -1,26 +1,16 @@
-"""The one family of errors that a user can cause: a clear sentence each, exit code 2, no traceback."""
+"""What a user did wrong: a clear sentence for each problem, exit code 2, no traceback."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from famba_core.errors import ConfigError, Problem
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where it stands and what would be right."""
+class UserError(ConfigError):
+    """Input that cannot be used. Made of problems, or of one sentence about `where` (file, folder or option)."""
 
-    where: str  # file, folder or option
-    key: str  # path inside a file, such as "cases[3].start_layer"; "" for the file as a whole
-    sentence: str  # the rule, the value found and the valid choices
+    separator = "\n"
 
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.sentence) if part)
-
-
-class UserError(Exception):
-    """Input that cannot be used. Holds every problem found, not only the first."""
-
-    def __init__(self, problems: Iterable[Problem] | str):
-        self.problems = (Problem("", "", problems),) if isinstance(problems, str) else tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+    def __init__(self, problems: Iterable[Problem] | str, where: object = ""):
+        super().__init__([Problem(str(where), "", problems)] if isinstance(problems, str) else problems)

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from famba_core.config import BACKBONES, FusionConfig, ModelConfig
+from famba_core.backbones import BACKBONES, register_backbone, unregister_backbone
+from famba_core.config import FusionConfig, ModelConfig
 from famba_core.fusion.schedule import resolve, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES, read_published_table
 
@@ -77,8 +78,8 @@ def backbone_of_depth(backbone: str, depth: int) -> Iterator[str]:
         yield backbone
         return
     name = f"{backbone}, {depth} layers"
-    BACKBONES[name] = replace(sizes, depth=depth)
+    register_backbone(name, replace(sizes, depth=depth))
     try:
         yield name
     finally:
-        del BACKBONES[name]
+        unregister_backbone(name)

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from famba_core.backbones import BACKBONES
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, PRECISIONS, SECTIONS, Settings
-from famba_core.config import BACKBONES
 from famba_core.errors import ConfigError
 
 
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sigterm_interrupts():
             rows = run(settings)
     except ConfigError as error:
-        for field, sentence in error.problems:
-            print(f"famba-bench: {field}: {sentence}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"famba-bench: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nfamba-bench: stopped; the tables above show the results so far", file=sys.stderr)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from famba_core.config import Backbone, ConfigError
+from famba_core.backbones import Backbone
+from famba_core.config import ConfigError
 from famba_core.ops import registry
 from famba_core.ops.external import mambapy_ops
 
@@ -61,7 +62,7 @@ def _unsupported_reason(backend: str, device: torch.device, sizes: Backbone) -> 
     try:
         registry.choose(backend, torch.empty(1, 1, 1, device=device), state_size=sizes.state_size)
     except ConfigError as error:
-        return error.problems[0][1]
+        return error.problems[0].sentence
     return None
 
 

@@ -106,4 +106,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError([("out", f"{folder} cannot be a folder: {error.strerror}")]) from None
+        raise ConfigError.of("out", f"{folder} cannot be a folder: {error.strerror}") from None

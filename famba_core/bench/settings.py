@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from famba_core.config import BACKBONES, Precision
-from famba_core.errors import reject
+from famba_core.backbones import BACKBONES
+from famba_core.config import Precision
+from famba_core.errors import check_config, setting
 
 SECTIONS = {
     "scan": "the selective scan alone, forward and backward, on every backend and peer",
@@ -30,25 +31,26 @@ class Settings:
 
     device: str | None = None  # None: CUDA if there is a device, else the CPU
     precision: tuple[str, ...] | None = None  # None: float32 on the CPU and bf16 on CUDA
-    batch: int | None = None  # images; None: the paper's 128 on CUDA and 8 on the CPU
-    backbone: str = "vim_tiny"
+    batch: int | None = setting(None, "images; None: the paper's 128 on CUDA and 8 on the CPU", at_least=1)
+    backbone: str = setting("vim_tiny", "name of the model's sizes", choices=BACKBONES)
     sections: tuple[str, ...] = tuple(SECTIONS)
     quick: bool = False  # fewer rounds, sizes and images, to check that everything runs
-    threads: int | None = None  # CPU threads; None: torch's choice
+    threads: int | None = setting(None, "CPU threads; None: torch's choice", at_least=1)
     out: Path | None = None  # folder for the Parquet file and the plots; None: no files
 
     def __post_init__(self) -> None:
-        reject(
-            ("batch", self.batch is not None and self.batch < 1, f"must be at least 1, not {self.batch}"),
-            _known("backbone", "backbone", (self.backbone,), BACKBONES),
+        check_config(
+            self,
             _known("sections", "section", self.sections, SECTIONS),
             _known("precision", "precision", PRECISIONS if self.precision is None else self.precision, PRECISIONS),
-            ("threads", self.threads is not None and self.threads < 1, f"must be at least 1, not {self.threads}"),
         )
 
 
 def _known(field: str, noun: str, chosen: Collection[str], choices: Iterable[str]) -> tuple[str, bool, str]:
     """Return the rule that something is chosen, and only from the choices."""
     unknown = ", ".join(repr(name) for name in chosen if name not in choices)
-    is_broken = bool(unknown) or not chosen
-    return field, is_broken, f"{unknown or 'nothing'} is not a {noun}; choose from {', '.join(choices)}"
+    return (
+        field,
+        bool(chosen) and not unknown,
+        f"{unknown or 'nothing'} is not a {noun}; choose from {', '.join(choices)}",
+    )

@@ -114,6 +114,6 @@ def _record_failure(timed: TimedCall) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        timed.call, timed.skipped = None, "; ".join(sentence for _, sentence in error.problems)
+        timed.call, timed.skipped = None, "; ".join(problem.sentence for problem in error.problems)
     except Exception as error:
         timed.call, timed.failed = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]

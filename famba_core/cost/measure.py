@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from famba_core.device import synchronize
-from famba_core.errors import reject
+from famba_core.errors import Problem, raise_problems
 
 SETTLED = 0.04  # interquartile range over median on an undisturbed device
 PATIENCE = 4  # times the budget, at most
@@ -55,10 +55,9 @@ def measure_step(
 
     Raises ConfigError for fewer than one step, and passes on what `step` raises.
     """
-    reject(
-        ("warmup", warmup < 0, f"must be at least 0, not {warmup}"),
-        ("min_steps", min_steps < 1, f"must be at least 1, not {min_steps}"),
-        ("max_steps", max_steps < min_steps, f"must be at least min_steps ({min_steps}), not {max_steps}"),
+    least = (("warmup", warmup, 0), ("min_steps", min_steps, 1), ("max_steps", max_steps, min_steps))
+    raise_problems(
+        Problem("", name, f"must be at least {bound}, not {value}") for name, value, bound in least if value < bound
     )
     for _ in range(warmup):
         step()

@@ -87,7 +87,7 @@ def _find_parquet(files: dict[str, list[Path]]) -> FoundDataset:
             if not {"img", "fine_label"} <= set(metadata.schema.to_arrow_schema().names):
                 problems.append(f"{shard} has no columns img and fine_label")
     if problems:
-        raise ConfigError([("dataset", problem) for problem in problems])
+        raise ConfigError.of("dataset", *problems)
 
     def read(split: str) -> Split:
         arrays = cached_arrays(f"cifar100-{split}", files[split], lambda: _decode(files[split]))
@@ -111,7 +111,7 @@ def _decode(shards: Sequence[Path]) -> Arrays:
                 image = Image.open(io.BytesIO(file["bytes"])).convert("RGB")
                 images.append(np.asarray(image).reshape(IMAGE_SIZE, IMAGE_SIZE, 3))
         except (OSError, ValueError, SyntaxError, TypeError, pa.ArrowException) as error:
-            raise ConfigError([("dataset", f"{shard} contains an image that cannot be used ({error})")]) from error
+            raise ConfigError.of("dataset", f"{shard} contains an image that cannot be used ({error})") from error
         labels += table["fine_label"].to_pylist()
     channels_first = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return {"images": channels_first, "labels": np.array(labels, dtype=np.int64)}
@@ -138,5 +138,5 @@ def _read_published(file: Path) -> bytes:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != PICKLE_MD5[file.name]:
         sentence = f"{file} is damaged or not CIFAR-100: its md5 must be {PICKLE_MD5[file.name]}, not {found}"
-        raise ConfigError([("dataset", sentence)])
+        raise ConfigError.of("dataset", sentence)
     return content

@@ -36,7 +36,7 @@ def describe_dataset(config: DataConfig) -> DatasetInfo:
     except OSError as error:
         field = "dataset" if config.data_dir is None else "data_dir"
         sentence = f"{config.dataset} cannot be read: {error.filename}: {error.strerror}"
-        raise ConfigError([(field, sentence)]) from error
+        raise ConfigError.of(field, sentence) from error
 
 
 def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDataset:

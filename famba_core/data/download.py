@@ -21,5 +21,5 @@ def download_cifar100(folder: Path) -> Path:
         snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=target)
     except Exception as error:  # the hub's releases raise the errors of different HTTP libraries
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigError([("dataset", f"{REPOSITORY} could not be downloaded to {target} ({reason})")]) from error
+        raise ConfigError.of("dataset", f"{REPOSITORY} could not be downloaded to {target} ({reason})") from error
     return target

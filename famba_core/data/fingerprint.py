@@ -23,7 +23,7 @@ def fingerprint_files(files: Sequence[Path]) -> str:
     try:
         stored = cached_arrays("fingerprint", files, lambda: {"sha256": np.array([_sha256(file) for file in files])})
     except OSError as error:
-        raise ConfigError([("dataset", f"{error.filename} cannot be read: {error.strerror}")]) from error
+        raise ConfigError.of("dataset", f"{error.filename} cannot be read: {error.strerror}") from error
     return fingerprint_strings(stored["sha256"].tolist())
 
 

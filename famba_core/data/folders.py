@@ -24,4 +24,4 @@ def missing_dataset(config: DataConfig, *, wanted: str, remedy: str) -> DatasetM
     """Return the error that names the folders searched, the files wanted there, and how to get them."""
     searched = ", ".join(str(folder.absolute()) for folder in search_folders(config))
     field = "dataset" if config.data_dir is None else "data_dir"
-    return DatasetMissing([(field, f"{config.dataset} was not found; searched {searched} for {wanted}; {remedy}")])
+    return DatasetMissing.of(field, f"{config.dataset} was not found; searched {searched} for {wanted}; {remedy}")

@@ -60,7 +60,7 @@ def _check_memory(images: int, side: int) -> None:
     gib = images * 3 * side**2 / 2**30
     if gib > MOST_GIB:
         sentence = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
-        raise ConfigError([("train_images", f"{sentence}; train on fewer or smaller images")])
+        raise ConfigError.of("train_images", f"{sentence}; train on fewer or smaller images")
 
 
 def _list(config: DataConfig) -> _Listing:
@@ -92,7 +92,7 @@ def _list_splits(train: Path, test: Path) -> _Listing:
     if not by_class[train]:
         problems.append(f"{train} must have a folder for each class, but has none")
     if problems:
-        raise ConfigError([("data_dir", problem) for problem in problems])
+        raise ConfigError.of("data_dir", *problems)
     classes = list(by_class[train])
     return _Listing(
         classes=classes,
@@ -134,5 +134,5 @@ def _decode(files: Sequence[tuple[Path, int]], side: int) -> Split:
         unreadable = [failure for failure in pool.map(decode, range(len(files))) if failure is not None]
     if unreadable:
         shown = ", ".join(unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
-        raise ConfigError([("data_dir", f"{len(unreadable)} images cannot be read: {shown}")])
+        raise ConfigError.of("data_dir", f"{len(unreadable)} images cannot be read: {shown}")
     return Split(images=torch.from_numpy(images), labels=torch.tensor([label for _, label in files]))

@@ -13,7 +13,7 @@ def subset_size(config: DataConfig, available: int) -> int:
     wanted = config.train_images
     if wanted is not None and wanted > available:
         sentence = f"must be at most {available}, the size of the training set of {config.dataset}, not {wanted}"
-        raise ConfigError([("train_images", sentence)])
+        raise ConfigError.of("train_images", sentence)
     return wanted or available
 
 

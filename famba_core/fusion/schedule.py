@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
-from famba_core.config import ConfigError, FusionConfig, FusionSchedule, TokenGrid
+from famba_core.config import FusionConfig, FusionSchedule, TokenGrid
+from famba_core.errors import ConfigError, Problem, raise_problems
 
 STRATEGIES: dict[str, Callable[..., Iterable[int]]] = {}
 
@@ -60,19 +61,18 @@ def fusing_layers(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
     """
     name = labels.strategy
     if name not in STRATEGIES:
-        raise ConfigError([("strategy", f"{name!r} is not a strategy; choose from {', '.join(STRATEGIES)}")])
+        raise ConfigError.of("strategy", f"{name!r} is not a strategy; choose from {', '.join(STRATEGIES)}")
     taken = layer_keys(name)
     problems = []
     for key in ("start_layer", "stop_layer"):
         layer = getattr(labels, key)
         if key in taken and layer is None:
-            problems.append((key, f"strategy {name!r} needs a layer from 1 to {num_layers}"))
+            problems.append(Problem("", key, f"strategy {name!r} needs a layer from 1 to {num_layers}"))
         elif key not in taken and layer is not None:
-            problems.append((key, f"strategy {name!r} does not take {key} (got {layer})"))
+            problems.append(Problem("", key, f"strategy {name!r} does not take {key} (got {layer})"))
         elif layer is not None and not 1 <= layer <= num_layers:
-            problems.append((key, f"must be a layer from 1 to {num_layers}, not {layer}"))
-    if problems:
-        raise ConfigError(problems)
+            problems.append(Problem("", key, f"must be a layer from 1 to {num_layers}, not {layer}"))
+    raise_problems(problems)
     return tuple(sorted(STRATEGIES[name](num_layers, **{key: getattr(labels, key) for key in taken})))
 
 
@@ -83,7 +83,7 @@ def requested_schedule(labels: FusionConfig, num_layers: int) -> tuple[int, ...]
     """
     layers = fusing_layers(labels, num_layers)
     if layers and labels.r is None:
-        raise ConfigError([("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")])
+        raise ConfigError.of("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")
     return tuple((labels.r or 0) if layer in layers else 0 for layer in range(1, num_layers + 1))
 
 
@@ -95,7 +95,7 @@ def resolve(fusion: FusionConfig | FusionSchedule, grid: TokenGrid) -> FusionSch
     if isinstance(fusion, FusionConfig):
         requested = requested_schedule(fusion, grid.layers)
     elif len(requested := fusion.schedule) != grid.layers:
-        raise ConfigError([("schedule", f"has {len(requested)} numbers, but the model has {grid.layers} layers")])
+        raise ConfigError.of("schedule", f"has {len(requested)} numbers, but the model has {grid.layers} layers")
     return FusionSchedule(schedule=clamp(requested, grid.tokens), order=fusion.order, weighting=fusion.weighting)
 
 

@@ -37,7 +37,7 @@ def backend_names() -> tuple[str, ...]:
 def check_backend(name: str) -> None:
     """Raise ConfigError unless `name` is "auto" or a registered backend."""
     if name not in _backends and name != "auto":
-        raise ConfigError([("backend", f"{name!r} is not a scan backend; choose from auto, {', '.join(_backends)}")])
+        raise ConfigError.of("backend", f"{name!r} is not a scan backend; choose from auto, {', '.join(_backends)}")
 
 
 def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> Backend:
@@ -53,7 +53,7 @@ def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -
             reason = backend.unsupported_reason(*tensors, state_size=state_size, taps=taps)
             if reason is None:
                 return backend
-    raise ConfigError([("backend", f"the {name} backend does not fit: {reason}; choose auto or torch")])
+    raise ConfigError.of("backend", f"the {name} backend does not fit: {reason}; choose auto or torch")
 
 
 for _each in (cpu.BACKEND, triton.BACKEND, mamba_ssm_ops.BACKEND, torch_ops.BACKEND, reference.BACKEND):

@@ -157,7 +157,7 @@ class Trainer:
         self.dataset = load_dataset(data, model.image_size, seed)
         if model.num_classes != self.dataset.num_classes:
             sentence = f"is {model.num_classes}, but {data.dataset} has {self.dataset.num_classes} classes"
-            raise ConfigError([("num_classes", sentence)])
+            raise ConfigError.of("num_classes", sentence)
         self.train_split, self.test_split = self.dataset.train.to(self.device), self.dataset.test.to(self.device)
         images = len(self.train_split.labels)
         self.batch_size = min(self.config.batch_size, images)
@@ -243,12 +243,12 @@ class Trainer:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             sentence = f"{self.file.parent} cannot be used as a folder: {error.strerror}"
-            raise ConfigError([("checkpoint", sentence)]) from None
+            raise ConfigError.of("checkpoint", sentence) from None
         if (saved := checkpoint.read(self.file)) is None:
             return
         if not isinstance(saved, dict) or saved.get("identity") != self.identity:
             sentence = f"{self.file} belongs to another run; remove it or choose another folder"
-            raise ConfigError([("checkpoint", sentence)])
+            raise ConfigError.of("checkpoint", sentence)
         self.step.load_state_dict(saved)
         self.history = tuple(EpochMetrics(**metrics) for metrics in saved["history"])
         self.peak_bytes = saved["peak_bytes"]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 
 if TYPE_CHECKING:
     from sweep.executors.base import Executor, ResourceRequest
@@ -140,7 +140,7 @@ def data(options: argparse.Namespace) -> int:
     try:
         print(f"{options.dataset} is in {download_cifar100(folder)}")
     except ConfigError as error:
-        raise UserError(Problem(str(folder), key, sentence) for key, sentence in error.problems) from None
+        raise UserError(error.at(folder)) from None
     return 0
 
 

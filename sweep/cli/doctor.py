@@ -49,7 +49,7 @@ def list_findings(data_dir: str | None = None) -> Iterator[tuple[str, str]]:
     names: tuple[DatasetName, ...] = ("digits", "cifar100")
     for name in names:
         found = _dataset(name, data_dir if name != "digits" else None)
-        yield name, str(found.problems[0][1]) if isinstance(found, ConfigError) else found
+        yield name, found.problems[0].sentence if isinstance(found, ConfigError) else found
 
 
 def _dataset(name: DatasetName, data_dir: str | None) -> str | ConfigError:

@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 import threading
+import typing
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from famba_core.errors import unwrap_optional
 from sweep.cli import commands
 from sweep.errors import UserError
-from sweep.grid.resources import FLAGS
+from sweep.grid.resources import Pool
 
 COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
 MOST_DIGITS = 19  # a number with fewer digits fits in 64 bits
@@ -152,19 +155,17 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
     )
     pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
     pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
-    flags: tuple[tuple[str, Callable[[str], object], str, str], ...] = (
-        ("--gpus-per-trial", _number_or_pack, "G", "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many as fit"),
-        ("--cpus-per-trial", _positive, "N", "threads of a trial"),
-        ("--accelerator-type", str, "TYPE", "the GPU to run on by Ray's name, such as A100, H100, H200"),
-        ("--max-concurrent", _positive, "N", "trials at the same time"),
-        ("--trial-time-limit", _number, "HOURS", "a trial that runs longer is ended and stored as failed"),
-        ("--time-limit", _number, "HOURS", "then the run stops as if preempted"),
-        ("--gpu-hours", _number, "HOURS", "that this run may spend; then it stops as if preempted"),
-        ("--gpu-memory", _number, "GIB", "of one GPU (default: asked of it, or its type's data sheet)"),
-        ("--grace", _number, "SECONDS", "from SIGTERM, in which running epochs may end"),
-    )
-    for flag, type_, metavar, text in flags:
-        pool.add_argument(flag, type=type_, metavar=metavar, dest=FLAGS[flag], help=text)
+    types = typing.get_type_hints(Pool)
+    for entry in fields(Pool):
+        if flag := entry.metadata.get("flag"):
+            hint = unwrap_optional(types[entry.name])
+            pool.add_argument(
+                flag,
+                type=_PARSERS.get(hint, _number_or_pack),
+                metavar=entry.metadata["metavar"],
+                dest=entry.name,
+                help=entry.metadata["doc"],
+            )
 
 
 def _given(text: str) -> str:
@@ -195,6 +196,9 @@ def _number(text: str) -> float:
 
 def _number_or_pack(text: str) -> float | str:
     return text if text == "pack" else _number(text)
+
+
+_PARSERS: dict[object, Callable[[str], object]] = {str: str, int: _positive, float: _number}  # of options, by type
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from famba_core.config import ConfigError, FusionConfig, FusionSchedule, TokenGrid
+from famba_core.config import FusionConfig, FusionSchedule, TokenGrid
+from famba_core.errors import ConfigError, check_config, setting
 from famba_core.fusion.schedule import clamp, fusing_layers, most_removable, spread
 from famba_core.paper.published import PAPER_PATCHES
 from sweep.grid.iso_cost import train_cost_ratio
@@ -29,31 +30,22 @@ class Budget:
     """What every fusing case of a grid has in common, so that only the place of fusion varies: the total of removed
     tokens, or the cost of training. One of the two."""
 
-    reduced_tokens: int | None = None  # over all layers, stated for 196 patches
-    train_cost_ratio: float | None = None  # a training step's cost over that without fusion, as iso_cost.py predicts it
-    rule: Literal["nearest", "exact"] = "nearest"  # one r per case, or r that differs by at most one between layers
-    tolerance: float = 0.1  # share of the budget by which a case may be off
+    reduced_tokens: int | None = setting(None, "over all layers, stated for 196 patches", at_least=1)
+    train_cost_ratio: float | None = setting(
+        None, "cost of a training step over that without fusion, as predicted by iso_cost.py", above=0, below=1
+    )
+    rule: Literal["nearest", "exact"] = setting(
+        "nearest", "one r per case, or an r that differs by at most one between layers"
+    )
+    tolerance: float = setting(0.1, "share of the budget by which a case may miss it", at_least=0, below=1)
 
     def __post_init__(self) -> None:
         tokens, ratio = self.reduced_tokens, self.train_cost_ratio
-        rules = (
-            (
-                "reduced_tokens",
-                tokens is not None or ratio is not None,
-                "is required, or train_cost_ratio in its place",
-            ),
-            (
-                "train_cost_ratio",
-                tokens is None or ratio is None,
-                "stands beside reduced_tokens; a budget has one of them",
-            ),
-            ("reduced_tokens", tokens is None or tokens >= 1, f"must be at least 1, not {tokens}"),
-            ("train_cost_ratio", ratio is None or 0 < ratio < 1, f"must be above 0 and below 1, not {ratio}"),
-            ("tolerance", 0 <= self.tolerance < 1, f"must be at least 0 and below 1, not {self.tolerance}"),
+        check_config(
+            self,
+            ("reduced_tokens", (tokens, ratio) != (None, None), "is required, or train_cost_ratio in its place"),
+            ("train_cost_ratio", None in (tokens, ratio), "cannot stand with reduced_tokens; keep one of the two"),
         )
-        problems = [(field, sentence) for field, holds, sentence in rules if not holds]
-        if problems:
-            raise ConfigError(problems)
 
     @property
     def key(self) -> str:
@@ -82,7 +74,7 @@ def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
     layers = fusing_layers(labels, PAPER_GRID.layers)
     if budget is None or not layers:
         if layers and labels.r is None:
-            raise ConfigError([("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")])
+            raise ConfigError.of("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")
         return FusionRequest(labels)
     if budget.reduced_tokens is None:
         total = _total_of_cost(budget, layers, case_label(labels))
@@ -103,7 +95,7 @@ def schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule:
     """
     fusion = find_schedule_on(request, grid)
     if fusion is None:
-        raise ConfigError([("r", _explain_excess(request, grid))])
+        raise ConfigError.of("r", _explain_excess(request, grid))
     return fusion
 
 
@@ -146,7 +138,7 @@ def _nearest_r(total: int, tolerance: float, layers: Sequence[int], label: str) 
             f"{label}: with one r for its {n} layers the total nearest to {total} is {n * r} (r {r}), "
             f"{off:.1%} off, and the tolerance is {tolerance:.1%}; rule exact meets any total"
         )
-        raise OffBudget([("r", sentence)])
+        raise OffBudget.of("r", sentence)
     return r
 
 
@@ -162,7 +154,7 @@ def _total_of_cost(budget: Budget, layers: Sequence[int], label: str) -> int:
             f"{label}: the cost nearest to {goal:g} that its {len(layers)} layers allow is {ratios[total]:.3f}, with "
             f"{total} tokens removed; it is {off:.1%} off, and the tolerance is {budget.tolerance:.1%}"
         )
-        raise OffBudget([("r", sentence)])
+        raise OffBudget.of("r", sentence)
     return total
 
 

@@ -198,8 +198,9 @@ def _requests(
         except ConfigError as error:
             if leave_out and isinstance(error, OffBudget):
                 continue
-            for field, sentence in error.problems:
-                findings.add(f"budget.{budget.key}" if budget and field == "r" else f"{key}.{field}", sentence)
+            for problem in error.problems:
+                place = f"budget.{budget.key}" if budget and problem.key == "r" else f"{key}.{problem.key}"
+                findings.add(place, problem.sentence)
             continue
         allowed.append(GridCase(key, request))
     return allowed

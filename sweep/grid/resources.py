@@ -3,67 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from famba_core.config import ConfigError
-from sweep.errors import Problem, UserError
+from famba_core.errors import ConfigError, Problem, check_config, setting
+from sweep.errors import UserError
 from sweep.files.names import is_safe_name
 from sweep.grid.validator import Validator, field_types
 
 LEAST_SHARE = 0.01  # of a GPU
-MOST = {  # beyond any machine or patience; a number above them is a slip, such as seconds given as hours
-    "cpus_per_trial": 1024, "max_concurrent": 100_000, "trial_time_limit_h": 100_000, "time_limit_h": 100_000,
-    "gpu_hours": 10_000_000, "gpu_memory_gib": 10_000, "grace_s": 86_400,
-}  # fmt: skip
+# Bounds beyond any machine or patience: a larger number is a slip, such as seconds given as hours.
+MOST_CPUS = 1024
+MOST_HOURS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The `pool` section of a grid. What is None is the profile's, or unlimited."""
+    """The `pool` section of a grid. None means the profile's value, or no limit.
 
-    gpus_per_trial: float | Literal["pack"] | None = None  # of profiles that use GPUs; "pack": as many as fit in memory
-    cpus_per_trial: int | None = None  # threads
-    accelerator_type: str | None = None  # Ray's name of the GPU to run on, such as A100, H100, H200
-    max_concurrent: int | None = None  # trials at the same time
-    trial_time_limit_h: float | None = None  # hours; a trial that runs longer is ended and stored as failed
-    time_limit_h: float | None = None  # hours of the run; then it stops as if preempted
-    gpu_hours: float | None = None  # that this run may spend; then it stops as if preempted
-    gpu_memory_gib: float | None = None  # of one GPU; None asks the device, or takes it from the type's data sheet
-    memory_margin: float = 0.1  # share of a GPU's memory that packing leaves free
-    grace_s: float = 30.0  # seconds from SIGTERM in which running epochs may end
+    An entry with a `flag` can also be set on the command line.
+    """
+
+    gpus_per_trial: float | Literal["pack"] | None = setting(
+        None,
+        "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many trials as fit in memory",
+        flag="--gpus-per-trial",
+        metavar="G",
+    )
+    cpus_per_trial: int | None = setting(
+        None, "threads of a trial", at_least=1, at_most=MOST_CPUS, flag="--cpus-per-trial", metavar="N"
+    )
+    accelerator_type: str | None = setting(
+        None, "the GPU to run on by Ray's name, such as A100, H100, H200", flag="--accelerator-type", metavar="TYPE"
+    )
+    max_concurrent: int | None = setting(
+        None, "trials at the same time", at_least=1, at_most=100_000, flag="--max-concurrent", metavar="N"
+    )
+    trial_time_limit_h: float | None = setting(
+        None,
+        "a trial that runs longer is stopped and stored as failed",
+        above=0,
+        at_most=MOST_HOURS,
+        flag="--trial-time-limit",
+        metavar="HOURS",
+    )
+    time_limit_h: float | None = setting(
+        None, "then the run stops as if preempted", above=0, at_most=MOST_HOURS, flag="--time-limit", metavar="HOURS"
+    )
+    gpu_hours: float | None = setting(
+        None,
+        "GPU-hours that this run may spend; then it stops as if preempted",
+        above=0,
+        at_most=10_000_000,
+        flag="--gpu-hours",
+        metavar="HOURS",
+    )
+    gpu_memory_gib: float | None = setting(
+        None,
+        "memory of one GPU (default: what the device reports, or its type's data sheet)",
+        above=0,
+        at_most=10_000,
+        flag="--gpu-memory",
+        metavar="GIB",
+    )
+    memory_margin: float = setting(0.1, "share of a GPU's memory that packing leaves free", at_least=0, below=1)
+    grace_s: float = setting(
+        30.0, "seconds after SIGTERM in which running epochs may end", at_least=0, at_most=86_400,
+        flag="--grace", metavar="SECONDS",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        above_0 = (
-            "cpus_per_trial", "max_concurrent", "trial_time_limit_h", "time_limit_h", "gpu_hours", "gpu_memory_gib",
-        )  # fmt: skip
-        problems = [
-            (name, f"must be above 0, not {value}")
-            for name in above_0
-            if (value := getattr(self, name)) is not None and value <= 0
-        ]
-        problems += [
-            (name, f"must be at most {most}, not {value:g}")
-            for name, most in MOST.items()
-            if (value := getattr(self, name)) is not None and value > most
-        ]
-        gpus = self.gpus_per_trial
-        if isinstance(gpus, str) and gpus != "pack":
-            problems.append(("gpus_per_trial", f"must be a number or pack, not {gpus!r}"))
-        elif isinstance(gpus, float | int) and (sentence := wrong_share(gpus)):
-            problems.append(("gpus_per_trial", sentence))
-        if self.accelerator_type is not None and not is_safe_name(self.accelerator_type):
-            problems.append(("accelerator_type", f"must be a name such as A100, not {self.accelerator_type!r}"))
-        if not 0 <= self.memory_margin < 1:
-            problems.append(("memory_margin", f"must be at least 0 and below 1, not {self.memory_margin:g}"))
-        if self.grace_s < 0:
-            problems.append(("grace_s", f"must be at least 0, not {self.grace_s:g}"))
-        if problems:
-            raise ConfigError(problems)
+        gpus, name = self.gpus_per_trial, self.accelerator_type
+        share = None if isinstance(gpus, str) or gpus is None else wrong_share(gpus)
+        check_config(
+            self,
+            ("gpus_per_trial", gpus == "pack" or not isinstance(gpus, str), f"must be a number or pack, not {gpus!r}"),
+            ("gpus_per_trial", share is None, share or ""),
+            ("accelerator_type", name is None or is_safe_name(name), f"must be a name such as A100, not {name!r}"),
+        )
 
 
 def wrong_share(gpus: float) -> str | None:
-    """What is wrong with a number of GPUs for a trial."""
+    """Return what is wrong with a number of GPUs for a trial, or None."""
     if not 0 <= gpus <= 1:
         return f"must be from 0 to 1, not {gpus:g}: a trial uses one GPU"
     if 0 < gpus < LEAST_SHARE:
@@ -75,32 +96,16 @@ def wrong_share(gpus: float) -> str | None:
 class Resources:
     """What one trial occupies."""
 
-    cpus_per_trial: int = 1  # threads
-    gpus_per_trial: float = 0.0  # 0 trains on the CPU; below 1, trials share a GPU
+    cpus_per_trial: int = setting(1, "threads", at_least=1, at_most=MOST_CPUS)
+    gpus_per_trial: float = setting(0.0, "0 trains on the CPU; below 1, trials share a GPU")
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 1 <= self.cpus_per_trial <= MOST["cpus_per_trial"]:
-            problems.append(
-                ("cpus_per_trial", f"must be from 1 to {MOST['cpus_per_trial']}, not {self.cpus_per_trial}")
-            )
-        if sentence := wrong_share(self.gpus_per_trial):
-            problems.append(("gpus_per_trial", sentence))
-        if problems:
-            raise ConfigError(problems)
+        share = wrong_share(self.gpus_per_trial)
+        check_config(self, ("gpus_per_trial", share is None, share or ""))
 
 
-FLAGS = {  # of `famba-sweep run` and `plan`, and the entry of the pool that each sets
-    "--gpus-per-trial": "gpus_per_trial",
-    "--cpus-per-trial": "cpus_per_trial",
-    "--accelerator-type": "accelerator_type",
-    "--max-concurrent": "max_concurrent",
-    "--trial-time-limit": "trial_time_limit_h",
-    "--time-limit": "time_limit_h",
-    "--gpu-hours": "gpu_hours",
-    "--gpu-memory": "gpu_memory_gib",
-    "--grace": "grace_s",
-}
+# Options of `famba-sweep run` and `plan`, and the entry of the pool that each sets.
+FLAGS = {field.metadata["flag"]: field.name for field in fields(Pool) if "flag" in field.metadata}
 _OF_GPUS = ("gpus_per_trial", "accelerator_type", "gpu_hours", "gpu_memory_gib")  # entries without meaning for a CPU
 _POOL_KEYS = field_types(Pool)
 
@@ -127,7 +132,9 @@ def placed(resources: Resources, pool: Pool, flags: Mapping[str, Any], profile: 
         pool = replace(pool, **flags)
     except ConfigError as error:
         words = {key: flag for flag, key in FLAGS.items()}
-        raise UserError(Problem(words.get(key, "pool"), "", sentence) for key, sentence in error.problems) from None
+        raise UserError(
+            Problem(words.get(problem.key, "pool"), "", problem.sentence) for problem in error.problems
+        ) from None
     gpus: float = resources.gpus_per_trial
     if pool.gpus_per_trial is not None and (gpus or "gpus_per_trial" in flags):
         gpus = 1.0 if pool.gpus_per_trial == "pack" else pool.gpus_per_trial

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from famba_core.config import ConfigError
+from famba_core.errors import check_config, setting
 from sweep.grid.objectives import Constraint, read_constraints
 from sweep.grid.validator import Validator, field_types
 
@@ -17,18 +17,12 @@ Sampler = Literal["tpe", "nsga2", "random"]
 class Search:
     """An Optuna search over the schedules that a grid's space and budget allow; each is tried at most once."""
 
-    sampler: Sampler = "tpe"
-    trials: int = 40  # schedules to try, baselines apart
-    seed: int = 0  # of the sampler; with one trial at a time the search repeats itself exactly
+    sampler: Sampler = setting("tpe", "Optuna's sampler")
+    trials: int = setting(40, "schedules to try, without the baselines", at_least=1)
+    seed: int = setting(0, "of the sampler; one trial at a time makes the search repeatable", at_least=0)
 
     def __post_init__(self) -> None:
-        problems = [
-            (name, f"must be at least {least}, not {getattr(self, name)}")
-            for name, least in (("trials", 1), ("seed", 0))
-            if getattr(self, name) < least
-        ]
-        if problems:
-            raise ConfigError(problems)
+        check_config(self)
 
     def tries(self, candidates: int) -> int:
         """How many of so many schedules it tries: all, where it may try more than there are."""
@@ -42,17 +36,11 @@ class EarlyStop:
     Rungs are at min_epochs, min_epochs * reduction_factor, ... epochs. Baselines always train to their end.
     """
 
-    min_epochs: int = 1  # the first rung
-    reduction_factor: int = 3
+    min_epochs: int = setting(1, "the first rung", at_least=1)
+    reduction_factor: int = setting(3, "one in so many trials continues at each rung", at_least=2)
 
     def __post_init__(self) -> None:
-        problems = [
-            (name, f"must be at least {least}, not {getattr(self, name)}")
-            for name, least in (("min_epochs", 1), ("reduction_factor", 2))
-            if getattr(self, name) < least
-        ]
-        if problems:
-            raise ConfigError(problems)
+        check_config(self)
 
 
 Kind = Literal["grid", "optuna", "asha"]

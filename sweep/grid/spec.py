@@ -158,8 +158,8 @@ def _check_cases_fit(
                 try:
                     schedule_on(case.request, tokens)
                 except ConfigError as error:
-                    for _, sentence in error.problems:
-                        findings.add(case.key, f"{where}, {sentence}")
+                    for problem in error.problems:
+                        findings.add(case.key, f"{where}, {problem.sentence}")
             if space and not any(find_schedule_on(case.request, tokens) for case in space):
                 findings.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
 

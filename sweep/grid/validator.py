@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from famba_core.config import ConfigError
-from sweep.errors import Problem, UserError
+from famba_core.errors import ConfigError, Problem
+from sweep.errors import UserError
 
 Config = TypeVar("Config")
 
@@ -84,8 +84,7 @@ class Validator:
 
     def refused(self, error: ConfigError, key: str) -> None:
         """Keep what a configuration said against values that stand under `key`."""
-        for field, sentence in error.problems:
-            self.add(_join(key, field), sentence)
+        self.problems += error.at(self.file, key)
 
 
 def unknown(name: object, choices: Collection[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 
 MOST_BYTES = 2**20  # some ten thousand cases; parsing as many takes half a minute
 MOST_VALUES = 100_000  # with aliases written out: a few lines of them can stand for more than fits in memory
@@ -24,6 +25,8 @@ def read_yaml(path: Path) -> tuple[object, list[Problem]]:
     try:
         loader = _Loader(_read(path).decode("utf-8-sig"))
         document = loader.get_single_data()
+    except UserError:  # which is a ValueError too
+        raise
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file; a grid is one such as grids/starting_layer.yaml") from None
     except OSError as error:
@@ -141,4 +144,4 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
 
 
 def _unreadable(path: Path, sentence: str) -> UserError:
-    return UserError([Problem(str(path), "", sentence)])
+    return UserError(sentence, path)

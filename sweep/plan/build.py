@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.config import ConfigError, DataConfig, FusionConfig, FusionSchedule, ModelConfig
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.grid.budget import find_schedule_on, schedule_on
 from sweep.grid.resources import placed
 from sweep.grid.spec import SweepSpec
@@ -101,4 +102,4 @@ def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
     try:
         return describe_dataset(data)
     except ConfigError as error:
-        raise UserError(Problem(str(file), f"{key}.{field}", sentence) for field, sentence in error.problems) from error
+        raise UserError(error.at(file, key)) from error

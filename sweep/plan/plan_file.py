@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
 from sweep.files.names import is_safe_name
 from sweep.grid.objectives import NUMERIC
@@ -103,4 +103,4 @@ def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
 
 def _damaged(folder: Path, finding: str) -> UserError:
     sentence = f"plan.json is damaged: {finding}; remove it, and the next run of the grid writes it again"
-    return UserError([Problem(str(folder), "", sentence)])
+    return UserError(sentence, folder)

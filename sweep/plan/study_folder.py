@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 from sweep.plan.model import Plan
 from sweep.plan.plan_file import plan_outline_from_json
 from sweep.store.layout import StudyPaths
@@ -23,17 +23,17 @@ def study_folder(out: Path, plan: Plan) -> Path:
         around = next((each for each in (results, *results.parents) if _is_study(each)), None)
         stored = _plan_of(folder)
     except OSError as error:
-        raise UserError([Problem("--out", "", f"{out} cannot be used: {error.strerror}")]) from error
+        raise UserError(f"{out} cannot be used: {error.strerror}", "--out") from error
     if around:
         sentence = f"{out} is in a study's folder, {around}; name one beside it, such as {around.parent}"
-        raise UserError([Problem("--out", "", sentence)])
+        raise UserError(sentence, "--out")
     if stored and stored != (plan.study, plan.profile):
         study, profile = stored
         sentence = (
             f"holds study {study!r} with profile {profile!r}, not {plan.study!r} with {plan.profile!r}; rename that "
             "folder, or choose another one with --out"
         )
-        raise UserError([Problem(str(folder), "", sentence)])
+        raise UserError(sentence, folder)
     return folder
 
 

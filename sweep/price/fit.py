@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.plan.model import Plan, Trial
 from sweep.price.device import PoolDevice, trials_per_gpu
 from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib, predicted_step

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.grid.search import Search
 from sweep.plan.model import candidate_ids
 from sweep.plan.plan_file import plan_outline_from_json
@@ -55,7 +56,7 @@ def read_status(folder: Path) -> StudyStatus:
     try:
         return _read_status(folder)
     except OSError as error:  # such as a file where a folder should be
-        raise UserError([Problem(str(error.filename or folder), "", f"cannot be read: {error.strerror}")]) from error
+        raise UserError(f"cannot be read: {error.strerror}", error.filename or folder) from error
 
 
 def _read_status(folder: Path) -> StudyStatus:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from famba_core.config import BACKBONES
+from famba_core.backbones import BACKBONES
 from sweep.grid.objectives import Constraint
 from sweep.plan.model import Case, Plan
 from sweep.report.paper.published import paper_table

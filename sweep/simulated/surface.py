@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from famba_core.config import BACKBONES, FusionConfig
+from famba_core.backbones import BACKBONES
+from famba_core.config import FusionConfig
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES
 from sweep.grid.budget import PAPER_GRID

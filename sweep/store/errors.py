@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 
 _NOT_SUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)  # by the file system
 
@@ -25,4 +25,4 @@ def as_user_error(folder: Path) -> Iterator[None]:
         if error.errno in _NOT_SUPPORTED:
             advice = "a study needs hard links and flock:"
         sentence = f"cannot be written: {error.strerror or error}; {advice} choose another folder with --out"
-        raise UserError([Problem(str(folder), "", sentence)]) from error
+        raise UserError(sentence, folder) from error

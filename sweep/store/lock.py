@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.study import create_study
@@ -47,7 +47,7 @@ def lock_study(folder: Path) -> Iterator[None]:
                 if not _try_lock(file, fcntl.LOCK_EX):
                     holder = "pid {pid} on {host}, since {started_at}".format_map(_read_holder(file))
                     sentence = f"another process runs this study: {holder}; wait until it ends, or stop it first"
-                    raise UserError([Problem(str(folder), "", sentence)])
+                    raise UserError(sentence, folder)
             _locked_fds.add(file.fileno())
             _write_holder(file)
             for temporary in StudyPaths(folder).list_temporaries():

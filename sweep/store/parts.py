@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 from sweep.files.checksum import CorruptFile, verify_checksum
 from sweep.files.names import is_safe_name
 from sweep.store.compaction.compacted import CompactedFile, CompactedRows, read_compacted
@@ -56,7 +56,7 @@ def list_loose_parts(folder: Path, kind: RowKind) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError([Problem(str(folder / kind.name), "", f"cannot be read: {error.strerror}")]) from error
+        raise UserError(f"cannot be read: {error.strerror}", folder / kind.name) from error
 
 
 def read_parts(

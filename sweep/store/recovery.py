@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.files.checksum import CorruptFile
 from sweep.store.compaction.compacted import is_whole, read_compacted, write_compacted
 from sweep.store.compaction.manifest import is_manifest_lost, read_manifest, write_manifest

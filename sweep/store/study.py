@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from famba_core.errors import Problem
 from famba_core.files import write_atomically
-from sweep.errors import Problem, UserError
+from sweep.errors import UserError
 from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, with_checksum
 from sweep.schema import EpochRow, MeasureRow, ResultRow
 from sweep.store.errors import as_user_error
@@ -53,7 +54,7 @@ def create_study(folder: Path) -> None:
 def check_is_study(folder: Path) -> None:
     """Raise UserError if a folder holds no study."""
     if not StudyPaths(folder).trials.is_dir():
-        raise UserError([Problem(str(folder), "", "holds no study; a study is a folder results/<study>-<profile>")])
+        raise UserError("holds no study; a study is a folder results/<study>-<profile>", folder)
 
 
 def save_plan(folder: Path, text: str) -> None:

@@ -149,7 +149,7 @@ def _resumed_trainer(trial: Trial, checkpoint: Path) -> Trainer:
     try:
         return new_trainer(trial, checkpoint)
     except ConfigError as error:
-        if [field for field, _ in error.problems] != ["checkpoint"]:
+        if [problem.key for problem in error.problems] != ["checkpoint"]:
             raise
         (checkpoint / CHECKPOINT).unlink()  # an older version of the program wrote it: no other trial uses this folder
         return new_trainer(trial, checkpoint)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from trainers import made_dataset, new_trainer
 
-from famba_core.config import BACKBONES, Backbone
+from famba_core.backbones import Backbone, register_backbone, unregister_backbone
 from famba_core.training.trainer import Trainer
 
 
@@ -19,10 +19,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
+def small_backbone() -> Iterator[str]:
     """16 channels, 4 layers, patches of 2 pixels."""
-    monkeypatch.setitem(BACKBONES, "small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
-    return "small"
+    register_backbone("small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
+    yield "small"
+    unregister_backbone("small")
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import famba_core
 
 TRAIN_ONE_STEP = """
 from famba_core import *
-from famba_core.config import BACKBONES, Backbone
+from famba_core.backbones import Backbone, register_backbone
 from famba_core.training.trainer import Trainer
 
-BACKBONES["small"] = Backbone(width=16, depth=4, state_size=4, patch_size=2)
+register_backbone("small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
 trainer = Trainer(
     model=ModelConfig(backbone="small", image_size=8, num_classes=10), fusion=FusionConfig(strategy="all", r=1),
     data=DataConfig(dataset="digits", train_images=10), augment=AugmentConfig(eval_crop=1.0),

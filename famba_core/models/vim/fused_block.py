@@ -53,7 +53,7 @@ def fused_block(
     device = residual.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     if dtype not in (torch.float32, torch.bfloat16):
-        raise ConfigError([("precision", f"the kernels do not support autocast to {dtype}; choose torch.bfloat16")])
+        raise ConfigError.of("precision", f"the kernels do not support autocast to {dtype}; choose torch.bfloat16")
     target, share, length = merge or (None, None, residual.shape[1])
     with torch.autocast(device, enabled=False):
         residual = residual.contiguous()  # required by the kernels

@@ -34,7 +34,7 @@ def load_checkpoint(
         notes.append(f"head not loaded: it has {found} classes, but the model has {classes}")
         state["head.weight"], state["head.bias"] = own["head.weight"], own["head.bias"]
     if problems := _mismatches(state, own, model.config.backbone):
-        raise ConfigError([("checkpoint", problem) for problem in problems])
+        raise ConfigError.of("checkpoint", *problems)
     model.load_state_dict(state, strict=True)
     return tuple(notes)
 
@@ -61,20 +61,20 @@ def _read(path: Path) -> object:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ConfigError([("checkpoint", f"{path} does not exist")]) from None
+        raise ConfigError.of("checkpoint", f"{path} does not exist") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
+        raise ConfigError.of("checkpoint", f"{path} is not a file of plain weights: {reason}") from None
     except (pickle.UnpicklingError, LookupError, TypeError, AttributeError):
         # torch's message for UnpicklingError suggests unsafe reading; random bytes raise the others
         reason = "it is damaged, or contains code"
-        raise ConfigError([("checkpoint", f"{path} is not a file of plain weights: {reason}")]) from None
+        raise ConfigError.of("checkpoint", f"{path} is not a file of plain weights: {reason}") from None
 
 
 def _weights(content: object) -> dict[str, Tensor]:
     state = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError([("checkpoint", "must be a state dict, or have one under 'model'")])
+        raise ConfigError.of("checkpoint", "must be a state dict, or have one under 'model'")
     return {str(name): value for name, value in state.items()}
 
 
@@ -85,7 +85,7 @@ def _fit_positions(positions: Tensor, model: Vim, cls_position: ClsPosition) -> 
     side = round(patches**0.5)
     if side * side != patches:
         sentence = f"pos_embed has {patches + 1} tokens; it must have a square number of patches and a class token"
-        raise ConfigError([("checkpoint", sentence)])
+        raise ConfigError.of("checkpoint", sentence)
     at = patches // 2 if cls_position == "middle" else 0
     of_class, of_patches = positions[:, at : at + 1], torch.cat((positions[:, :at], positions[:, at + 1 :]), dim=1)
     if patches != model.config.num_patches:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.executors.base import ResourceRequest
 from sweep.executors.ray_tune.node_check import FolderProbe, gpu_memory_mib
 

@@ -82,7 +82,7 @@ def test_build_error_fails_and_config_error_skips():
         raise ImportError("no peer")
 
     def unfit(facts):
-        raise ConfigError([("backend", "needs another device")])
+        raise ConfigError.of("backend", "needs another device")
 
     log = Log()
     calls = [TimedCall(name="x", build=missing), TimedCall(name="y", build=unfit), log.timed("z")]

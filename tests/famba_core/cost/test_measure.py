@@ -127,7 +127,7 @@ def test_a_step_that_takes_no_time_ends(monkeypatch):
 def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(ConfigError) as caught:
         measure_step(lambda: None, device=CPU, warmup=-1, min_steps=0, max_steps=-3)
-    assert [field for field, _ in caught.value.problems] == ["warmup", "min_steps", "max_steps"]
+    assert [problem.key for problem in caught.value.problems] == ["warmup", "min_steps", "max_steps"]
 
 
 def test_what_a_step_raises_comes_through():

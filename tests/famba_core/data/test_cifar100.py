@@ -58,9 +58,9 @@ def write_cifar(folder, seed=0):
 
 def sentence(error):
     """Return the sentence of the only problem, which is one line."""
-    ((_, text),) = error.value.problems
-    assert "\n" not in text
-    return text
+    (problem,) = error.value.problems
+    assert "\n" not in problem.sentence
+    return problem.sentence
 
 
 @pytest.mark.parametrize("inside", ["cifar100", "cifar100/cifar100", "cifar100/data", "."])
@@ -132,7 +132,7 @@ def test_error_for_a_missing_set_names_the_folders_and_the_download(tmp_path, mo
     for use in (describe_dataset, lambda config: load_dataset(config, image_size=32)):
         with pytest.raises(DatasetMissing) as error:
             use(DataConfig())
-        assert error.value.problems[0][0] == "dataset"
+        assert error.value.problems[0].key == "dataset"
         for words in (
             str(tmp_path / "mine"),
             str(tmp_path / "data"),
@@ -150,7 +150,7 @@ def test_data_dir_is_the_only_folder_searched(tmp_path, monkeypatch):
     monkeypatch.setenv("FAMBA_DATA", str(tmp_path / "mine"))
     with pytest.raises(DatasetMissing, match="other") as error:
         describe_dataset(DataConfig(data_dir=str(tmp_path / "other")))
-    assert error.value.problems[0][0] == "data_dir"
+    assert error.value.problems[0].key == "data_dir"
     assert str(tmp_path / "mine") not in sentence(error)
 
 
@@ -162,7 +162,7 @@ def test_all_bad_parquet_files_are_reported_together(tmp_path):
     pq.write_table(pa.table({"image": [1]}), folder / "test-00000-of-00001.parquet")
     with pytest.raises(ConfigError) as error:
         describe_dataset(DataConfig(data_dir=str(tmp_path)))
-    sentences = [text for _, text in error.value.problems]
+    sentences = [problem.sentence for problem in error.value.problems]
     assert len(sentences) == 3
     assert "1 of the 2 train files" in sentences[0]
     assert "train-00000-of-00002.parquet is not a readable Parquet file" in sentences[1]

@@ -88,7 +88,7 @@ def test_subset_larger_than_the_set_is_refused():
     for use in (describe_dataset, lambda config: load_dataset(config, image_size=8)):
         with pytest.raises(ConfigError) as error:
             use(config)
-        assert error.value.problems[0][0] == "train_images"
+        assert error.value.problems[0].key == "train_images"
         assert "1438" in str(error.value)
         assert "1437" in str(error.value)
 

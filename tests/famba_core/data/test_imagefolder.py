@@ -11,9 +11,9 @@ from famba_core.data.datasets import DatasetMissing, describe_dataset, load_data
 
 def sentence(error):
     """Return the sentence of the only problem, which is one line."""
-    ((_, text),) = error.value.problems
-    assert "\n" not in text
-    return text
+    (problem,) = error.value.problems
+    assert "\n" not in problem.sentence
+    return problem.sentence
 
 
 def write_image_folder(root, test="val", classes=("ant", "bee")):

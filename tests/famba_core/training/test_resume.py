@@ -62,10 +62,10 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from famba_core import *
-from famba_core.config import BACKBONES, Backbone
+from famba_core.backbones import Backbone, register_backbone
 from famba_core.training.trainer import Trainer
 
-BACKBONES["small"] = Backbone(width=16, depth=4, state_size=4, patch_size=2)
+register_backbone("small", Backbone(width=16, depth=4, state_size=4, patch_size=2))
 
 def stall(batches):
     for i, batch in enumerate(batches):

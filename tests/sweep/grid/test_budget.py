@@ -64,8 +64,8 @@ def refusal(labels, budget=None, num_patches=None):
         schedule_for(labels, budget)  # on the paper's images it fits
     with pytest.raises(ConfigError) as error:
         schedule_for(labels, budget, PAPER_GRID if num_patches is None else grid_of(num_patches))
-    ((_, sentence),) = error.value.problems
-    return sentence
+    (problem,) = error.value.problems
+    return problem.sentence
 
 
 @given(total=st.integers(0, 400), labels=fusing)
@@ -191,7 +191,7 @@ def test_no_fusion_has_no_budget():
 def test_a_budget_of_nothing_is_refused_with_both_problems():
     with pytest.raises(ConfigError) as error:
         Budget(reduced_tokens=0, tolerance=1.5)
-    assert [field for field, _ in error.value.problems] == ["reduced_tokens", "tolerance"]
+    assert [problem.key for problem in error.value.problems] == ["reduced_tokens", "tolerance"]
 
 
 @given(start_layer=st.integers(1, 24), r=st.integers(0, 98), side=st.integers(1, 16))
@@ -280,7 +280,7 @@ def test_a_budget_is_one_of_tokens_or_cost():
     ):
         with pytest.raises(ConfigError) as error:
             Budget(**wrong)
-        assert [field for field, _ in error.value.problems] == fields
+        assert [problem.key for problem in error.value.problems] == fields
 
 
 def test_labels_say_what_is_unusual():

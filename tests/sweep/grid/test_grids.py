@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from famba_core.config import BACKBONES, DataConfig
+from famba_core.backbones import BACKBONES
+from famba_core.config import DataConfig
 from famba_core.fusion.schedule import tokens_per_layer
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan

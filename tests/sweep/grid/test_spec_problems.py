@@ -211,7 +211,7 @@ def test_a_grid_has_cases_or_a_space(problems):
         ("{reduced_tokens: many}", "budget.reduced_tokens", "must be a whole number, not 'many'"),
         ("{train_cost_ratio: 0.2}", "budget.train_cost_ratio", "upper from layer 6: the cost nearest to 0.2"),
         ("{train_cost_ratio: 1.5}", "budget.train_cost_ratio", "must be above 0 and below 1, not 1.5"),
-        ("{train_cost_ratio: 0.7, reduced_tokens: 9}", "budget.train_cost_ratio", "stands beside reduced_tokens"),
+        ("{train_cost_ratio: 0.7, reduced_tokens: 9}", "budget.train_cost_ratio", "cannot stand with reduced_tokens"),
     ],
 )  # fmt: skip
 def test_wrong_budgets_are_reported_without_an_echo_from_every_case(problems, budget, key, sentence):

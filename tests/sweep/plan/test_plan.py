@@ -249,7 +249,7 @@ def test_the_whole_data_set_is_one_trial_whichever_way_it_is_said(plan):
 
 
 def test_more_training_images_than_there_are(plan):
-    with pytest.raises(UserError, match=r"profiles.laptop.train_images: 5000 images are asked for"):
+    with pytest.raises(UserError, match=r"profiles.laptop.train_images: must be at most 1437, .* not 5000"):
         plan(GRID.replace("epochs: 12", "epochs: 12, train_images: 5000"))
 
 

@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_run_is_replaced(tmp_path: Path, monkeypatch: py
         def __init__(self, *, checkpoint: Path, **rest: Any) -> None:
             file = checkpoint / "last.pt"
             if file.exists() and file.read_text() == "other":
-                raise ConfigError([("checkpoint", f"{file} is of another run")])
+                raise ConfigError.of("checkpoint", f"{file} is of another run")
             super().__init__(checkpoint=checkpoint, **rest)
 
     monkeypatch.setattr("famba_core.training.trainer.Trainer", Particular)
