@@ -37,7 +37,7 @@ def famba_sweep(*arguments: object, cwd: Path | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, stdin=subprocess.DEVNULL, timeout=200)
 
 
-def test_help_needs_no_heavy_import() -> None:
+def test_help_imports_nothing_slow() -> None:
     code = (
         "import sys\nfrom sweep.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
@@ -103,7 +103,7 @@ def test_the_plan_names_its_price_and_where_that_comes_from(grid: Path, tmp_path
     assert "warning: the time limit is 1e-09 hours" in limited.stdout
 
 
-def test_the_plan_of_a_search_lists_what_it_chooses_from(grid: Path, tmp_path: Path) -> None:
+def test_the_plan_of_a_search_lists_its_candidates(grid: Path, tmp_path: Path) -> None:
     space = "search: {kind: optuna, trials: 5}\nspace: {strategy: upper, start_layer: {from: 1, to: 24}, r: 8}\n"
     grid.write_text(GRID[: GRID.index("cases:")] + space + GRID[GRID.index("profiles:") :])
     shown = famba_sweep("plan", grid, cwd=tmp_path)
@@ -115,7 +115,7 @@ def test_the_plan_of_a_search_lists_what_it_chooses_from(grid: Path, tmp_path: P
     assert len(re.findall(r"(?m)^ vim_nano-", everything.stdout)) == 1 + 23
 
 
-def test_a_reader_that_goes_away_is_no_error(grid: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(grid: Path) -> None:
     command = f"{sys.executable} -m sweep.cli plan {grid} --profile seconds | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
@@ -213,7 +213,7 @@ def test_wrong_input_costs_a_sentence(arguments: list[str], sentences: list[str]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
-def test_every_problem_of_a_grid_is_told_at_once(grid: Path, tmp_path: Path) -> None:
+def test_all_problems_of_a_grid_are_reported_together(grid: Path, tmp_path: Path) -> None:
     grid.write_text(GRID.replace("start_layer: 6", "start_layer: 25").replace("upper, start_layer: 5", "uper"))
     done = famba_sweep(grid, cwd=tmp_path)
     assert done.returncode == 2
@@ -223,7 +223,7 @@ def test_every_problem_of_a_grid_is_told_at_once(grid: Path, tmp_path: Path) -> 
     assert "choose from none, all, interleaved, lower, upper" in done.stderr
 
 
-def test_the_doctor_lists_what_is_here() -> None:
+def test_doctor_lists_devices_data_and_versions() -> None:
     done = famba_sweep("doctor")
     assert done.returncode == 0, done.stderr
     for topic in ("python", "torch", "ray", "optuna", "cpu", "gpu", "scan: torch", "digits", "cifar100"):

@@ -109,7 +109,7 @@ def test_rows_that_do_not_say_how_much_was_trained_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [{"backbone": "vim_large"}, {"precision": "fp8"}])
-def test_rows_of_what_only_a_newer_version_knows_are_left_out(tmp_path, columns):
+def test_calibration_skips_rows_of_newer_versions(tmp_path, columns):
     study(tmp_path / "newer", dataclasses.replace(took(TRIALS[0], 9.0), **columns))
     study(tmp_path / "one", took(TRIALS[1], 2.0))
     found = calibrated(tmp_path)

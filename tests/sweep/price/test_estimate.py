@@ -93,7 +93,7 @@ def test_a_faster_gpu_and_a_smaller_share_of_it(plan):
         assert trial.hours - start_h == pytest.approx(4 * (other.hours - start_h))
 
 
-def test_a_trial_lasts_longer_than_its_training_by_evaluation_and_its_start(plan):
+def test_trial_hours_include_evaluation_and_worker_start(plan):
     for trial in price_plan(plan("tiny"), THREAD, NO_ROWS).trials.values():
         # a forward pass of each test image is a third of a training step's, once for each kind of weights
         assert trial.hours == pytest.approx(trial.device_hours * (1 + 2 * TEST_DIGITS / (3 * DIGITS)) + 5 / 3600)
@@ -113,7 +113,7 @@ def test_stored_results_move_the_price_and_set_its_band(plan):
     assert device_hours(made, after, 1).expected == after.trials[made.trials[0].trial_id].device_hours
 
 
-def test_a_search_costs_its_baselines_and_so_many_candidates_at_their_mean(plan):
+def test_a_search_costs_its_baselines_and_the_mean_of_its_candidates(plan):
     made = plan("tiny", SEARCH)
     priced = price_plan(made, THREAD, NO_ROWS)
     each = [priced.trials[trial.trial_id].device_hours for trial in made.candidates]
@@ -172,7 +172,7 @@ def test_a_search_lists_its_first_candidates(plan):
     assert "baselines: 1; the first 20 candidates are listed" in said
 
 
-def test_the_table_has_a_row_for_each_trial_and_names_the_cases_that_share_it(plan):
+def test_plan_table_has_a_row_for_each_trial_and_names_its_cases(plan):
     made = plan("tiny")
     table = plan_table(made, price_plan(made, A100, NO_ROWS))
     assert list(table.trial) == [trial.trial_id for trial in made.trials]

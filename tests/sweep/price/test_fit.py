@@ -43,7 +43,7 @@ def peak_gib(trial):
     return step_cost(trial.model, trial.fusion.schedule, StepSettings(batch=trial.train.batch_size)).peak_bytes / 2**30
 
 
-def test_every_trial_that_does_not_fit_is_named_with_its_need_and_its_fullest_layer(plan):
+def test_trials_that_do_not_fit_are_reported_with_memory_and_fullest_layer(plan):
     made = plan()
     with pytest.raises(UserError) as error:
         keep_fitting(made, with_gib(3.5))
@@ -71,13 +71,13 @@ def test_trials_that_share_a_gpu_have_a_part_of_its_memory_each(plan):
         keep_fitting(made, with_gib(14.0))
 
 
-def test_a_plan_that_fits_stays_as_it_is(plan):
+def test_a_plan_that_fits_is_unchanged(plan):
     made = plan()
     assert keep_fitting(made, with_gib(80.0)) == made
     assert keep_fitting(made, with_gib(None)) == made
 
 
-def test_a_search_leaves_out_what_does_not_fit(plan):
+def test_a_search_drops_candidates_that_do_not_fit(plan):
     made = plan(SEARCH)
     kept = keep_fitting(made, with_gib(3.5))
     assert [kept.first_cases[trial.trial_id].strategy for trial in kept.trials] == ["all", "lower"]
@@ -86,7 +86,7 @@ def test_a_search_leaves_out_what_does_not_fit(plan):
 
 
 @pytest.mark.parametrize("text", [GRID, SEARCH], ids=["grid", "search"])
-def test_what_is_stored_stays_on_a_smaller_device(plan, text):
+def test_stored_trials_are_kept_on_a_smaller_device(plan, text):
     made = plan(text)
     stored = [trial.trial_id for trial in made.trials[1:3]]  # that 3.5 GiB do not hold
     assert keep_fitting(made, with_gib(3.5), stored=stored) == made
@@ -98,7 +98,7 @@ def test_what_is_stored_stays_on_a_smaller_device(plan, text):
             keep_fitting(made, with_gib(3.5), stored=stored[1:])
 
 
-def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
+def test_the_plan_command_keeps_stored_trials(tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text(SEARCH + "pool: {gpu_memory_gib: 3.5}\n")
     given = ["plan", str(grid), "--profile", "gpu", "--out", str(tmp_path)]
@@ -110,7 +110,7 @@ def test_the_command_asks_the_study_what_is_stored(tmp_path, capsys):
     assert large.trial_id in capsys.readouterr().out
 
 
-def test_a_search_whose_baseline_does_not_fit_is_refused_for_that_one(plan):
+def test_a_baseline_that_does_not_fit_is_reported_alone(plan):
     swapped = SEARCH.replace("[{strategy: all, r: 7}]", "[{strategy: none}]").replace("{strategy: none}, {", "{", 1)
     made = plan(swapped)
     assert made.first_cases[made.trials[0].trial_id].strategy == "none"
@@ -128,7 +128,7 @@ def test_a_search_without_any_candidate_left_is_refused(plan):
         keep_fitting(plan(only_baseline), with_gib(3.5))
 
 
-def test_the_memory_of_a_gpu_is_what_the_pool_says_or_its_types_data_sheet(plan):
+def test_gpu_memory_comes_from_the_pool_or_the_data_sheet(plan):
     def gib(**flags):
         return find_pool_device(plan(**flags), address="10.0.0.1:6379").memory_gib
 

@@ -33,13 +33,13 @@ def trials(number: int, **resources: Any) -> Plan:
     return plan_of(*(fake_trial(seed, **resources) for seed in range(number)))
 
 
-def test_no_more_run_at_a_time_than_are_asked_for(tmp_path: Path) -> None:
+def test_max_concurrent_limits_running_trials(tmp_path: Path) -> None:
     executor = FakeExecutor(complete_first, capacity=4)
     assert run(trials(6), tmp_path, executor, max_concurrent=3).completed == 6
     assert max(map(len, executor.beside)) == 3
 
 
-def test_room_that_comes_and_goes_is_used_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_changing_capacity_is_used_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     room = iter([3, 0, 0, 1, 1, 1, 1, 1])
 
     def act(executor: FakeExecutor) -> list[Event]:
@@ -94,7 +94,7 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
     assert error == "it was lost; also with a device to itself"
 
 
-def test_on_a_cpu_nothing_runs_beside_a_trial_without_memory(tmp_path: Path) -> None:
+def test_an_out_of_memory_retry_on_a_cpu_runs_alone(tmp_path: Path) -> None:
     lost: list[str] = []
 
     def act(executor: FakeExecutor) -> list[Event]:
@@ -110,7 +110,7 @@ def test_on_a_cpu_nothing_runs_beside_a_trial_without_memory(tmp_path: Path) -> 
     assert "fake-seed1" not in executor.beside[again + 1]
 
 
-def test_a_trial_may_be_lost_often_as_long_as_it_gets_further(tmp_path: Path) -> None:
+def test_a_trial_may_be_lost_repeatedly_if_it_progresses(tmp_path: Path) -> None:
     epochs = iter([1, 2, 3, 4, 5])
 
     def act(executor: FakeExecutor) -> list[Event]:
@@ -201,7 +201,7 @@ def test_machines_may_leave_as_often_as_they_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sharing", [2, 3, 6, 7])
-def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_trials_that_fit_share_a_gpu(tmp_path: Path, sharing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
     executor = FakeExecutor(complete_first, capacity=1)
     executor.gpu_memory_mib = 2050.0 * sharing / 0.9
@@ -209,7 +209,7 @@ def test_no_more_share_a_gpu_than_fit(tmp_path: Path, sharing: int, monkeypatch:
     assert max(map(len, executor.beside)) == sharing
 
 
-def test_packed_trials_too_are_no_more_than_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_concurrent_limits_packed_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
     executor = FakeExecutor(complete_first, capacity=2)
     executor.gpu_memory_mib = 80_000

@@ -18,7 +18,7 @@ from sweep.run.runner import run_plan
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
-def test_a_machine_that_leaves_is_none_of_the_two_losses_of_a_trial(
+def test_a_node_that_leaves_does_not_count_as_a_loss_of_a_trial(
     tmp_path: Path, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are those of one epoch."""
@@ -38,7 +38,7 @@ def test_a_machine_that_leaves_is_none_of_the_two_losses_of_a_trial(
     assert run_plan(plan, tmp_path, executor, listeners=[screen_of(plan)]).completed == 1
 
 
-def test_a_search_packs_by_what_it_has_just_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_packs_by_new_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.run.loop.predicted_peak_mib", lambda trial: 1000.0)
     cases = [case_of(f"upper{layer}", start_layer=layer) for layer in range(2, 8)]
     plan = plan_of_cases(cases, "random", trials=6)
@@ -51,7 +51,7 @@ def test_a_search_packs_by_what_it_has_just_measured(tmp_path: Path, monkeypatch
     assert set(map(len, executor.beside)) == {1}
 
 
-def test_what_measuring_takes_of_gpus_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_hours_include_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("sweep.run.loop.time.monotonic", lambda: now[0])
     executor = FakeExecutor(complete_first, capacity=1, measured_peak_mib=30_000.0)

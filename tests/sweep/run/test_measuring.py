@@ -77,7 +77,7 @@ def test_a_measurement_of_another_device_is_not_that_of_the_row(
     assert pd.isna(rows(tmp_path).loc["fake-seed1", "isolated_train_time_s"])
 
 
-def test_only_what_will_train_is_measured_and_nothing_twice(tmp_path: Path) -> None:
+def test_only_trials_to_run_are_measured_and_only_once(tmp_path: Path) -> None:
     plan = plan_of(*(with_batch(fake_trial(seed), 16 + seed) for seed in range(4)))
     write_result(tmp_path, failed_row(job_of(plan.trials[0]), "stored before"), ())
     run_in_process(plan, tmp_path, limit=2)
@@ -138,7 +138,7 @@ def test_a_torn_measurement_is_set_aside_and_taken_again(tmp_path: Path) -> None
         signal.SIGKILL,
     ],
 )
-def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, number: int) -> None:
+def test_a_stopped_phase_resumes_with_the_missing_measurements(tmp_path: Path, number: int) -> None:
     command = [sys.executable, HERE / "fake_training.py", tmp_path, "measuring"]
     first = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -176,7 +176,7 @@ def test_a_phase_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path, nu
     assert len((tmp_path / "measured.txt").read_text().splitlines()) in (4, 5)  # one was perhaps interrupted
 
 
-def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_path: Path) -> None:
+def test_a_phase_that_should_end_stops_its_worker_and_keeps_stored_rows(tmp_path: Path) -> None:
     trials = batch_trials(16, 17, 18)
     executor = LocalExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor, should_end=lambda: bool(list(tmp_path.glob("measurements/*.parquet"))))
@@ -187,7 +187,7 @@ def test_a_phase_that_should_end_keeps_what_is_stored_and_stops_its_worker(tmp_p
     assert batches(tmp_path) == [16, 17, 18]
 
 
-def test_measurements_of_another_device_are_taken_again_where_that_is_known(tmp_path: Path) -> None:
+def test_measurements_of_another_device_are_taken_again(tmp_path: Path) -> None:
     trials = batch_trials(16, 17)
     executor = LocalExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor)

@@ -59,7 +59,7 @@ class DyingExecutor(LocalExecutor):
         ((19,), True, [16, 17, 18, 19], []),
     ],
 )
-def test_a_worker_that_dies_costs_what_it_was_at_and_the_phase_ends_with_the_second(
+def test_a_dead_worker_loses_one_measurement_and_the_second_ends_the_phase(
     deadly: tuple[int, ...],
     stored_first: bool,
     measured: list[int],
@@ -96,9 +96,7 @@ class HangingExecutor(LocalExecutor):
         super().submit(job)
 
 
-def test_a_measurement_that_takes_too_long_is_given_up_and_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_measurement_over_its_time_limit_is_dropped_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trials = batch_trials(16, 17, 18)
     measured_in(tmp_path, trials, HangingExecutor(tmp_path, resources_of(*trials), run=run_job), time_limit_s=0.3)
     assert batches(tmp_path) == [16, 18]
@@ -123,7 +121,7 @@ class LeavingExecutor(LocalExecutor):
         return super().poll(timeout_s)
 
 
-def test_a_machine_that_leaves_costs_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_node_that_leaves_loses_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trials = batch_trials(16, 17, 18)
     executor = LeavingExecutor(tmp_path, resources_of(*trials), run=run_job)
     measured_in(tmp_path, trials, executor)

@@ -39,7 +39,7 @@ def on_a_gpu(job: TrainJob) -> int:
 
 
 @pytest.mark.parametrize("fitting", range(1, MOST_PER_GPU + 1))
-def test_as_many_as_fit_beside_what_cuda_itself_takes(fitting: int) -> None:
+def test_packing_counts_the_cuda_context_of_each_trial(fitting: int) -> None:
     peak = 5000.0
     memory = fitting * (peak + CONTEXT_MIB) / 0.9
     job = pack(JOB, peak, memory + 1, margin=0.1)
@@ -52,7 +52,7 @@ def test_as_many_as_fit_beside_what_cuda_itself_takes(fitting: int) -> None:
     assert replace(job, resources=JOB.resources) == JOB
 
 
-def test_never_more_than_are_of_use_and_one_that_does_not_fit_has_a_gpu_to_itself() -> None:
+def test_packing_is_limited_and_a_large_trial_gets_a_whole_gpu() -> None:
     assert pack(JOB, 1.0, 1e6, margin=0.1).resources.gpus == 1 / MOST_PER_GPU
     assert pack(JOB, 50_000.0, 40_000.0, margin=0.1).resources.gpus == 1.0
 

@@ -47,12 +47,12 @@ def test_a_result_becomes_this_studys_own(folder):
     assert epochs == [asdict(epoch) | own for epoch in curve(SOURCE)]
 
 
-def test_what_nobody_has_is_not_taken(folder):
+def test_nothing_is_copied_without_an_equal_trial(folder):
     assert cache(folder).take(job_of(PLAN.trials[0])) is None
     assert not (folder / "here").exists()
 
 
-def test_its_own_study_is_no_other(folder):
+def test_the_own_study_is_not_a_source(folder):
     assert ResultCache(folder, folder / "other").take(job_of(TRIAL, 2)) is None
     assert store.read_rows(folder / "other")[0]["attempt"].tolist() == [1, 1]
 
@@ -137,7 +137,7 @@ def test_the_studies_are_listed_once(folder):
     assert cache(folder).take(job_of(PLAN.trials[0]))["source"].startswith("late/")
 
 
-def test_what_the_source_was_measured_with_stays(folder):
+def test_a_copy_keeps_the_resources_of_its_source(folder):
     asking = replace(TRIAL, cpus_per_trial=7, gpus_per_trial=0.5)
     taken = cache(folder).take(job_of(asking))
     assert (taken["cpus_per_trial"], taken["gpus_per_trial"]) == (SOURCE.cpus_per_trial, SOURCE.gpus_per_trial)

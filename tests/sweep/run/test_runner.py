@@ -88,7 +88,7 @@ def test_nothing_to_do_starts_no_executor_and_imports_neither_ray_nor_torch(tmp_
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_was_read_before_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_read_before_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(*(fake_trial(seed) for seed in range(3)))
     run_in_process(plan, tmp_path, limit=2)
     compact(tmp_path)
@@ -99,7 +99,7 @@ def test_what_was_read_before_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     assert len(starts(tmp_path)) == 3
 
 
-def test_what_another_driver_stored_since_the_reading_does_not_run_again(tmp_path: Path) -> None:
+def test_rows_that_another_driver_stored_since_are_found(tmp_path: Path) -> None:
     plan = plan_of(fake_trial(0), fake_trial(1))
     run_in_process(plan, tmp_path, limit=1)
     stored = read_rows(tmp_path)
@@ -147,7 +147,7 @@ def test_failed_trials_run_again_only_on_request(tmp_path: Path, monkeypatch: py
     assert len(starts(tmp_path)) == 3
 
 
-def test_a_lost_trial_goes_on_once_and_then_is_a_failed_row(tmp_path: Path) -> None:
+def test_a_trial_lost_twice_is_a_failed_row(tmp_path: Path) -> None:
     summary, executor = run_scripted(tmp_path, {0: ["lost", "ok"], 1: ["lost", "lost"], 2: ["ok"]})
     assert summary == RunSummary(requested=3, completed=2, failed=1, interrupted=False)
     assert sorted(submissions(executor)) == [
@@ -191,14 +191,14 @@ def test_a_torn_part_is_set_aside_and_its_trial_runs_again(tmp_path: Path, capsy
     assert starts(tmp_path) == ["fake-seed0 1", "fake-seed1 1", "fake-seed0 1"]
 
 
-def test_what_is_no_part_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_named_like_a_part_is_moved_to_quarantine(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "trials" / "notes.parquet").mkdir(parents=True)
     assert run_in_process(plan_of(fake_trial(0)), tmp_path).completed == 1
     assert f"notes.parquet could not be read and was moved to {tmp_path}/quarantine" in capsys.readouterr().out
     assert (tmp_path / "quarantine" / "trials" / "notes.parquet").is_dir()
 
 
-def test_what_a_worker_left_behind_after_its_row_is_removed(tmp_path: Path) -> None:
+def test_a_checkpoint_left_after_the_row_is_removed(tmp_path: Path) -> None:
     plan = plan_of(fake_trial(0))
     run_in_process(plan, tmp_path)
     left = StudyPaths(tmp_path).checkpoint("fake-seed0")

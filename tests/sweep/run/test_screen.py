@@ -38,7 +38,7 @@ def test_makespan_is_that_of_stepping_through_time() -> None:
         assert makespan(running, waiting, capacity) == naive_makespan(running, waiting, capacity)
 
 
-def test_the_study_takes_what_is_left_of_all_trials_over_those_at_once() -> None:
+def test_study_eta_divides_remaining_work_by_capacity() -> None:
     pace = Pace(dict.fromkeys("abcd", 10.0), waiting="abcd", capacity=2)
     assert pace.study_eta_s() is None
     for trial in "ab":
@@ -58,7 +58,7 @@ def test_cheaper_trials_are_expected_to_take_less() -> None:
     assert pace.study_eta_s() == pytest.approx(10.0 + 10.0)
 
 
-def test_a_trial_that_goes_on_from_its_checkpoint_has_less_left() -> None:
+def test_eta_of_a_resumed_trial_counts_remaining_epochs() -> None:
     pace = Pace({"a": 10.0}, waiting=["a"], capacity=1)
     pace.start("a")
     assert pace.trial_eta_s("a") is None
@@ -136,7 +136,7 @@ def test_without_a_terminal_progress_is_sparse(monkeypatch: pytest.MonkeyPatch) 
     assert lines[-1].endswith("0/1 done, 1:30 elapsed, 1:50 to go")
 
 
-def test_a_terminal_shows_what_runs_and_the_last_that_ended() -> None:
+def test_a_terminal_shows_running_and_last_ended_trials() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
     trials = [f"trial{i}" for i in range(12)]

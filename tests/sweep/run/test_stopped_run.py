@@ -43,7 +43,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
 )
-def test_a_run_that_is_stopped_goes_on(tmp_path: Path, number: int, launch: Callable) -> None:
+def test_a_stopped_run_resumes(tmp_path: Path, number: int, launch: Callable) -> None:
     process = launch()
     while not len(list(tmp_path.glob("checkpoints/fake-seed1/last.pt"))):
         assert process.poll() is None

@@ -18,7 +18,7 @@ def read_journal(file: Path) -> optuna.Study:
     return optuna.load_study(study_name="study", storage=JournalStorage(JournalFileBackend(str(file))))
 
 
-def test_the_storage_opens_with_optuna_and_holds_what_ended(tmp_path):
+def test_optuna_opens_the_log_and_finds_the_ended_trials(tmp_path):
     file = tmp_path / "optuna.log"
     search = OptunaSearch(small_plan(), file)
     found = suggestions(search, 5)

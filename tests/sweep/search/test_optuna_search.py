@@ -69,7 +69,7 @@ def test_another_process_with_another_hash_seed_suggests_the_same():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_what_runs_is_not_suggested_and_numbers_are_never_used_twice(sampler):
+def test_running_trials_are_not_suggested_and_numbers_are_unique(sampler):
     plan = small_plan(sampler)
     rng = random.Random(0)
     search, running, rows = OptunaSearch(plan), [], []
@@ -89,7 +89,7 @@ def test_what_runs_is_not_suggested_and_numbers_are_never_used_twice(sampler):
     assert sorted(row["suggestion"] for row in tried) == list(range(1, len(tried) + 1))
 
 
-def test_it_ends_with_the_trials_that_were_asked_for_and_those_that_run_count():
+def test_a_search_ends_after_its_number_of_trials_counting_running_ones():
     plan = small_plan("random", trials=5)
     search = OptunaSearch(plan)
     running = []
@@ -102,7 +102,7 @@ def test_it_ends_with_the_trials_that_were_asked_for_and_those_that_run_count():
     assert len(set(ids(running))) == 5
 
 
-def test_running_baselines_and_their_rows_take_no_part():
+def test_baselines_are_ignored_by_the_search():
     plan = small_plan("tpe", trials=2)
     baseline = plan.trials[0]
     with_baseline, without = OptunaSearch(plan), OptunaSearch(plan)

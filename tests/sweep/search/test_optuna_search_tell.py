@@ -25,7 +25,7 @@ from sweep.search.optuna_search import OptunaSearch, Suggestion
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_failed_pruned_and_numberless_rows_are_taken_as_what_they_are(sampler, monkeypatch):
+def test_failed_pruned_and_incomplete_rows_keep_their_state(sampler, monkeypatch):
     ends = itertools.cycle(
         [
             {},
@@ -43,7 +43,7 @@ def test_failed_pruned_and_numberless_rows_are_taken_as_what_they_are(sampler, m
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_with_one_objective_a_pruned_trial_has_what_it_reached(sampler, monkeypatch):
+def test_with_one_objective_a_pruned_trial_has_its_last_value(sampler, monkeypatch):
     plan = small_plan(sampler, objectives={"top1_best_pct": "max"})
     studies = spy_on_studies(monkeypatch)
     early = {"status": "pruned", "epochs": 300, "last_epoch": 9, "train_time_s": None}
@@ -61,7 +61,7 @@ def test_isolated_times_count_where_there_are_some(monkeypatch):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_constraints_turn_the_search_to_what_meets_them(sampler):
+def test_constraints_steer_the_search_to_feasible_trials(sampler):
     """Accuracy asks for early layers, the bound for late ones."""
 
     def end(suggestion: Suggestion) -> dict[str, Any]:

@@ -25,11 +25,11 @@ def next_layers(told: Iterable[int]) -> list[int]:
     return found
 
 
-def test_a_single_parameter_is_varied_and_not_drawn_anew():
+def test_a_single_parameter_is_mutated_and_not_drawn_again():
     assert all(abs(layer - 200) < 80 for layer in next_layers(range(196, 206)))
 
 
-def test_the_parents_are_the_best_of_all_even_in_the_middle_of_a_generation():
+def test_parents_are_the_best_of_all_completed_trials():
     few_and_good = [*range(1, 11), *range(391, 396)]
     assert sum(layer > 300 for layer in next_layers(few_and_good)) > 10
     late_and_poor = [*range(381, 396), *range(1, 11)]

@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str
     return chosen(folder)
 
 
-def test_a_search_tries_as_many_as_it_may_and_the_baseline(
+def test_a_search_runs_its_number_of_trials_and_the_baseline(
     tmp_path: Path, undisturbed: list[tuple[int, str, str]]
 ) -> None:
     assert [number for number, _, _ in undisturbed] == list(range(1, 9))
@@ -99,7 +99,7 @@ class InterruptedExecutor(LocalExecutor):
         return events
 
 
-def test_an_interrupted_search_goes_on_with_the_trial_that_it_had_begun(
+def test_an_interrupted_search_resumes_its_unfinished_trial(
     tmp_path: Path, undisturbed: list[tuple[int, str, str]]
 ) -> None:
     assert run(search_plan(), tmp_path, partial(InterruptedExecutor, run=run_job)).exit_code == 130
@@ -130,7 +130,7 @@ def test_results_of_other_studies_come_on_top_of_the_limit(
     assert sources[[trial for _, trial, _ in undisturbed[3:5]]].isna().all()
 
 
-def test_early_stop_prunes_and_the_search_is_told_so(tmp_path: Path) -> None:
+def test_early_stop_prunes_and_the_search_learns_it(tmp_path: Path) -> None:
     plan = search_plan(12, early_stop=EarlyStop(min_epochs=2, reduction_factor=2))
     summary = run(plan, tmp_path)
     assert summary.requested == 13
@@ -216,7 +216,7 @@ def run_first(executor: FakeExecutor) -> list[Event]:
             return [end.value]
 
 
-def test_where_trials_share_a_device_they_start_in_rounds_that_are_measured_first(
+def test_trials_that_share_a_device_are_measured_and_start_in_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []

@@ -65,7 +65,7 @@ def test_a_search_that_has_tried_nothing_has_an_empty_table(tmp_path):
     assert "No trial has completed yet" in paths.index.read_text()
 
 
-def test_the_page_counts_what_was_stopped_early_and_copied(tmp_path, tried):
+def test_the_page_counts_pruned_and_copied_trials(tmp_path, tried):
     paths = write_report(study(tmp_path, PLAN, tried))
     page = " ".join(paths.index.read_text().split())
     assert "2 of 11 completed, 1 failed, 2 stopped early</dd>" in page
@@ -74,7 +74,7 @@ def test_the_page_counts_what_was_stopped_early_and_copied(tmp_path, tried):
     assert "99.0" not in paths.table.read_text()
 
 
-def test_a_search_tries_no_more_than_there_is(tmp_path):
+def test_a_search_ends_when_no_candidate_is_left(tmp_path):
     plan = replace(PLAN, search=Search(trials=40))
     paths = write_report(study(tmp_path, plan, [result(PLAN.trials[6], status="pruned")]))
     assert "tried 1 of 14 schedules (stopped early, and so without a row: 1)." in paths.caption

@@ -23,7 +23,7 @@ def test_parameters_are_the_labels_that_vary(monkeypatch):
     assert set(parameters(monkeypatch, small_plan())) == {"strategy", "start_layer", "stop_layer", "order"}
 
 
-def test_r_is_a_parameter_where_it_is_free_and_not_where_a_budget_derives_it(monkeypatch):
+def test_r_is_a_parameter_unless_a_budget_derives_it(monkeypatch):
     derived = [case_of(f"upper{layer}", start_layer=layer, r=168 // (25 - layer)) for layer in range(2, 20)]
     assert set(parameters(monkeypatch, plan_of_cases(derived))) == {"start_layer"}
     free = [case_of(f"upper{n}-{r}", start_layer=n, r=r) for n, r in itertools.product(range(4, 20, 4), (1, 3, 9))]

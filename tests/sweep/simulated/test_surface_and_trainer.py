@@ -116,7 +116,7 @@ def test_a_trial_is_stored_with_the_numbers_of_the_surface(tmp_path):
     assert read_epochs(tmp_path)[0]["train_time_s"].sum() == pytest.approx(row["train_time_s"])
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(tmp_path):
+def test_a_killed_trial_resumes_to_the_same_result(tmp_path):
     trial = trial_on_64_patches(0, epochs=5)
     whole = list(new_trainer(trial, None))
     job = run_job(job_of(trial), tmp_path)

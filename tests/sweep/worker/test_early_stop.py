@@ -45,7 +45,7 @@ def test_nothing_is_decided_or_left_between_rungs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_best_third_so_far_goes_on(tmp_path):
+def test_the_best_third_so_far_continues(tmp_path):
     decided = [arrive(tmp_path, f"trial{i}", value) for i, value in enumerate((50, 40, 30, 45, 60, 55, 49))]
     #                  the first two, too few to compare; 3rd of 3; 2nd of 4; 1st of 5; 2nd of 6; 4th of 7
     assert decided == [True, True, False, True, True, True, False]
@@ -62,7 +62,7 @@ def test_backbones_and_rungs_are_compared_apart(tmp_path):
     assert arrive(tmp_path, "poor", 10.0, epoch=3)
 
 
-def test_a_trial_that_comes_again_is_told_the_same_and_counts_once(tmp_path):
+def test_a_resumed_trial_gets_the_same_decision_and_counts_once(tmp_path):
     assert arrive(tmp_path, "first", 40.0)
     for i in range(5):
         arrive(tmp_path, f"better{i}", 50.0 + i)
@@ -142,7 +142,7 @@ def test_a_rung_is_one_listing(tmp_path, monkeypatch):
     st.lists(st.integers(0, 100).map(float) | st.just(math.nan), min_size=1, max_size=25),
     st.integers(2, 5),
 )
-def test_a_trial_goes_on_exactly_within_the_best_share_of_those_so_far(values, factor):
+def test_a_trial_continues_only_within_the_best_share_so_far(values, factor):
     stop = EarlyStop(min_epochs=1, reduction_factor=factor)
     with tempfile.TemporaryDirectory() as folder:
         for i, value in enumerate(values):

@@ -83,7 +83,7 @@ def _parameters(trial: Trial) -> list[torch.nn.Parameter]:
     return list(build_model(trial.model, trial.fusion).parameters())
 
 
-def test_a_row_comes_back_as_it_was_measured(threads: object, tmp_path: Path) -> None:
+def test_a_stored_measurement_reads_back_unchanged(threads: object, tmp_path: Path) -> None:
     row = replace(measure(TRIAL), git_commit="1234abcd")
     write_measurement(tmp_path, row)
     stored, damaged = read_measurements(tmp_path)
@@ -92,7 +92,7 @@ def test_a_row_comes_back_as_it_was_measured(threads: object, tmp_path: Path) ->
     assert {field.name: found[field.name] for field in fields(row)} == vars(row)
 
 
-def test_a_job_goes_on_after_what_cannot_be_measured(tmp_path: Path, threads: object) -> None:
+def test_a_job_continues_after_a_failed_measurement(tmp_path: Path, threads: object) -> None:
     nowhere = replace(TRIAL, data=DataConfig(dataset="imagefolder", data_dir=str(tmp_path / "nowhere")))
     ended = list(measure_all((nowhere, TRIAL), tmp_path))
     assert [event.measure_id for event in ended] == [measure_id(nowhere), measure_id(TRIAL)]
@@ -137,7 +137,7 @@ def test_settings_that_cost_nothing_in_a_step_share_a_measurement() -> None:
         lambda trial: replace(trial, gpus_per_trial=1.0),
     ],
 )
-def test_what_changes_a_step_has_a_measurement_of_its_own(change: Callable[[Trial], Trial]) -> None:
+def test_settings_that_change_a_step_change_its_measure_id(change: Callable[[Trial], Trial]) -> None:
     assert measure_id(change(TRIAL)) != measure_id(TRIAL)
 
 
@@ -150,7 +150,7 @@ def test_what_changes_a_step_has_a_measurement_of_its_own(change: Callable[[Tria
         lambda trial: replace(trial, trial_id="other", study="other"),
     ],
 )
-def test_labels_and_places_make_no_other_measurement(change: Callable[[Trial], Trial]) -> None:
+def test_labels_and_resources_do_not_change_the_measure_id(change: Callable[[Trial], Trial]) -> None:
     assert measure_id(change(TRIAL)) == measure_id(TRIAL)
 
 

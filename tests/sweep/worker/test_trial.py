@@ -65,7 +65,7 @@ def test_the_commit_is_that_of_this_checkout() -> None:
     assert failed_row(job_of(fake_trial(0)), "lost").git_commit == head + ("-dirty" if changed else "")
 
 
-def test_an_interrupted_trial_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_trial_resumes_after_its_last_epoch(tmp_path: Path) -> None:
     epochs = run_trial(job_of(fake_trial(0)), tmp_path)
     first = next(epochs)
     epochs.close()
@@ -138,7 +138,7 @@ def test_a_failed_trial_says_why(tmp_path: Path, seed: int, error: str, exceptio
         (104, "out of memory with batches of 32 images: [enforce fail", "DefaultCPUAllocator"),
     ],
 )
-def test_a_trial_without_memory_keeps_its_checkpoint_and_makes_no_row(
+def test_out_of_memory_keeps_the_checkpoint_and_stores_no_row(
     tmp_path: Path, seed: int, error: str, exception: str
 ) -> None:
     with pytest.raises(OutOfMemory) as caught:
@@ -152,9 +152,7 @@ def test_a_trial_without_memory_keeps_its_checkpoint_and_makes_no_row(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_folder_that_fails_is_no_failure_of_the_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_failing_folder_does_not_fail_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setitem(FAULTS, 105, OSError(number, "of the folder"))
     with pytest.raises(OSError, match="of the folder"):
         run_to_end(105, tmp_path)
@@ -196,7 +194,7 @@ def test_the_checkpoint_stays_until_the_row_is_safe(tmp_path: Path) -> None:
     assert read_rows(tmp_path)[0]["error"].tolist() == ["stored by someone else"]
 
 
-def test_the_trainer_gets_what_the_plan_says_and_no_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainer_gets_the_planned_settings_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[FakeTrainer] = []
 
     class Remembered(FakeTrainer):
