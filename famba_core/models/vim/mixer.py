@@ -71,7 +71,8 @@ class BiMambaMixer(nn.Module):
             backend=backend,
         )
         # both directions have the same gate, so it is applied to their mean
-        return self.out_proj(y.mean(dim=2) * F.silu(z))
+        mixed: Tensor = self.out_proj(y.mean(dim=2) * F.silu(z))
+        return mixed
 
 
 def _pair(forwards: Tensor, backwards: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images [B, 3, H, W] -> [B, patches, D], row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        patches: Tensor = self.proj(images)
+        return patches.flatten(2).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -47,7 +48,9 @@ class Block(nn.Module):
             return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
             # the layer draws no random numbers, and a CUDA graph cannot save the state of the generator
-            return checkpoint(self._composed, residual, merge, backend, use_reentrant=False, preserve_rng_state=False)
+            options = {"use_reentrant": False, "preserve_rng_state": False}
+            out: Tensor = checkpoint(self._composed, residual, merge, backend, **options)
+            return out
         return self._composed(residual, merge, backend)
 
     @torch.no_grad()
@@ -71,7 +74,8 @@ class Block(nn.Module):
         if merge is not None:
             # fusion comes before the mixer, so that both directions scan the shorter sequence
             hidden, residual = merge_tokens(hidden, merge), merge_tokens(residual, merge)
-        return residual + self.mixer(hidden, backend)
+        mixed: Tensor = self.mixer(hidden, backend)
+        return residual + mixed
 
     def weights(self) -> BlockWeights:
         """Return the parameters in the order of the fused block."""
@@ -141,4 +145,5 @@ class Vim(Classifier):
 
         rows = torch.arange(batch, device=images.device)
         # the norm acts on each token alone, so only the class token needs it
-        return self.head(self.norm_f(residual[rows, class_index]))
+        logits: Tensor = self.head(self.norm_f(residual[rows, class_index]))
+        return logits
