@@ -1,4 +1,4 @@
-"""famba_core without what only sweeps need, and its plans without torch: real interpreters that cannot import them."""
+"""famba_core imports neither the libraries of sweeps nor, for plans, torch: checked in interpreters without them."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def run(program: str, blocked: set[str]) -> str:
     return done.stdout
 
 
-def test_a_step_is_trained_without_the_libraries_of_sweeps():
+def test_training_needs_no_library_of_sweeps():
     blocked = {"sweep", "ray", "optuna", "pandas", "pydantic", "matplotlib", "rich", "yaml", "jinja2"}
     assert run(TRAIN_ONE_STEP, blocked) == "1 True\n"
 
@@ -44,7 +44,7 @@ def test_modules_of_a_plan_need_neither_torch_nor_numpy(module):
     run(f"import {module}", {"torch", "numpy"})
 
 
-def test_a_blocked_module_is_blocked():
+def test_blocked_module_cannot_be_imported():
     with pytest.raises(AssertionError, match="import of torch halted"):
         run("import famba_core.training.trainer", {"torch"})
 

@@ -1,4 +1,4 @@
-"""The scan backends under test, and the inputs, outputs and gradients of a comparison with the naive one."""
+"""Backends under test, and the inputs, outputs and gradients for a comparison with the naive one."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Token fusion of one image, one token at a time: the words of Famba-V section 3.2 and nothing else."""
+"""Token fusion of one image, one token at a time, written from Famba-V section 3.2 alone."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ Pairs = dict[int, int]  # a token that fuses -> the token it fuses into
 
 
 def choose_pairs(metric: Tensor, r: int, class_at: int) -> Pairs:
-    """metric [L, D] -> the r even tokens that are most like an odd one, each with that partner.
+    """Return the r even tokens of metric [L, D] most similar to an odd token, each with that partner.
 
-    Where the class token is the only odd one, of three, the other two fuse with each other.
+    If the class token is the only odd one, of three tokens, the other two fuse with each other.
     """
     length = len(metric)
     if length == 3 and class_at == 1:
@@ -23,7 +23,7 @@ def choose_pairs(metric: Tensor, r: int, class_at: int) -> Pairs:
 
 
 def order_after(length: int, pairs: Pairs, order: str) -> list[int]:
-    """The old positions of the tokens that stay, in their new order."""
+    """Return the old positions of the remaining tokens, in their new order."""
     stay = [i for i in range(length) if i not in pairs]
     if order == "raster":
         return stay
@@ -31,7 +31,7 @@ def order_after(length: int, pairs: Pairs, order: str) -> list[int]:
 
 
 def fuse(values: list[Tensor], weights: list[float], pairs: Pairs, order: str) -> list[Tensor]:
-    """Each token that stays, as the weighted mean of itself and the tokens that fuse into it."""
+    """Return the weighted mean of each remaining token and the tokens that fuse into it."""
     fused = []
     for i in order_after(len(values), pairs, order):
         members = [i] + [a for a, b in pairs.items() if b == i]

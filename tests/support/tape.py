@@ -1,4 +1,4 @@
-"""A stand-in for CUDA's graphs on the CPU: operators are recorded, and done again on the same tensors."""
+"""A stand-in for CUDA graphs on the CPU: it records operators and repeats them on the same tensors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique
 
 
 class Tape(TorchDispatchMode):
-    """Records what runs inside it. As in a graph, addresses and Python's numbers are those of the recording.
+    """Recorder of operators. As in a graph, a replay uses the addresses and the Python numbers of the recording.
 
     Raises RuntimeError for an operator that would wait for the device.
     """
@@ -34,12 +34,14 @@ class Tape(TorchDispatchMode):
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():  # else a view, or done in place
+                if (
+                    isinstance(old, Tensor) and old.data_ptr() != new.data_ptr()
+                ):  # otherwise a view, or an in-place operator
                     old.copy_(new)
 
 
 class TapeRecorder:
-    """Captures on a tape. What the recording did to `state` and `generator` is undone, for a capture does nothing."""
+    """Captures on a tape. Undoes the effects of the recording on `state` and `generator`: a capture has no effects."""
 
     def __init__(self, state: Callable[[], Sequence[Tensor]] = tuple, generator: Generator | None = None):
         self.state = state

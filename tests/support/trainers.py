@@ -1,4 +1,4 @@
-"""A run that takes a second, and what it means that two runs are the same."""
+"""A training run of about a second, and the comparison of two runs."""
 
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -14,7 +14,7 @@ TRAIN = TrainConfig(epochs=4, batch_size=8, lr=3e-3, warmup_epochs=1)
 
 
 def made_split(count: int, seed: int) -> Split:
-    """Five classes that differ in brightness, with noise."""
+    """Return images of five classes that differ in brightness, with noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 5
     noise = torch.randint(0, 60, (count, 3, 8, 8), generator=generator)
@@ -28,7 +28,7 @@ def made_dataset() -> ImageDataset:
 
 
 def new_trainer(**changes: Any) -> Trainer:
-    """A Trainer of the backbone "small"; keywords replace those of TRAIN, or are the Trainer's."""
+    """Return a Trainer of the backbone "small". Keywords replace fields of TRAIN or arguments of the Trainer."""
     recipe = {field.name: changes.pop(field.name) for field in fields(TrainConfig) if field.name in changes}
     return Trainer(**{
         "model": ModelConfig(backbone="small", image_size=8, num_classes=5),
@@ -42,7 +42,7 @@ def new_trainer(**changes: Any) -> Trainer:
 
 
 def assert_same_run(found: Trainer, expected: Trainer) -> None:
-    """Equal to the last bit, times aside."""
+    """Assert that two runs are equal bit for bit, except for times."""
     assert [without_time(epoch) for epoch in found.history] == [without_time(epoch) for epoch in expected.history]
     assert found.peak_bytes == expected.peak_bytes
     for name, value in expected.step.model.state_dict().items():

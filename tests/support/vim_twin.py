@@ -1,6 +1,6 @@
 """Vision Mamba with token fusion, one image and one token at a time, differentiable by autograd.
 
-Written from the paper's equations; it shares with the package under test only the names of the weights.
+Written from the paper's equations. It shares only the names of the weights with the package under test.
 """
 
 import math
@@ -23,7 +23,7 @@ def vim_logits(
     order: str = "concat",
     weighting: str = "mean",
 ) -> Tensor:
-    """images [B, 3, H, W] -> logits [B, classes], in the dtype of `state`."""
+    """Classify images [B, 3, H, W]. Returns logits [B, classes] in the dtype of `state`."""
     return torch.stack([_one_image(state, image, patch, class_at, schedule, order, weighting) for image in images])
 
 
@@ -84,7 +84,7 @@ def _mixer(weights: State, hidden: list[Tensor]) -> list[Tensor]:
 
 
 def _direction(weights: State, x: list[Tensor], suffix: str) -> list[Tensor]:
-    """Convolution, SiLU and selective scan of a sequence that runs the way it is given."""
+    """Apply convolution, SiLU and selective scan to a sequence, in the given order."""
     kernel, bias = weights[f"mixer.conv1d{suffix}.weight"][:, 0], weights[f"mixer.conv1d{suffix}.bias"]
     decay_rate = -torch.exp(weights[f"mixer.A{suffix}_log"])
     rank, states = math.ceil(len(weights["norm.weight"]) / 16), decay_rate.shape[1]

@@ -48,8 +48,9 @@ class Block(nn.Module):
             return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
             # the layer draws no random numbers, and a CUDA graph cannot save the state of the generator
-            options = {"use_reentrant": False, "preserve_rng_state": False}
-            out: Tensor = checkpoint(self._composed, residual, merge, backend, **options)
+            out: Tensor = checkpoint(
+                self._composed, residual, merge, backend, use_reentrant=False, preserve_rng_state=False
+            )
             return out
         return self._composed(residual, merge, backend)
 

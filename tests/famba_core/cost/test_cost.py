@@ -1,4 +1,4 @@
-"""The analytic cost against what torch counts."""
+"""The cost model: FLOPs, bytes and memory against what torch counts, and closed forms."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ SCHEDULES = {
     ModelConfig(backbone="vim_nano", image_size=8, patch_size=1, num_classes=10),
     ModelConfig(backbone="vim_nano_small", image_size=32, cls_position="middle"),
 ])  # fmt: skip
-def test_parameters_are_the_models(config):
+def test_parameters_equal_those_of_the_model(config):
     with torch.device("meta"):
         model = build_model(config)
     assert cost(config, model.fusion.schedule).parameters == sum(p.numel() for p in model.parameters())
@@ -38,7 +38,7 @@ def test_parameters_are_the_models(config):
 
 @needs_kernels
 @pytest.mark.parametrize("fusion", SCHEDULES)
-def test_flops_are_torchs_and_the_kernels(fusion):
+def test_flops_equal_those_of_torch_plus_the_kernels(fusion):
     config = ModelConfig(backbone="vim_nano_small", image_size=32)
     model = build_model(config, SCHEDULES[fusion])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -65,7 +65,7 @@ def workload(backbone: str, precision: Precision = "float32", batch: int = 2) ->
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("fusion", SCHEDULES)
-def test_activation_bytes_are_those_that_autograd_keeps(fusion, precision, recompute):
+def test_activation_bytes_equal_those_that_autograd_keeps(fusion, precision, recompute):
     load = workload("vim_nano_small", precision)
     schedule = token_schedule(SCHEDULES[fusion], 24, load.model.num_tokens)
     predicted = cost(
@@ -77,7 +77,7 @@ def test_activation_bytes_are_those_that_autograd_keeps(fusion, precision, recom
 
 @pytest.mark.parametrize("fusion", ["upper", "lower"])
 @pytest.mark.parametrize("backend", FAST)
-def test_the_saving_by_fusion_is_predicted_on_every_backend(backend, fusion):
+def test_saving_by_fusion_is_predicted_on_every_backend(backend, fusion):
     load = replace(workload("vim_nano_small"), implementation=Implementation(backend=backend))
     predicted, measured = [], []
     for name in (fusion, "none"):
@@ -91,7 +91,7 @@ def test_the_saving_by_fusion_is_predicted_on_every_backend(backend, fusion):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("fusion", ["none", "upper"])
-def test_the_peak_of_a_step_is_the_measured_one(fusion, precision, recompute):
+def test_peak_of_a_step_is_near_the_measured_one(fusion, precision, recompute):
     load = workload("vim_nano_small", precision, batch=16)
     schedule = token_schedule(SCHEDULES[fusion], 24, load.model.num_tokens)
     predicted = step_cost(
@@ -102,7 +102,7 @@ def test_the_peak_of_a_step_is_the_measured_one(fusion, precision, recompute):
 
 
 def limits(**rates: float) -> Limits:
-    """A device on which everything else takes no time."""
+    """Return limits of a device on which everything but the given rates takes no time."""
     names = ("matmul_flops_per_s", "vector_ops_per_s", "exps_per_s", "bytes_per_s")
     return Limits(**{name: rates.get(name, 1e30) for name in names}, start_s=0.0, source="made")
 
@@ -112,7 +112,7 @@ UPPER = token_schedule(FusionConfig(strategy="upper", start_layer=6, r=9), 24, 1
 TOKEN_RATIO = (24 * 197 - 9 * 19 * 20 / 2) / (24 * 197)
 
 
-def test_a_step_does_three_times_the_products_of_a_forward_pass_and_the_steps_projection_again():
+def test_step_has_three_times_the_products_of_forward_plus_the_recomputed_projection():
     image = image_work(TINY, [0] * 24)
     scan = 24 * 197 * 2 * 384 * (2 * CONV_WIDTH + SCAN_FLOPS_PER_STATE * 16)
     steps = 24 * 197 * 2 * 2 * 384 * 12
@@ -123,12 +123,12 @@ def test_a_step_does_three_times_the_products_of_a_forward_pass_and_the_steps_pr
     assert step_cost(TINY, UPPER, StepSettings(batch=6)).work.exps == 6 * image_work(TINY, UPPER).exps
 
 
-def test_the_scans_time_follows_the_tokens():
+def test_scan_time_is_proportional_to_the_tokens():
     ratio, _ = predicted_ratios(TINY, UPPER, limits(exps_per_s=1.0), StepSettings(batch=8))
     assert ratio == pytest.approx(TOKEN_RATIO)
 
 
-def test_what_every_step_pays_brings_the_ratio_nearer_to_one():
+def test_fixed_costs_of_a_step_bring_the_ratio_closer_to_one():
     moved = limits(bytes_per_s=1.0)
     ratios = [predicted_ratios(TINY, UPPER, moved, StepSettings(batch=batch))[0] for batch in (1, 8, 1024)]
     assert 1 > ratios[0] > ratios[1] > ratios[2] > TOKEN_RATIO
@@ -143,13 +143,13 @@ def test_what_every_step_pays_brings_the_ratio_nearer_to_one():
     )
 
 
-def test_a_step_of_nothing_but_starts_costs_more_with_fusion():
+def test_step_that_only_starts_kernels_costs_more_with_fusion():
     slow = replace(limits(), start_s=1.0)
     assert step_cost(TINY, UPPER, StepSettings(batch=8)).time_s(slow) == pytest.approx(24 * 60 + 19 * 25)
     assert predicted_ratios(TINY, UPPER, slow, StepSettings(batch=8))[0] > 1
 
 
-def test_bfloat16_halves_what_lies_between_the_products_and_no_residual():
+def test_bfloat16_halves_activations_between_products_but_not_the_residual():
     D, E, low = 192, 384, 2 * (12 + 32)
     kept = {p: cost(TINY, [0] * 24, StepSettings(precision=p)).activation_bytes_per_image for p in ("float32", "bf16")}
     images = 3 * 224 * 224
@@ -167,8 +167,8 @@ def test_recompute_predicts_less_memory_and_more_time():
     assert memory < 0.5
 
 
-def test_the_fullest_layer_is_where_backward_holds_the_most():
-    """Without fusion everything is kept when backward begins, at the last layer; fusing there makes it smaller."""
+def test_fullest_layer_is_where_backward_needs_the_most_memory():
+    """Without fusion it is the last layer, where backward begins with all activations; fusion there lowers it."""
     none = step_cost(TINY, (0,) * 24, StepSettings(batch=128))
     assert none.fullest_layer == 24
     late = step_cost(TINY, (0,) * 23 + (98,), StepSettings(batch=128))

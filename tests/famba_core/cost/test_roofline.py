@@ -1,4 +1,4 @@
-"""Limits of devices, and the least time of some work, in closed form."""
+"""Limits of devices and the least times of work, in closed form."""
 
 import pytest
 
@@ -11,18 +11,18 @@ LIMITS = Limits(
 )
 
 
-def test_each_resource_takes_its_time():
+def test_each_resource_has_its_own_time():
     times = least_times(WORK, LIMITS)
     assert (times.matmul, times.vector, times.memory) == (2.0, 4.0, 3.0)  # exponentials take slots of instructions
     assert (times.overlapped, times.serial) == (4.0, 9.0)
 
 
-def test_slow_exponentials_are_the_limit_of_the_vector_units():
+def test_slow_exponentials_limit_the_vector_time():
     slow = Limits(matmul_flops_per_s=1, vector_ops_per_s=1e12, exps_per_s=1e11, bytes_per_s=1, start_s=9, source="x")
     assert least_times(WORK, slow).vector == 10.0
 
 
-def test_work_adds_up():
+def test_work_is_additive():
     assert WORK + WORK == WORK * 2
     assert least_times(WORK * 5, LIMITS).serial == 5 * least_times(WORK, LIMITS).serial
 
@@ -37,17 +37,17 @@ def test_work_adds_up():
         ("NVIDIA A100-SXM4-40GB", "bf16", 312e12, 1.555e12),
     ],
 )
-def test_data_sheets(name, precision, matmul, memory):
+def test_limits_equal_the_data_sheets(name, precision, matmul, memory):
     limits = known_limits(name, precision)
     assert (limits.matmul_flops_per_s, limits.bytes_per_s) == (pytest.approx(matmul), pytest.approx(memory))
     assert limits.vector_ops_per_s == pytest.approx(known_limits(name, "float32").matmul_flops_per_s / 2)
 
 
-def test_exponentials_follow_from_processors_and_clock():
+def test_rate_of_exponentials_follows_from_processors_and_clock():
     assert known_limits("NVIDIA A100-SXM4-80GB", "bf16").exps_per_s == pytest.approx(16 * 108 * 1.41e9)
 
 
-def test_an_unknown_device_has_no_data_sheet():
+def test_unknown_device_has_no_limits():
     assert known_limits("AMD EPYC (2 threads)", "bf16") is None
 
 
@@ -59,7 +59,7 @@ def test_an_unknown_device_has_no_data_sheet():
         ("NVIDIA L4", 24), ("NVIDIA GH200 480GB", 96), ("NVIDIA H20", 96), ("Radeon", None),
     ],
 )  # fmt: skip
-def test_memory_is_the_smallest_that_a_name_allows(name, gib):
+def test_memory_is_the_smallest_size_that_fits_the_name(name, gib):
     assert known_memory_gib(name) == gib
 
 
@@ -75,12 +75,12 @@ def test_memory_is_the_smallest_that_a_name_allows(name, gib):
         ("A100", "A100-80G", False),
     ],
 )  # fmt: skip
-def test_types_are_told_apart_by_whole_words(device, kind, is_it):
+def test_gpu_types_are_compared_by_whole_words(device, kind, is_it):
     assert is_of_type(device, kind) is is_it
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_threads_of_a_cpu_add_up(precision):
+def test_cpu_limits_are_proportional_to_threads(precision):
     one, four = cpu_limits(1, precision), cpu_limits(4, precision)
     for rate in ("matmul_flops_per_s", "vector_ops_per_s", "exps_per_s", "bytes_per_s"):
         assert getattr(four, rate) == pytest.approx(4 * getattr(one, rate))

@@ -18,12 +18,12 @@ ORDERS = ["concat", "raster"]
 
 @pytest.fixture(params=["torch", pytest.param("cpu", marks=needs_kernels)], scope="module")
 def match(request):
-    """Every backend's own."""
+    """Return the matching function of each backend."""
     return {"torch": matching, "cpu": bindings}[request.param].match
 
 
 def merge(values: Tensor, sizes: Tensor, matched: Match, weighting: str) -> tuple[Tensor, Tensor]:
-    """The fused tokens, and the sizes afterwards."""
+    """Return the fused tokens and their sizes."""
     plan, after = shares(matched, sizes, weighting)
     return merge_tokens(values, plan), after
 
@@ -40,7 +40,7 @@ def fusions(draw: st.DrawFn) -> tuple[Tensor, int, Tensor, str]:
 
 @settings(deadline=None, max_examples=200)
 @given(fusions(), st.sampled_from(["mean", "size"]))
-def test_every_fusion_is_the_twins(match, fusion, weighting):
+def test_fusion_equals_the_naive_twin(match, fusion, weighting):
     metric, r, class_index, order = fusion
     batch, length, _ = metric.shape
     generator = torch.Generator().manual_seed(1)
@@ -62,7 +62,7 @@ def test_every_fusion_is_the_twins(match, fusion, weighting):
 
 @settings(deadline=None, max_examples=100)
 @given(fusions())
-def test_what_holds_for_every_fusion(match, fusion):
+def test_fusion_keeps_its_invariants(match, fusion):
     metric, r, class_index, order = fusion
     batch, length, _ = metric.shape
     matched = match(metric, r, class_index, order)
@@ -83,7 +83,7 @@ def test_what_holds_for_every_fusion(match, fusion):
     )
 
 
-def test_the_pairs_are_the_ones_that_section_4_names(match):
+def test_pairs_and_orders_equal_an_example_by_hand(match):
     # directions in the plane, by angle: even tokens 2, 4, 6 look like odd tokens 1, 1, 5 at 10, 40 and 20 degrees
     angles = torch.tensor([0.0, 100.0, 110.0, 300.0, 140.0, 200.0, 220.0])
     metric = torch.stack((angles.deg2rad().cos(), angles.deg2rad().sin()), dim=1)[None]
@@ -106,7 +106,7 @@ def test_the_pairs_are_the_ones_that_section_4_names(match):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("class_at", [0, 6, 7])
-def test_the_class_token_never_fuses_even_with_its_own_copies(match, class_at, order):
+def test_class_token_never_fuses_even_with_copies_of_itself(match, class_at, order):
     metric = torch.randn(1, 15, 8, generator=torch.Generator().manual_seed(0))
     metric[0, ::3] = metric[0, class_at]  # nothing is more similar to it
     matched = match(metric, 7, torch.tensor([class_at]), order)
@@ -116,7 +116,7 @@ def test_the_class_token_never_fuses_even_with_its_own_copies(match, class_at, o
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("class_at", range(5))
 @pytest.mark.parametrize("length", [3, 4, 5])
-def test_short_sequences_fuse_as_much_as_they_can(match, length, class_at, order):
+def test_short_sequences_fuse_as_much_as_possible(match, length, class_at, order):
     if class_at >= length:
         return
     metric = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_short_sequences_fuse_as_much_as_they_can(match, length, class_at, order
     assert all(set(row.tolist()) == set(range(matched.length)) for row in matched.target)
 
 
-def test_in_raster_order_every_token_that_stays_keeps_its_place_in_line(match):
+def test_raster_order_keeps_the_order_of_the_positions(match):
     length, r = 33, 12
     metric = torch.randn(4, length, 6, generator=torch.Generator().manual_seed(5))
     target = match(metric, r, torch.zeros(4, dtype=torch.long), "raster").target
@@ -134,7 +134,7 @@ def test_in_raster_order_every_token_that_stays_keeps_its_place_in_line(match):
         assert row[stay].tolist() == list(range(length - r))
 
 
-def test_an_image_fuses_the_same_alone_and_in_any_batch(match):
+def test_fusion_of_an_image_does_not_depend_on_its_batch(match):
     metric = torch.randn(6, 21, 4, generator=torch.Generator().manual_seed(7))
     class_index = torch.tensor([0, 3, 10, 20, 7, 1])
     turn = torch.tensor([4, 2, 0, 5, 1, 3])
@@ -153,7 +153,7 @@ def test_identical_tokens_fuse_into_themselves(match):
     torch.testing.assert_close(merged, values[:, :5], rtol=1e-6, atol=0)
 
 
-def test_gradients_reach_every_token_in_its_share(match):
+def test_gradient_of_each_token_is_its_share(match):
     metric = torch.randn(2, 11, 4, generator=torch.Generator().manual_seed(8))
     matched = match(metric, 4, torch.zeros(2, dtype=torch.long), "concat")
     sizes = torch.arange(1.0, 12.0).expand(2, 11)
@@ -168,7 +168,7 @@ def test_gradients_reach_every_token_in_its_share(match):
     )
 
 
-def test_under_autocast_similarities_keep_their_precision(match):
+def test_similarities_keep_their_precision_under_autocast(match):
     # partners differ by an angle of 1e-3, less than bfloat16 can tell
     metric = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 2e-3], [1.0, 1.5e-3], [0.0, 1.0]]])
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Strategy -> tokens removed in each layer."""
+"""Strategies, and the schedules that they resolve to."""
 
 import pytest
 from hypothesis import given
@@ -29,27 +29,27 @@ from famba_core.fusion.schedule import (
     (FusionConfig(strategy="upper", start_layer=6, r=1), (0,) * 5 + (1,) * 19, 4728 - 190),
     (FusionConfig(strategy="upper", start_layer=24, r=98), (0,) * 23 + (98,), 4728 - 98),
 ])  # fmt: skip
-def test_schedules_by_hand(fusion, schedule, tokens):
+def test_schedules_equal_those_by_hand(fusion, schedule, tokens):
     found = token_schedule(fusion, 24, 197)
     assert found == schedule
     assert sum(tokens_per_layer(found, 197)) == tokens
 
 
-def test_a_long_run_of_fusion_stops_at_one_token_beside_the_class_token():
+def test_fusion_stops_at_one_token_and_the_class_token():
     # 17 -> 9 -> 5 -> 3 -> 2 and no further
     assert token_schedule(FusionConfig(strategy="all", r=50), num_layers=6, num_tokens=17) == (8, 4, 2, 1, 0, 0)
 
 
-def test_an_explicit_schedule_is_clamped_where_the_sequence_ends():
+def test_explicit_schedule_is_clamped_at_the_end_of_the_sequence():
     # layers 1 to 19 remove 0 + 1 + ... + 18 = 171 of 197 tokens; then 26 -> 14 -> 8 -> 5 -> 3 -> 2
     assert token_schedule(FusionSchedule(schedule=tuple(range(24))), 24, 197) == (*range(19), 12, 6, 3, 2, 1)
 
 
-def test_the_most_that_a_layer_removes():
+def test_most_removable_tokens_of_a_layer():
     assert [most_removable(length) for length in (1, 2, 3, 4, 5, 196, 197)] == [0, 0, 1, 1, 2, 97, 98]
 
 
-def test_an_explicit_schedule_is_what_runs():
+def test_explicit_schedule_resolves_to_itself():
     fusion = FusionSchedule(schedule=[3, 0, 2], order="raster")  # type: ignore[arg-type]
     assert fusion.schedule == (3, 0, 2)
     assert resolve(fusion, TokenGrid(layers=3, tokens=17)) == fusion
@@ -66,7 +66,7 @@ def test_requested_schedules_are_not_clamped():
 
 
 @given(st.lists(st.integers(0, 200), min_size=24, max_size=24), st.integers(2, 300))
-def test_a_clamped_layer_removes_just_what_the_sequence_allows(asked, length):
+def test_clamped_layer_removes_exactly_what_the_sequence_allows(asked, length):
     found = token_schedule(FusionSchedule(schedule=tuple(asked)), 24, length)
     for r, wanted in zip(found, asked, strict=True):
         assert r == min(wanted, (length - 1) // 2)
@@ -74,7 +74,7 @@ def test_a_clamped_layer_removes_just_what_the_sequence_allows(asked, length):
     assert length >= 2
 
 
-def test_tokens_are_counted_after_the_layers_own_fusion():
+def test_tokens_per_layer_are_counted_after_its_own_fusion():
     assert tokens_per_layer((2, 0, 3), 10) == (8, 8, 5)
 
 
@@ -98,7 +98,7 @@ def found(error: ConfigError) -> tuple[tuple[str, str], ...]:
     return tuple((problem.key, problem.sentence) for problem in error.problems)
 
 
-def test_what_does_not_fit_a_strategy_is_refused_by_name():
+def test_options_that_do_not_fit_the_strategy_are_refused():
     assert problems(FusionConfig(strategy="lowest", r=1)) == (
         ("strategy", "'lowest' is not a strategy; choose from none, all, interleaved, lower, upper"),
     )
@@ -120,7 +120,7 @@ def test_what_does_not_fit_a_strategy_is_refused_by_name():
     )
 
 
-def test_wrong_fusion_values_are_refused_together():
+def test_wrong_fusion_values_are_reported_together():
     with pytest.raises(ConfigError) as refused:
         FusionConfig(r=-1, order="zigzag", weighting="max")  # type: ignore[arg-type]
     merge_problems = (
@@ -133,7 +133,7 @@ def test_wrong_fusion_values_are_refused_together():
     assert found(refused.value) == (*merge_problems, ("schedule", "no layer can remove fewer than 0 tokens"))
 
 
-def test_a_sixth_strategy_is_one_function(monkeypatch):
+def test_new_strategy_needs_one_function_only(monkeypatch):
     monkeypatch.setattr("famba_core.fusion.schedule.STRATEGIES", dict(STRATEGIES))
 
     @strategy

@@ -1,4 +1,4 @@
-"""Official weights into this model: strictly, safely, and converted where they differ in a known way."""
+"""load_checkpoint: official weights load strictly, safely, and with the known conversions."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ def test_official_weights_load_as_they_are(tmp_path):
         assert torch.equal(value, state[name]), name
 
 
-def test_the_class_token_moves_from_the_middle_to_the_head():
+def test_class_token_moves_from_the_middle_to_the_head():
     state = official_state()
     model = build_model(ModelConfig(num_classes=1000, cls_position="head"))
     notes = load_checkpoint(model, state)
@@ -62,7 +62,7 @@ def bicubic(values: Tensor, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("image_size", [448, 112, 160])
-def test_another_image_size_resizes_the_positions_of_patches_and_leaves_the_class_tokens(image_size):
+def test_other_image_size_resizes_the_positions_of_patches_only(image_size):
     state = official_state()
     model = build_model(ModelConfig(image_size=image_size, num_classes=1000, cls_position="middle"))
     side = image_size // 16
@@ -75,7 +75,7 @@ def test_another_image_size_resizes_the_positions_of_patches_and_leaves_the_clas
     torch.testing.assert_close(torch.cat((new[:middle], new[middle + 1 :])), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_of_other_classes_is_left_out():
+def test_head_with_other_classes_is_not_loaded():
     state = official_state()
     model = build_model(ModelConfig(num_classes=100, cls_position="middle"))
     head = model.head.weight.detach().clone()
@@ -84,7 +84,7 @@ def test_a_head_of_other_classes_is_left_out():
     assert torch.equal(model.layers[5].mixer.in_proj.weight, state["layers.5.mixer.in_proj.weight"])
 
 
-def test_what_does_not_fit_is_refused_whole_and_changes_nothing():
+def test_mismatches_are_all_reported_and_change_nothing():
     state = official_state()
     del state["layers.3.mixer.D_b"]
     state["layers.0.mixer.gate"] = torch.zeros(3)
@@ -111,7 +111,7 @@ def test_weights_of_another_backbone_are_refused():
     assert len(sentences) > 24 * 10
 
 
-def test_positions_that_are_no_square_are_refused():
+def test_non_square_positions_are_refused():
     state = official_state()
     state["pos_embed"] = state["pos_embed"][:, :150]
     with pytest.raises(
@@ -121,7 +121,7 @@ def test_positions_that_are_no_square_are_refused():
 
 
 class Malicious:
-    """Unpickling it makes a folder."""
+    """Object whose unpickling creates a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -139,7 +139,7 @@ def as_pickle(content: object, file: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [as_torch_file, as_pickle])
-def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(write, tmp_path):
+def test_file_with_code_is_refused_and_the_code_does_not_run(write, tmp_path):
     trap = tmp_path / "trap"
     write(Malicious(trap), tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=r"is not a file of plain weights: it is damaged, or contains code$"):
@@ -156,14 +156,14 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(write, tmp_pa
         *(random.Random(seed).randbytes(200) for seed in range(5)),
     ],
 )  # fmt: skip
-def test_files_that_are_no_checkpoints(content, tmp_path):
+def test_other_files_are_refused(content, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"weights\.pth is not a file of plain weights: ."):
         load_checkpoint(build_model(ModelConfig()), file)
 
 
-def test_nothing_there_and_nothing_in_it(tmp_path):
+def test_missing_and_empty_sources_are_refused(tmp_path):
     model = build_model(ModelConfig())
     with pytest.raises(ConfigError, match=r"gone\.pth does not exist"):
         load_checkpoint(model, tmp_path / "gone.pth")
@@ -174,7 +174,7 @@ def test_nothing_there_and_nothing_in_it(tmp_path):
             load_checkpoint(model, content)
 
 
-def test_a_converted_model_computes():
+def test_model_with_converted_weights_runs():
     model = build_model(ModelConfig(image_size=64, num_classes=7))
     assert len(load_checkpoint(model, official_state())) == 3
     assert model(reference_images(size=64)).isfinite().all()

@@ -1,4 +1,4 @@
-"""A layer as one autograd function, against the layer composed of the naive scan in float64."""
+"""The fused block against a layer composed of the naive scan in float64."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def merge_of(residual: Tensor, r: int, weighting: str = "mean") -> Merge | None:
 
 
 def run(block: Block, residual: Tensor, merge: Merge | None, *, recompute: bool = False, bf16: bool = False):
-    """Output and gradients, of the residual first."""
+    """Return the output, and the gradients of the residual and the parameters."""
     block.zero_grad()
     leaf = residual.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -68,7 +68,7 @@ def error(found: Tensor, expected: Tensor) -> float:
         (80, 32, 5, 1, "size"),
     ],
 )
-def test_the_block_is_the_composed_one(width, states, length, r, weighting, recompute):
+def test_fused_block_equals_the_composed_layer(width, states, length, r, weighting, recompute):
     block, residual = block_and_input(width, states, length)
     merge = merge_of(residual, r, weighting)
     out, grads = run(block, residual, merge, recompute=recompute)
@@ -80,7 +80,7 @@ def test_the_block_is_the_composed_one(width, states, length, r, weighting, reco
 
 
 @pytest.mark.parametrize("r", [0, 5])
-def test_bfloat16_between_the_kernels(r):
+def test_bfloat16_block_is_near_the_composed_layer(r):
     block, residual = block_and_input(32, 16, 21)
     merge = merge_of(residual, r)
     out, grads = run(block, residual, merge, bf16=True)
@@ -93,7 +93,7 @@ def test_bfloat16_between_the_kernels(r):
         assert error(grad, twin) < 3e-2  # eight bits, through a dozen of roundings
 
 
-def test_recompute_changes_what_is_kept_and_not_one_bit():
+def test_recompute_changes_no_bit_of_the_results():
     block, residual = block_and_input(16, 4, 12)
     merge = merge_of(residual, 4)
     kept, computed_again = run(block, residual, merge), run(block, residual, merge, recompute=True)
@@ -102,7 +102,7 @@ def test_recompute_changes_what_is_kept_and_not_one_bit():
 
 
 def saved_floats(block: Block, residual: Tensor, merge: Merge | None, recompute: bool) -> int:
-    """What a layer keeps for backward beside its parameters."""
+    """Count the floats that a layer keeps for backward, parameters excluded."""
     parameters = {p.data_ptr() for p in block.parameters()}
     saved: dict[int, int] = {}
 
@@ -117,7 +117,7 @@ def saved_floats(block: Block, residual: Tensor, merge: Merge | None, recompute:
     return sum(saved.values()) // 4
 
 
-def test_what_is_kept_is_the_residual_the_projections_and_the_merge():
+def test_block_keeps_the_residual_the_projections_and_the_merge():
     batch, length, r, width, states, rank = 3, 20, 6, 32, 4, 2
     block, residual = block_and_input(width, states, length, batch)
     merge = merge_of(residual, r)
@@ -131,8 +131,8 @@ def test_what_is_kept_is_the_residual_the_projections_and_the_merge():
     assert saved_floats(block, residual, merge, recompute=True) == before * width + target_and_share
 
 
-def test_the_same_bits_on_any_number_of_threads():
-    block, residual = block_and_input(136, 8, 15, batch=2)  # more channels than one part
+def test_results_do_not_depend_on_the_number_of_threads():
+    block, residual = block_and_input(136, 8, 15, batch=2)  # more channels than one thread's chunk
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 5):
@@ -147,7 +147,7 @@ def test_the_same_bits_on_any_number_of_threads():
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_a_block_whose_sizes_no_kernel_has_is_composed():
+def test_block_without_kernels_for_its_sizes_is_composed():
     block, residual = block_and_input(16, 3, 9)
     block.backend = "auto"
     expected, expected_grads = run(naive(block), residual.double(), None)
@@ -157,7 +157,7 @@ def test_a_block_whose_sizes_no_kernel_has_is_composed():
         assert all(error(g, t) < 1e-4 for g, t in zip(grads, expected_grads, strict=True))
 
 
-def test_a_residual_with_holes_between_its_elements():
+def test_non_contiguous_residual_gives_the_same_results():
     block, residual = block_and_input(16, 4, 12)
     merge = merge_of(residual, 4)
     holes = torch.stack((residual, residual + 1), dim=-1)[..., 0]
@@ -169,7 +169,7 @@ def test_a_residual_with_holes_between_its_elements():
     assert torch.equal(matched.target, expected.target)
 
 
-def test_a_block_cast_to_another_dtype_does_not_reach_the_kernels():
+def test_block_in_another_dtype_does_not_use_the_kernels():
     block, residual = block_and_input(16, 4, 9)
     expected = naive(block)(residual.double(), None, False)
     found = block.bfloat16()(residual.bfloat16(), None, False)
@@ -177,7 +177,7 @@ def test_a_block_cast_to_another_dtype_does_not_reach_the_kernels():
     assert error(found, expected) < 3e-2
 
 
-def test_autocast_to_a_dtype_that_the_kernels_lack_is_refused():
+def test_autocast_to_an_unsupported_dtype_is_refused():
     block, residual = block_and_input(16, 4, 9)
     with torch.autocast("cpu", torch.float16), pytest.raises(ConfigError, match=r"choose torch\.bfloat16"):
         block(residual, None, False)

@@ -1,4 +1,4 @@
-"""Vision Mamba: sizes, names, and logits and gradients against a float64 twin."""
+"""Vision Mamba: parameter names and counts, initialisation, logits and gradients against a float64 twin."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ ONE_LAYER = {
 }
 
 
-def test_the_state_dict_is_the_official_one():
+def test_state_dict_has_the_official_layout():
     model = build_model(ModelConfig(backbone="vim_tiny", num_classes=1000, cls_position="middle"))
     layers = {f"layers.{i}.{name}": shape for i in range(24) for name, shape in ONE_LAYER.items()}
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == OUTSIDE | layers
@@ -48,7 +48,7 @@ def test_the_state_dict_is_the_official_one():
 @pytest.mark.parametrize(("backbone", "num_classes", "parameters"), [
     ("vim_tiny", 1000, 7_148_008), ("vim_tiny", 100, 6_974_308), ("vim_small", 1000, 25_796_584),
     ("vim_base", 1000, 97_598_440)])  # fmt: skip
-def test_parameter_counts_are_the_published_ones(backbone, num_classes, parameters):
+def test_parameter_counts_equal_the_published_ones(backbone, num_classes, parameters):
     with torch.device("meta"):
         model = build_model(ModelConfig(backbone=backbone, num_classes=num_classes))
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -66,7 +66,7 @@ FUSIONS = {
 
 
 def assert_agrees_with_twin(config: ModelConfig, fusion: FusionConfig, backend: str = "auto") -> None:
-    """Logits and every gradient, in float32, within 1e-4 of the twin's scale."""
+    """Check logits and every gradient, in float32, to 1e-4 of the twin's scale."""
     model = build_model(config, fusion, backend)
     model.load_state_dict(reference_weights(model.state_dict()))
     images = reference_images(batch=2, size=config.image_size)
@@ -113,7 +113,7 @@ def test_every_order_and_weighting_agrees_with_the_twin(order, weighting, cls_po
 
 
 @pytest.mark.parametrize("cls_position", ["head", "middle"])
-def test_the_order_of_a_batch_does_not_matter(cls_position, small_backbone):
+def test_logits_do_not_depend_on_the_order_of_the_batch(cls_position, small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8, num_classes=5, cls_position=cls_position)
     model = build_model(config, FusionConfig(strategy="all", r=2, order="raster"))
     images = reference_images(batch=5, size=8)
@@ -121,7 +121,7 @@ def test_the_order_of_a_batch_does_not_matter(cls_position, small_backbone):
     torch.testing.assert_close(model(images[turn]), model(images)[turn])
 
 
-def test_a_model_that_does_not_fuse_has_the_logits_of_one_whose_schedule_is_zero(small_backbone):
+def test_zero_schedule_gives_the_logits_of_no_fusion(small_backbone):
     config = ModelConfig(backbone=small_backbone, image_size=8)
     plain, zero = build_model(config), build_model(config, FusionSchedule(schedule=(0, 0, 0, 0), order="raster"))
     zero.load_state_dict(plain.state_dict())
@@ -166,7 +166,7 @@ def test_initialisation_follows_the_published_recipe():
     assert mixer.out_proj.weight.abs().max().item() == pytest.approx((384 * 24) ** -0.5, rel=0.01)
 
 
-def test_wrong_model_values_are_refused_together():
+def test_wrong_model_values_are_reported_together():
     with pytest.raises(ConfigError) as refused:
         ModelConfig(backbone="vim_huge", image_size=0, num_classes=0, cls_position="tail")  # type: ignore[arg-type]
     assert [problem.key for problem in refused.value.problems] == [

@@ -1,4 +1,4 @@
-"""The published model's logits and gradients, from weights and images that both sides make for themselves."""
+"""Logits and gradients of the published model, for weights and images that both codes generate themselves."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CASES = {
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_gradients_are_the_published_models(case, backend):
+def test_logits_and_gradients_equal_those_of_the_published_model(case, backend):
     model = build_model(*CASES[case], backend=backend)
     model.load_state_dict(reference_weights(model.state_dict()), strict=True)
 

@@ -1,4 +1,4 @@
-"""Capturing and replaying, on a stand-in for CUDA's graphs: what a graph would get wrong shows on the CPU."""
+"""GraphedFunction and CudaRecorder, with a stand-in for CUDA graphs that shows a graph's errors on the CPU."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from famba_core.training.cuda_graph import WARMUP_CALLS, CudaRecorder, GraphedFu
 CPU = torch.device("cpu")
 
 
-def test_calls_are_warm_ups_then_replays_and_give_what_the_function_gives():
+def test_calls_are_warm_ups_then_replays_with_the_results_of_the_function():
     recorder = TapeRecorder()
     found = GraphedFunction(lambda x, y: (x * y).sum(0), recorder, "it")
     outputs = []
@@ -27,14 +27,14 @@ def test_calls_are_warm_ups_then_replays_and_give_what_the_function_gives():
     assert recorder.did == ["warm up"] * WARMUP_CALLS + ["record"] + ["replay"] * 4
 
 
-def test_every_call_works_once_on_what_it_changes():
+def test_every_call_updates_state_once():
     count = torch.zeros(1)
     found = GraphedFunction(lambda x: count.add_(x).clone(), TapeRecorder(lambda: [count]), "it")
     values = [found(torch.tensor([float(i)])).item() for i in range(9)]
     assert values == [i * (i + 1) / 2 for i in range(9)]
 
 
-def test_inputs_are_never_written_and_may_be_views():
+def test_inputs_are_not_written_and_may_be_views():
     def double(x: Tensor) -> Tensor:
         return x.mul_(2).sum()
 
@@ -45,7 +45,7 @@ def test_inputs_are_never_written_and_may_be_views():
     assert torch.equal(rows, torch.arange(12.0).view(3, 4))
 
 
-def test_other_shapes_are_not_captured_and_disturb_nothing():
+def test_other_shapes_are_not_captured_and_change_nothing():
     recorder = TapeRecorder()
     found = GraphedFunction(lambda x: x.sum(), recorder, "it")
     for i in range(WARMUP_CALLS + 3):
@@ -54,7 +54,7 @@ def test_other_shapes_are_not_captured_and_disturb_nothing():
     assert recorder.did == ["warm up"] * WARMUP_CALLS + ["record"] + ["replay"] * 3
 
 
-def test_random_numbers_are_those_of_single_calls_through_seeding():
+def test_random_numbers_equal_those_of_plain_calls_after_each_seeding():
     alone, graphed = torch.Generator(), torch.Generator()
     found = GraphedFunction(lambda x: x + torch.rand(3, generator=graphed), TapeRecorder(generator=graphed), "it")
     for i in range(WARMUP_CALLS + 5):
@@ -64,7 +64,7 @@ def test_random_numbers_are_those_of_single_calls_through_seeding():
         assert torch.equal(found(torch.zeros(3)), torch.rand(3, generator=alone))
 
 
-def test_what_cannot_be_captured_is_said_in_one_line_and_runs_as_it_is(capsys):
+def test_function_that_cannot_be_captured_warns_in_one_line_and_runs_plainly(capsys):
     recorder = TapeRecorder()
     calls = []
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_captured_is_said_in_one_line_and_runs_as_it_is(capsys):
     assert line.startswith("the step runs without a CUDA graph, which is slower: operation not permitted")
 
 
-def test_an_error_before_the_capture_comes_through():
+def test_error_before_the_capture_is_raised():
     def fails(x: Tensor) -> Tensor:
         raise RuntimeError("shapes do not fit")
 
@@ -90,7 +90,7 @@ def test_an_error_before_the_capture_comes_through():
         GraphedFunction(fails, TapeRecorder(), "it")(torch.zeros(1))
 
 
-def test_on_the_cpu_the_function_is_called_with_the_tensors_themselves():
+def test_function_on_the_cpu_gets_the_tensors_themselves():
     seen = []
 
     def keep(x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_on_the_cpu_the_function_is_called_with_the_tensors_themselves():
 
 
 class Cuda:
-    """What of torch.cuda a capture uses, as a list of what was asked for."""
+    """Fake of the parts of torch.cuda that a capture uses. It logs the calls."""
 
     def __init__(self, log: list[str], fails: bool):
         self.log, self.fails = log, fails
@@ -138,7 +138,7 @@ class Cuda:
 
 
 class Within:
-    """A context with another stream; where it fails, ending the capture does, as torch's, which leaves the stream."""
+    """Context with another stream. If it fails, then at its end, as in torch: the stream stays current."""
 
     def __init__(self, cuda: Cuda, stream: Any, fails: bool):
         self.cuda, self.stream, self.fails = cuda, stream, fails
@@ -153,7 +153,7 @@ class Within:
 
 
 class FakeGenerator:
-    """A CUDA generator's state may be replaced; a name stands for it."""
+    """Fake of a CUDA generator, whose state is a name that can be replaced."""
 
     def __init__(self) -> None:
         self.state = "generator"
@@ -184,14 +184,14 @@ def work(cuda: Cuda) -> Callable[[], Tensor]:
     return run
 
 
-def test_cuda_work_before_a_capture_is_on_the_capturing_stream_and_in_order(monkeypatch):
+def test_cuda_warm_up_runs_on_the_capturing_stream_in_order(monkeypatch):
     recorder, cuda, log, _ = cuda_recorder(monkeypatch, fails=False)
     recorder.warm_up(work(cuda))
     assert log == ["side waits for default", "work on side", "default waits for side"]
     assert cuda.now.name == "default"
 
 
-def test_cuda_captures_with_the_generator_registered(monkeypatch):
+def test_cuda_capture_registers_the_generator(monkeypatch):
     recorder, cuda, log, _ = cuda_recorder(monkeypatch, fails=False)
     replay, output = recorder.record(work(cuda))
     replay()
@@ -199,7 +199,7 @@ def test_cuda_captures_with_the_generator_registered(monkeypatch):
     assert output.item() == 1
 
 
-def test_a_failed_cuda_capture_leaves_stream_and_generator_usable(monkeypatch):
+def test_failed_cuda_capture_leaves_stream_and_generator_usable(monkeypatch):
     recorder, cuda, _, generator = cuda_recorder(monkeypatch, fails=True)
     with pytest.raises(RuntimeError, match="previous error during capture"):
         recorder.record(work(cuda))

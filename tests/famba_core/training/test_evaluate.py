@@ -1,4 +1,4 @@
-"""Accuracy, with models whose answers are known."""
+"""Evaluator: accuracy of models whose predictions are known."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class ReadsTheAnswer(nn.Module):
 
 @pytest.mark.parametrize("count", [1, BATCH_SIZE, 2 * BATCH_SIZE + 3])
 @pytest.mark.parametrize(("shift", "top1", "top5"), [(0, 100.0, 100.0), (1, 0.0, 100.0), (9, 0.0, 0.0)])
-def test_every_image_counts_once(count, shift, top1, top5):
+def test_accuracy_counts_every_image_once(count, shift, top1, top5):
     labels = torch.arange(count) % 10 + 10
     images = (labels + shift).to(torch.uint8)[:, None, None, None].expand(count, 3, 4, 4)
     split = Split(images=images, labels=labels)
@@ -41,11 +41,11 @@ def test_every_image_counts_once(count, shift, top1, top5):
         augmentation=AugmentConfig(eval_crop=1.0),
     )
     assert evaluate() == (top1, top5)
-    assert model.modes == [False] * len(model.modes), "the model is asked in evaluation mode"
-    assert model.training, "and is put back into training mode"
+    assert model.modes == [False] * len(model.modes), "the model runs in evaluation mode"
+    assert model.training, "and then returns to training mode"
 
 
-def test_with_few_classes_all_are_among_the_first_five():
+def test_top5_of_fewer_than_five_classes_counts_every_image():
     split = Split(images=torch.full((2, 3, 4, 4), 2, dtype=torch.uint8), labels=torch.tensor([0, 2]))
     dataset = ImageDataset(name="made", train=split, test=split, num_classes=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     config = ModelConfig(image_size=4, patch_size=2, num_classes=3)
@@ -54,7 +54,7 @@ def test_with_few_classes_all_are_among_the_first_five():
 
 
 @pytest.mark.parametrize("count", [4 * BATCH_SIZE, (WARMUP_CALLS + 2) * BATCH_SIZE + 3])
-def test_replayed_batches_count_as_single_ones_and_follow_the_weights(count, monkeypatch):
+def test_replayed_batches_count_like_plain_ones_and_follow_the_weights(count, monkeypatch):
     recorder = TapeRecorder()
     monkeypatch.setattr(
         "famba_core.training.evaluate.wrap_in_graph",

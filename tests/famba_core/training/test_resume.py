@@ -1,4 +1,4 @@
-"""Runs that were interrupted, killed, or find a checkpoint that is not theirs."""
+"""Resume: interrupted and killed runs, and checkpoints that are damaged or belong to another run."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ from famba_core.training.trainer import CHECKPOINT, Trainer, run_identity
 
 @pytest.mark.parametrize("changes", [{}, {"ema": False}, {"precision": "bf16"}], ids=["ema", "no ema", "bf16"])
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(trainer, tmp_path, stop_after, changes):
+def test_interrupted_run_resumes_bit_for_bit(trainer, tmp_path, stop_after, changes):
     whole = trainer(**changes)
     list(whole)
 
@@ -30,7 +30,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(trainer, tmp_path, stop_
     for epoch in first:
         if epoch.epoch == stop_after:
             break
-    torch.manual_seed(99)  # nothing may hang on the global generator
+    torch.manual_seed(99)  # nothing may depend on the global generator
     torch.rand(17)
     second = trainer(checkpoint=tmp_path / "run", **changes)
     assert len(second.history) == stop_after
@@ -39,7 +39,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(trainer, tmp_path, stop_
     assert second.result().train_time_s == pytest.approx(sum(epoch.train_time_s for epoch in second.history))
 
 
-def test_an_interruption_inside_an_epoch_costs_that_epoch_alone(trainer, tmp_path):
+def test_interruption_inside_an_epoch_loses_only_that_epoch(trainer, tmp_path):
     whole = trainer()
     list(whole)
 
@@ -84,7 +84,7 @@ list(trainer)
 """
 
 
-def test_a_killed_process_is_resumed_bit_for_bit(small_backbone, tmp_path):
+def test_killed_run_resumes_bit_for_bit(small_backbone, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -107,7 +107,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(small_backbone, tmp_path):
     assert_same_run(resumed, whole)
 
 
-def test_the_identity_of_a_run_is_that_of_stored_checkpoints():
+def test_identity_equals_that_of_stored_checkpoints():
     """This text is in the checkpoints of version 0.1.0, which must still resume."""
     found = run_identity(
         ModelConfig(backbone="vim_nano", image_size=32, num_classes=10),
@@ -131,7 +131,7 @@ def test_the_identity_of_a_run_is_that_of_stored_checkpoints():
     )
 
 
-def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path):
+def test_checkpoint_of_another_run_is_refused(trainer, tmp_path):
     list(trainer(epochs=1, checkpoint=tmp_path))
     for change in ({"lr": 0.5}, {"seed": 3}, {"fusion": FusionConfig()}, {"augment": AugmentConfig()}):
         with pytest.raises(ConfigError, match=r"last\.pt belongs to another run; remove it or choose another folder"):
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path):
 
 
 def flipped(content):
-    """With another bit in a tensor."""
+    """Return the content with one bit of a tensor flipped."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         tensor = max(archive.infolist(), key=lambda entry: entry.file_size)
         place = content.index(archive.read(tensor)) + tensor.file_size // 2
@@ -147,7 +147,7 @@ def flipped(content):
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(trainer, tmp_path, damage):
+def test_damaged_checkpoint_warns_and_the_run_starts_again(trainer, tmp_path, damage):
     list(trainer(epochs=1, checkpoint=tmp_path))
     file = tmp_path / CHECKPOINT
     content = file.read_bytes()
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_again(trainer, tmp_path
         assert len(trainer(epochs=1, checkpoint=tmp_path).history) == 1
 
 
-def test_a_checkpoint_appears_whole_or_not_at_all(trainer, tmp_path, monkeypatch):
+def test_failed_write_leaves_the_previous_checkpoint(trainer, tmp_path, monkeypatch):
     run = trainer(checkpoint=tmp_path)
     epochs = iter(run)
     next(epochs)
@@ -177,8 +177,8 @@ def test_a_checkpoint_appears_whole_or_not_at_all(trainer, tmp_path, monkeypatch
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_the_checkpoint_before(trainer, tmp_path):
-    """A limit on the size of files stands for it; torch itself would raise a RuntimeError without an errno."""
+def test_full_disk_raises_os_error_and_leaves_the_previous_checkpoint(trainer, tmp_path):
+    """A limit on file sizes stands for a full disk. torch itself would raise a RuntimeError without an errno."""
     epochs = iter(trainer(checkpoint=tmp_path))
     next(epochs)
     before = (tmp_path / CHECKPOINT).read_bytes()

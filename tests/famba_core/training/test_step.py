@@ -1,4 +1,4 @@
-"""Learning rate, weight decay, moving average: one training step and the closed forms it follows."""
+"""TrainStep and learning_rate against closed forms: learning rate, weight decay, moving average, graph replay."""
 
 import contextlib
 import copy
@@ -49,7 +49,7 @@ def a_batch(count: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 5, (count,), generator=generator)
 
 
-def test_the_learning_rate_by_hand():
+def test_learning_rate_equals_values_by_hand():
     config = TrainConfig(epochs=300, lr=1e-3, min_lr=1e-5, warmup_epochs=5, warmup_lr=1e-6)
     steps = 390
     assert learning_rate(0, steps, config) == 1e-6
@@ -63,7 +63,7 @@ def test_the_learning_rate_by_hand():
     assert learning_rate(round(third), steps, config) == pytest.approx(expected, rel=1e-4)
 
 
-def test_short_runs_have_a_learning_rate_too():
+def test_learning_rate_of_short_runs():
     no_warmup = TrainConfig(epochs=1, warmup_epochs=0, lr=1.0, min_lr=0.5)
     assert [learning_rate(i, 2, no_warmup) for i in range(2)] == [1.0, 0.5]
     assert learning_rate(0, 1, no_warmup) == 1.0
@@ -71,7 +71,7 @@ def test_short_runs_have_a_learning_rate_too():
     assert [learning_rate(i, 2, all_warmup) for i in range(4)] == [0, 0.125, 0.25, 0.375]
 
 
-def test_weight_decay_is_for_matrices_alone(small_backbone):
+def test_weight_decay_applies_to_matrices_only(small_backbone):
     model = build_model(ModelConfig(backbone=small_backbone, image_size=8, num_classes=5))
     decayed, plain = parameter_groups(model, 0.1)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
@@ -85,7 +85,7 @@ def test_weight_decay_is_for_matrices_alone(small_backbone):
     }
 
 
-def test_one_step_is_adamw_with_label_smoothing(small_backbone):
+def test_step_is_adamw_with_label_smoothing(small_backbone):
     config = TrainConfig(weight_decay=0.1, label_smoothing=0.1, ema=False)
     step, other = new_step(small_backbone, config), new_step(small_backbone, config).model
     images, labels = a_batch()
@@ -118,7 +118,7 @@ def test_steps_lower_the_loss(small_backbone):
     (500, 1 - 117_000 * (1 - 0.99996) / 500),
     (3, 0.0),  # too short to average
 ])  # fmt: skip
-def test_the_moving_average_spans_the_same_share_of_every_run(steps, decay, small_backbone):
+def test_moving_average_spans_the_same_share_of_every_run(steps, decay, small_backbone):
     step = new_step(small_backbone, TrainConfig(), steps)
     images, labels = a_batch()
     first = step.model.head.weight.detach().clone()
@@ -129,7 +129,7 @@ def test_the_moving_average_spans_the_same_share_of_every_run(steps, decay, smal
     torch.testing.assert_close(step.ema.head.weight, expected, rtol=1e-5, atol=1e-6 * moved.abs().max().item())
 
 
-def test_a_decay_that_is_given_is_taken(small_backbone):
+def test_configured_ema_decay_is_used(small_backbone):
     step = new_step(small_backbone, TrainConfig(ema_decay=0.75))
     images, labels = a_batch()
     first = step.model.head.weight.detach().clone()
@@ -137,7 +137,7 @@ def test_a_decay_that_is_given_is_taken(small_backbone):
     torch.testing.assert_close(step.ema.head.weight, first + 0.25 * (step.model.head.weight - first))
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_its_weights_in_float32(small_backbone):
+def test_bfloat16_step_keeps_weights_in_float32(small_backbone):
     images, labels = a_batch()
     losses = {}
     for precision in ("float32", "bf16"):
@@ -150,13 +150,13 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_its_weights_in_float32(small_ba
 
 
 def tensors(step: TrainStep) -> list[torch.Tensor]:
-    """Everything that a step changes."""
+    """Return every tensor that a step changes."""
     return [x for x in tree_leaves(step.state_dict()) if isinstance(x, torch.Tensor)]
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_replayed_step_is_the_step(fusion, small_backbone, monkeypatch):
-    """Nothing in it was fixed by the batch, the learning rate or the random numbers of the capture."""
+def test_replayed_step_equals_the_plain_step(fusion, small_backbone, monkeypatch):
+    """The capture must not fix the batch, the learning rate or the random numbers."""
 
     def on_tape(function: Callable[..., torch.Tensor], device: object, *, name: str, generator: Any) -> GraphedFunction:
         return GraphedFunction(function, TapeRecorder(lambda: tensors(replayed), generator), name)
@@ -190,7 +190,7 @@ def test_a_replayed_step_is_the_step(fusion, small_backbone, monkeypatch):
         assert torch.equal(a, b)
 
 
-def test_a_step_that_goes_on_from_a_saved_state_follows_its_learning_rate(small_backbone):
+def test_step_from_a_saved_state_follows_the_learning_rate(small_backbone):
     images, labels = a_batch()
     generator = torch.Generator()
     first, second = (new_step(small_backbone, TrainConfig()) for _ in range(2))
@@ -203,7 +203,7 @@ def test_a_step_that_goes_on_from_a_saved_state_follows_its_learning_rate(small_
 
 
 class OnlyOneDevice(TorchDispatchMode):
-    """Refuses operators between devices: a copy from the host makes it wait."""
+    """Fails for operators between devices, because a copy from the host waits for the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -224,8 +224,8 @@ class MetaGenerator(torch.Generator):
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_step_neither_reads_nor_feeds_the_device(fusion, recompute, small_backbone, monkeypatch):
-    """The meta device has no values: what asks for one fails, as it would wait on a GPU."""
+def test_step_does_not_copy_between_host_and_device(fusion, recompute, small_backbone, monkeypatch):
+    """Tensors on the meta device have no values: reading one fails where a GPU would make the host wait."""
     monkeypatch.setattr("torch.autocast", lambda *args, **options: contextlib.nullcontext())
     monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda parameter: None)
     cpu = new_step(small_backbone, TrainConfig(), fusion=fusion)

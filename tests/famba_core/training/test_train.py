@@ -1,4 +1,4 @@
-"""The trainer: what it reports, refuses and measures."""
+"""Trainer: its reports, refusals and measurements."""
 
 import statistics
 from typing import Any
@@ -26,7 +26,7 @@ def test_training_learns_and_reports_every_epoch(trainer):
     assert list(run) == [], "a finished run has no epoch left"
 
 
-def test_the_seed_is_what_makes_two_runs_differ(trainer):
+def test_runs_differ_by_the_seed_only(trainer):
     runs = [trainer(epochs=1, seed=seed) for seed in (0, 0, 1)]
     for run in runs:
         list(run)
@@ -34,7 +34,7 @@ def test_the_seed_is_what_makes_two_runs_differ(trainer):
     assert not torch.equal(runs[2].step.model.head.weight, runs[0].step.model.head.weight)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_without_a_checkpoint(trainer, tmp_path):
+def test_non_finite_loss_ends_the_run_without_a_checkpoint(trainer, tmp_path):
     run = trainer(lr=1e30, warmup_lr=1e30, checkpoint=tmp_path)
     with pytest.raises(NonFiniteLoss, match=r"the training loss is (nan|inf) in epoch 1 of 4"):
         list(run)
@@ -42,7 +42,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_checkpoint(trainer, tm
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_what_cannot_be_trained_is_refused_before_any_work(trainer, small_backbone):
+def test_run_that_cannot_be_trained_is_refused_before_any_work(trainer, small_backbone):
     with pytest.raises(ConfigError, match="num_classes: is 7, but digits has 5 classes"):
         trainer(model=ModelConfig(backbone=small_backbone, image_size=8, num_classes=7))
     with pytest.raises(ConfigError, match="tf32 needs a CUDA device; choose float32 or bf16"):
@@ -57,14 +57,14 @@ def test_what_cannot_be_trained_is_refused_before_any_work(trainer, small_backbo
             trainer(device="cuda")
 
 
-def test_a_batch_larger_than_the_set_is_the_set(trainer):
+def test_batch_is_at_most_the_training_set(trainer):
     large = trainer(batch_size=1000, epochs=1)
     assert (large.batch_size, large.steps_per_epoch) == (44, 1)
     list(large)
     assert large.result().throughput_img_per_s == pytest.approx(44 / (large.result().step_time_ms / 1e3))
 
 
-def test_batches_are_whole_and_every_image_comes_up(trainer):
+def test_batches_are_full_and_every_image_is_used(trainer):
     seen: list[torch.Tensor] = []
 
     def note(batches: Any) -> Any:
@@ -82,7 +82,7 @@ def test_batches_are_whole_and_every_image_comes_up(trainer):
     assert len(torch.cat(epochs).unique()) == 44
 
 
-def test_the_result_says_what_the_run_took(trainer):
+def test_result_contains_the_costs_of_the_run(trainer):
     run = trainer()
     list(run)
     result = run.result()
@@ -104,7 +104,7 @@ def measured_peak(run: Trainer) -> int:
     return run.peak_bytes
 
 
-def test_peak_memory_is_one_number_and_covers_what_must_be_there(trainer):
+def test_peak_memory_is_deterministic_and_near_the_cost_model(trainer):
     alone = measured_peak(trainer(epochs=1))
     big = measured_peak(trainer(epochs=1, batch_size=32))
     after_others = measured_peak(trainer(epochs=1))
@@ -119,7 +119,7 @@ def test_peak_memory_is_one_number_and_covers_what_must_be_there(trainer):
         )
 
 
-def test_recomputing_lowers_the_peak_and_changes_no_number(trainer):
+def test_recompute_lowers_the_peak_and_changes_no_result(trainer):
     kept, recomputed = (trainer(epochs=1, batch_size=32, recompute=recompute) for recompute in (False, True))
     assert measured_peak(recomputed) < 0.95 * measured_peak(kept)
     assert recomputed.history[0].loss == pytest.approx(kept.history[0].loss, rel=1e-6)
@@ -127,7 +127,7 @@ def test_recomputing_lowers_the_peak_and_changes_no_number(trainer):
         torch.testing.assert_close(recomputed.step.model.state_dict()[name], value, msg=name)
 
 
-def test_a_backend_that_is_named_is_the_models(trainer):
+def test_named_backend_is_used_by_the_model(trainer):
     fast, plain = trainer(epochs=1), trainer(epochs=1, backend="torch")
     assert {block.backend for block in plain.step.model.blocks} == {"torch"}
     assert next(iter(plain)).loss == pytest.approx(next(iter(fast)).loss, rel=1e-4)
@@ -138,13 +138,13 @@ def test_a_backend_that_is_named_is_the_models(trainer):
     ("numpy", "backend: 'numpy' is not a scan backend; choose from auto, "),
     ("mamba_ssm", "backend: the mamba_ssm backend does not fit: "),
 ])  # fmt: skip
-def test_a_backend_that_cannot_compute_here_is_refused(backend, sentence, small_backbone, capsys):
+def test_backend_that_cannot_run_here_is_refused(backend, sentence, small_backbone, capsys):
     command = ["--dataset", "digits", "--train-images", "40", "--backbone", "small", "--device", "cpu"]
     assert main([*command, "--backend", backend]) == 2
     assert capsys.readouterr().err.startswith(f"famba-train: {sentence}")
 
 
-def test_fusion_and_leaving_out_the_average_lower_the_peak(trainer):
+def test_fusion_and_no_moving_average_lower_the_peak(trainer):
     kept = measured_peak(trainer(epochs=1, batch_size=32, fusion=FusionConfig()))
     fused = measured_peak(trainer(epochs=1, batch_size=32, fusion=FusionConfig(strategy="all", r=3)))
     assert fused < 0.8 * kept
@@ -152,7 +152,7 @@ def test_fusion_and_leaving_out_the_average_lower_the_peak(trainer):
     assert measured_peak(without) == kept - 4 * sum(p.numel() for p in without.step.model.parameters())
 
 
-def test_measuring_the_peak_leaves_the_run_as_it_was(trainer, monkeypatch):
+def test_measuring_the_peak_does_not_change_the_run(trainer, monkeypatch):
     measured = trainer(epochs=1)
     list(measured)
     monkeypatch.setattr(Trainer, "_measure_peak", lambda self: self.peak_bytes)
