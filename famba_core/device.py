@@ -17,7 +17,10 @@ MOST_THREADS = 1024
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU. Raises ConfigError for one that is not there."""
+    """Return the named device, or by default CUDA if there is one, else the CPU.
+
+    Raises ConfigError for a device that does not exist.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,9 +30,11 @@ def choose_device(name: str | None = None) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError.of("device", f"{name!r} is not a device; choose from cpu, cuda, cuda:0, ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
-        raise ConfigError.of("device", f"{name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError.of(
+            "device", f"{name} does not exist: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError.of("device", f"{name} was asked for, and torch {torch.__version__} sees no CUDA device")
+        raise ConfigError.of("device", f"{name} is not available: torch {torch.__version__} sees no CUDA device")
     return device
 
 
@@ -51,12 +56,12 @@ def prepare(device: torch.device, precision: Precision, threads: int | None) -> 
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """The context in which forward passes run."""
+    """Return the context in which forward passes run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself, such as "NVIDIA A100-SXM4-80GB" or "AMD EPYC (1 thread)"."""
+    """Return the name of the device, such as "NVIDIA A100-SXM4-80GB" or "AMD EPYC (1 thread)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

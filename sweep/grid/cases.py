@@ -55,91 +55,91 @@ class GridCases(NamedTuple):
     budget: Budget | None
 
 
-def read_cases(grid: Mapping[str, Any], findings: Validator, *, leave_out: bool) -> GridCases:
-    """Baselines and cases; what is wrong goes to `findings`.
+def read_cases(grid: Mapping[str, Any], validator: Validator, *, leave_out: bool) -> GridCases:
+    """Return the baselines and cases; problems go to `validator`.
 
     Args:
         leave_out: drop those combinations of a space that 197 tokens or the budget do not allow, rather than refuse
             them. A search takes what is there.
     """
-    refused = {problem.key for problem in findings.problems}  # entries that are no list or mapping at all
+    refused = {problem.key for problem in validator.problems}  # entries that are no list or mapping at all
     if "space" in grid and "cases" in grid:
-        findings.add("space", "stands beside cases; a grid has one of the two")
+        validator.add("space", "cannot stand with cases; keep one of the two")
     elif "space" not in grid and not grid.get("cases") and not refused & {"space", "cases"}:
-        findings.add("cases", "a grid needs at least one case here, or a space")
-    baselines = _listed(grid, "baselines", findings)
-    cases = _listed(grid, "cases", findings)
+        validator.add("cases", "a grid needs at least one case here, or a space")
+    baselines = _listed(grid, "baselines", validator)
+    cases = _listed(grid, "cases", validator)
     first_keys: dict[FusionConfig, str] = {}
     for key, labels in (*baselines, *cases):
         if labels in first_keys:
-            findings.add(key, f"repeats {first_keys[labels]}: {case_label(labels)}")
+            validator.add(key, f"repeats {first_keys[labels]}: {case_label(labels)}")
         first_keys.setdefault(labels, key)
     if "space" in grid:
         # A baseline among the combinations is no second case.
-        crossed = _crossed(grid["space"], findings)
+        crossed = _crossed(grid["space"], validator)
         cases = [LabelledCase("space", labels) for labels in crossed if labels not in first_keys]
 
-    budget = _budget(grid["budget"], findings) if "budget" in grid else None
+    budget = _budget(grid["budget"], validator) if "budget" in grid else None
     if "budget" in refused or ("budget" in grid and budget is None):
         # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
         baselines = [LabelledCase(key, replace(labels, r=0)) for key, labels in baselines]
         cases = [LabelledCase(key, replace(labels, r=0)) for key, labels in cases]
     leave_out = leave_out and "space" in grid
-    before = len(findings.problems)
-    resolved = _requests(cases, budget, findings, leave_out=leave_out)
-    if leave_out and cases and not resolved and len(findings.problems) == before:
-        findings.add("space", f"none of its {len(cases)} combinations is within 197 tokens and the budget")
+    before = len(validator.problems)
+    resolved = _requests(cases, budget, validator, leave_out=leave_out)
+    if leave_out and cases and not resolved and len(validator.problems) == before:
+        validator.add("space", f"none of its {len(cases)} combinations is within 197 tokens and the budget")
     return GridCases(
-        baselines=_requests(baselines, budget, findings, leave_out=False),
+        baselines=_requests(baselines, budget, validator, leave_out=False),
         cases=resolved,
         left_out=len(cases) - len(resolved),
         budget=budget,
     )
 
 
-def _budget(values: Mapping[str, Any], findings: Validator) -> Budget | None:
-    good = findings.mapping(values, "budget", _BUDGET_KEYS)
+def _budget(values: Mapping[str, Any], validator: Validator) -> Budget | None:
+    good = validator.mapping(values, "budget", _BUDGET_KEYS)
     if len(good) < len(values) and not {"reduced_tokens", "train_cost_ratio"} & set(good):
         return None
-    budget = findings.config(Budget, good, "budget")
+    budget = validator.config(Budget, good, "budget")
     return budget if len(good) == len(values) else None
 
 
-def _listed(grid: Mapping[str, Any], section: str, findings: Validator) -> list[LabelledCase]:
+def _listed(grid: Mapping[str, Any], section: str, validator: Validator) -> list[LabelledCase]:
     cases = []
     for i, values in enumerate(grid.get(section, ())):
         key = f"{section}[{i}]"
-        good = findings.mapping(values, key, CASE_KEYS, required=("strategy",))
-        fusion = findings.config(FusionConfig, good, key)
+        good = validator.mapping(values, key, CASE_KEYS, required=("strategy",))
+        fusion = validator.config(FusionConfig, good, key)
         if "strategy" not in good or len(good) < len(values):
             continue
         for name in _FUSING_KEYS:
             if name in good and name not in _keys_taken(good["strategy"]):
-                findings.add(f"{key}.{name}", f"strategy {good['strategy']} takes none, and {good[name]} was given")
+                validator.add(f"{key}.{name}", f"strategy {good['strategy']!r} does not take {name} (got {good[name]})")
         if fusion:
             cases.append(LabelledCase(key, fusion))
     return cases
 
 
-def _crossed(space: Mapping[str, Any], findings: Validator) -> list[FusionConfig]:
-    """Every combination of the space's values, the first key varying slowest."""
+def _crossed(space: Mapping[str, Any], validator: Validator) -> list[FusionConfig]:
+    """Return every combination of the space's values, the first key varying slowest."""
     if not space:
-        findings.add("space", f"is empty; it needs a strategy and takes {', '.join(CASE_KEYS)}")
+        validator.add("space", f"is empty; it needs a strategy and takes {', '.join(CASE_KEYS)}")
         return []
-    values = {name: _axis(entry, f"space.{name}", findings) for name, entry in space.items()}
-    axes = findings.mapping(values, "space", _AXES, required=("strategy",))
+    values = {name: _axis(entry, f"space.{name}", validator) for name, entry in space.items()}
+    axes = validator.mapping(values, "space", _AXES, required=("strategy",))
     if len(axes) < len(space) or "strategy" not in axes or not all(axes.values()):
         return []
     for name, listed in axes.items():
         if repeated := [value for value, times in Counter(listed).items() if times > 1]:
-            findings.add(f"space.{name}", f"lists {repeated[0]} more than once")
+            validator.add(f"space.{name}", f"lists {repeated[0]} more than once")
         if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
-            findings.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
+            validator.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
     # Only the keys that a strategy takes are crossed for it; together they stand as all keys crossed would list them.
     taken = {name: [key for key in axes if key in _keys_taken(name)] for name in axes["strategy"]}
     count = sum(math.prod(len(axes[key]) for key in keys if key != "strategy") for keys in taken.values())
     if count > MOST_COMBINATIONS:
-        findings.add("space", f"has {count} combinations, and {MOST_COMBINATIONS} are the most; narrow its ranges")
+        validator.add("space", f"has {count} combinations, and {MOST_COMBINATIONS} are the most; narrow its ranges")
         return []
     places = sorted(
         places
@@ -151,44 +151,46 @@ def _crossed(space: Mapping[str, Any], findings: Validator) -> list[FusionConfig
     cases = []
     for chosen in places:
         labels = {key: axes[key][place] for key, place in zip(axes, chosen, strict=True)}
-        cases.append(findings.config(FusionConfig, {key: labels[key] for key in taken[labels["strategy"]]}, "space"))
+        cases.append(validator.config(FusionConfig, {key: labels[key] for key in taken[labels["strategy"]]}, "space"))
     return [case for case in cases if case]
 
 
-def _axis(entry: Any, key: str, findings: Validator) -> Any:
-    """The values along one key of a space: a list, one value, or a mapping {from, to, step} with both ends included."""
+def _axis(entry: Any, key: str, validator: Validator) -> Any:
+    """Return the values of one key of a space: a list, one value, or {from, to, step} with both ends included."""
     values = entry if isinstance(entry, list) else [entry]
     if isinstance(entry, dict):
-        ends = findings.mapping(entry, key, _RANGE_KEYS, required=("from", "to"))
+        ends = validator.mapping(entry, key, _RANGE_KEYS, required=("from", "to"))
         if len(ends) < len(entry) or not {"from", "to"} <= set(ends):
             return []
         if ends.get("step", 1) < 1:
-            findings.add(f"{key}.step", f"must be at least 1, not {ends['step']}")
+            validator.add(f"{key}.step", f"must be at least 1, not {ends['step']}")
             return []
         if ends["to"] - ends["from"] > PAPER_PATCHES:
-            findings.add(key, f"from {ends['from']} to {ends['to']} is more than layers or tokens there are")
+            validator.add(key, f"from {ends['from']} to {ends['to']} is more than layers or tokens there are")
             return []
         values = list(range(ends["from"], ends["to"] + 1, ends.get("step", 1)))
     if not values:
-        findings.add(key, f"is empty: from {entry['from']} to {entry['to']}" if entry else "lists no value")
+        validator.add(key, f"is empty: from {entry['from']} to {entry['to']}" if entry else "lists no value")
     return values
 
 
 def _keys_taken(strategy: str) -> set[str]:
-    """The keys that a case of this strategy may have; all of them where the strategy is unknown."""
+    """Return the keys that a case of this strategy may have; all keys if the strategy is unknown."""
     if strategy not in STRATEGIES:
         return set(CASE_KEYS)
     return {"strategy", *layer_keys(strategy), *(_FUSING_KEYS if strategy != "none" else ())}
 
 
 def _requests(
-    cases: Sequence[LabelledCase], budget: Budget | None, findings: Validator, *, leave_out: bool
+    cases: Sequence[LabelledCase], budget: Budget | None, validator: Validator, *, leave_out: bool
 ) -> list[GridCase]:
     """Return the cases that the budget and 197 tokens allow."""
     allowed = []
     for key, labels in cases:
         if budget and labels.r is not None:
-            findings.add(f"{key}.r", f"the budget derives r, and {labels.r} was given; drop one of the two")
+            validator.add(
+                f"{key}.r", f"the budget derives r, so a case cannot give it (got {labels.r}); drop one of the two"
+            )
             continue
         try:
             request = apply_budget(labels, budget)
@@ -200,7 +202,7 @@ def _requests(
                 continue
             for problem in error.problems:
                 place = f"budget.{budget.key}" if budget and problem.key == "r" else f"{key}.{problem.key}"
-                findings.add(place, problem.sentence)
+                validator.add(place, problem.sentence)
             continue
         allowed.append(GridCase(key, request))
     return allowed

@@ -33,38 +33,38 @@ _OF_AVERAGED_WEIGHTS = ("top1_ema_pct", "top5_ema_pct")
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*", re.ASCII | re.IGNORECASE)
 
 
-def check_objectives(objectives: Mapping[str, Any], findings: Validator) -> None:
+def check_objectives(objectives: Mapping[str, Any], validator: Validator) -> None:
     if not objectives:
-        findings.add("objectives", "names no column; leave it out for accuracy, time and memory")
+        validator.add("objectives", "names no column; leave it out for accuracy, time and memory")
     if len(objectives) > MOST_OBJECTIVES:
-        findings.add("objectives", f"names {len(objectives)} columns, and {MOST_OBJECTIVES} are the most")
+        validator.add("objectives", f"names {len(objectives)} columns, and {MOST_OBJECTIVES} are the most")
     given = [name for name in objectives if name in _GIVEN]
     for name in given:
-        findings.add(f"objectives.{name}", _of_what_is_given(name))
+        validator.add(f"objectives.{name}", _of_what_is_given(name))
     named = {name: way for name, way in objectives.items() if name not in given}
-    findings.mapping(named, "objectives", dict.fromkeys(OUTCOMES, Direction))
+    validator.mapping(named, "objectives", dict.fromkeys(OUTCOMES, Direction))
 
 
-def read_constraints(entry: Any, findings: Validator) -> tuple[Constraint, ...]:
-    """The `constraints` of a grid, one or a list of them; what is wrong goes to `findings`."""
+def read_constraints(entry: Any, validator: Validator) -> tuple[Constraint, ...]:
+    """Return the `constraints` of a grid, one or a list of them; problems go to `validator`."""
     found: dict[tuple[str, str], tuple[str, Constraint]] = {}  # by column and relation, with the key
     for i, text in enumerate(entry if isinstance(entry, list) else [entry]):
         key = f"constraints[{i}]" if isinstance(entry, list) else "constraints"
-        constraint = _constraint(text, key, findings)
+        constraint = _constraint(text, key, validator)
         if constraint is None:
             continue
         column = constraint.column
         if same := found.get((column, constraint.relation)):
-            findings.add(key, f"bounds {column} on the same side as {same[0]}; keep one of the two")
+            validator.add(key, f"bounds {column} on the same side as {same[0]}; keep one of the two")
         found[column, constraint.relation] = key, constraint
         (_, lower), (_, upper) = (found.get((column, relation), ("", None)) for relation in (">=", "<="))
         if lower and upper and lower.bound > upper.bound:
-            findings.add(key, f"no trial can keep both {lower} and {upper}")
+            validator.add(key, f"no trial can keep both {lower} and {upper}")
     return tuple(constraint for _, constraint in found.values())
 
 
 def check_measured(
-    grid: Mapping[str, Any], constraints: Iterable[Constraint], profiles: Mapping[str, Profile], findings: Validator
+    grid: Mapping[str, Any], constraints: Iterable[Constraint], profiles: Mapping[str, Profile], validator: Validator
 ) -> None:
     """A column that a profile never measures can be neither compared nor bounded."""
     without = ", ".join(name for name, profile in profiles.items() if not profile.train.ema)
@@ -72,32 +72,32 @@ def check_measured(
     columns += [("constraints", constraint.column) for constraint in constraints]
     for key, column in columns:
         if without and column in _OF_AVERAGED_WEIGHTS:
-            findings.add(key, f"{column} is of averaged weights, and there are none with ema: false in {without}")
+            validator.add(key, f"{column} is of averaged weights, and there are none with ema: false in {without}")
 
 
-def _constraint(text: object, key: str, findings: Validator) -> Constraint | None:
+def _constraint(text: object, key: str, validator: Validator) -> Constraint | None:
     match = _CONSTRAINT.fullmatch(text) if isinstance(text, str) else None
     if match is None or not math.isfinite(float(match[3])):
         found = repr(text) if isinstance(text, str) and len(text) < 100 else reprlib.repr(text)
         sentence = "must be a column, <= or >=, and a number, such as peak_memory_mib <= 6000, not "
-        findings.add(key, sentence + found)
+        validator.add(key, sentence + found)
     elif match[1] in _GIVEN:
-        findings.add(key, _of_what_is_given(match[1]))
+        validator.add(key, _of_what_is_given(match[1]))
     elif match[1] not in OUTCOMES:
-        findings.add(key, unknown(match[1], OUTCOMES))
+        validator.add(key, unknown(match[1], OUTCOMES))
     else:
         constraint = Constraint(column=match[1], relation=match[2], bound=float(match[3]))  # type: ignore[arg-type]
         share = constraint.column.endswith("_pct")
         if constraint.bound < 0 if constraint.relation == "<=" else share and constraint.bound > 100:
             ends = "from 0 to 100" if share else "at least 0"
-            findings.add(key, f"no trial can keep {constraint}: {constraint.column} is {ends}")
+            validator.add(key, f"no trial can keep {constraint}: {constraint.column} is {ends}")
         else:
             return constraint
     return None
 
 
 def _of_what_is_given(column: str) -> str:
-    return f"{column} is given to a trial and does not come of it; choose from {', '.join(OUTCOMES)}"
+    return f"{column} is an input of a trial, not a result; choose from {', '.join(OUTCOMES)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,5 +112,5 @@ class Constraint:
         return f"{self.column} {self.relation} {self.bound:g}"
 
     def violation(self, value: float) -> float:
-        """How far the value is beyond the bound, in the column's unit; 0 or less where it meets the bound."""
+        """Return how far the value is beyond the bound, in the column's unit; 0 or less where it meets the bound."""
         return value - self.bound if self.relation == "<=" else self.bound - value

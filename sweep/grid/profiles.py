@@ -32,28 +32,28 @@ _PARTS = {
 PROFILE_KEYS = {**_MODEL_KEYS, **{key: type_ for _, keys in _PARTS.values() for key, type_ in keys.items()}}
 
 
-def read_profiles(section: Mapping[str, Any], findings: Validator) -> dict[str, Profile]:
-    """Every profile by its name; what is wrong goes to `findings`."""
-    profiles = {str(name): _profile(values, f"profiles.{name}", findings) for name, values in section.items()}
+def read_profiles(section: Mapping[str, Any], validator: Validator) -> dict[str, Profile]:
+    """Return every profile by its name; problems go to `validator`."""
+    profiles = {str(name): _profile(values, f"profiles.{name}", validator) for name, values in section.items()}
     return {name: profile for name, profile in profiles.items() if profile}
 
 
-def _profile(values: Any, key: str, findings: Validator) -> Profile | None:
+def _profile(values: Any, key: str, validator: Validator) -> Profile | None:
     if isinstance(values, dict) and not isinstance(values.get("backbone", []), list):
         values = {**values, "backbone": [values["backbone"]]}
-    good = findings.mapping(values, key, PROFILE_KEYS)
+    good = validator.mapping(values, key, PROFILE_KEYS)
 
     def part(config_type: type, keys: Mapping[str, Any], **chosen: Any) -> Any:
         # Beside a value of the wrong type the rest of its part cannot be judged: it may only clash with a default.
         if any(name in values and name not in good for name in keys):
             return None
-        return findings.config(config_type, {name: good[name] for name in keys if name in good} | chosen, key)
+        return validator.config(config_type, {name: good[name] for name in keys if name in good} | chosen, key)
 
     if not isinstance(values, dict):
         return None
     parts = {name: part(config_type, keys) for name, (config_type, keys) in _PARTS.items()}
     backbones = good.get("backbone", [ModelConfig.backbone])
     if not backbones or len(set(backbones)) < len(backbones):
-        findings.add(f"{key}.backbone", f"must list at least one backbone, each once, not {backbones}")
+        validator.add(f"{key}.backbone", f"must list at least one backbone, each once, not {backbones}")
     models = tuple(part(ModelConfig, _MODEL_KEYS, backbone=backbone) for backbone in backbones)
     return Profile(models=models, **parts) if all(models) and all(parts.values()) else None

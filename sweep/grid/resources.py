@@ -110,11 +110,11 @@ _OF_GPUS = ("gpus_per_trial", "accelerator_type", "gpu_hours", "gpu_memory_gib")
 _POOL_KEYS = field_types(Pool)
 
 
-def read_pool(values: Mapping[str, Any], findings: Validator) -> Pool | None:
-    """The `pool` section of a grid; what is wrong goes to `findings`."""
+def read_pool(values: Mapping[str, Any], validator: Validator) -> Pool | None:
+    """Return the `pool` section of a grid; problems go to `validator`."""
     gpus = str if isinstance(values.get("gpus_per_trial"), str) else float  # which word, the pool itself says
-    good = findings.mapping(values, "pool", _POOL_KEYS | {"gpus_per_trial": gpus})
-    return findings.config(Pool, good, "pool")
+    good = validator.mapping(values, "pool", _POOL_KEYS | {"gpus_per_trial": gpus})
+    return validator.config(Pool, good, "pool")
 
 
 def placed(resources: Resources, pool: Pool, flags: Mapping[str, Any], profile: str) -> tuple[Resources, Pool]:

@@ -25,7 +25,7 @@ class Search:
         check_config(self)
 
     def tries(self, candidates: int) -> int:
-        """How many of so many schedules it tries: all, where it may try more than there are."""
+        """Return how many of the candidates the search tries: all, if there are fewer than its trials."""
         return min(self.trials, candidates)
 
 
@@ -63,28 +63,28 @@ class SearchSection(NamedTuple):
     constraints: tuple[Constraint, ...]
 
 
-def read_search(grid: Mapping[str, Any], findings: Validator) -> SearchSection:
-    """The entries search, early_stop and constraints; what is wrong goes to `findings`."""
-    search, stop = _search(grid["search"], findings) if "search" in grid else (None, None)
+def read_search(grid: Mapping[str, Any], validator: Validator) -> SearchSection:
+    """Return what the entries search, early_stop and constraints say; problems go to `validator`."""
+    search, stop = _search(grid["search"], validator) if "search" in grid else (None, None)
     stop_key = "search.early_stop" if "early_stop" in grid.get("search", ()) else "search" if stop else "early_stop"
     if "early_stop" in grid:
         if stop:
-            findings.add("early_stop", "stands beside that of search; a grid has one of the two")
-        stop = _early_stop(grid["early_stop"], "early_stop", findings)
-    constraints = read_constraints(grid["constraints"], findings) if "constraints" in grid else ()
+            validator.add("early_stop", "cannot stand with search.early_stop; keep one of the two")
+        stop = _early_stop(grid["early_stop"], "early_stop", validator)
+    constraints = read_constraints(grid["constraints"], validator) if "constraints" in grid else ()
     if "constraints" in grid and not is_optuna(grid):
-        findings.add("constraints", "steer an optuna search, and this grid has none; say search: {kind: optuna}")
+        validator.add("constraints", "steer an optuna search, and this grid has none; say search: {kind: optuna}")
     return SearchSection(search, stop, stop_key, constraints)
 
 
 def is_optuna(grid: Mapping[str, Any]) -> bool:
-    """Whether the grid asks for a search by Optuna, whatever else is wrong with it."""
+    """True if the grid requests an Optuna search, even if other entries are invalid."""
     search = grid.get("search")
     return isinstance(search, dict) and search.get("kind") == "optuna"
 
 
-def _search(values: Mapping[str, Any], findings: Validator) -> tuple[Search | None, EarlyStop | None]:
-    good = findings.mapping(values, "search", _EVERY_KEY, required=("kind",))
+def _search(values: Mapping[str, Any], validator: Validator) -> tuple[Search | None, EarlyStop | None]:
+    good = validator.mapping(values, "search", _EVERY_KEY, required=("kind",))
     if "kind" not in good:
         return None, None
     kind = good["kind"]
@@ -92,18 +92,18 @@ def _search(values: Mapping[str, Any], findings: Validator) -> tuple[Search | No
     for name in good:
         if name != "kind" and name not in keys:
             kinds = " or ".join(other for other, taken in _KEYS_OF_KIND.items() if name in taken)
-            findings.add(f"search.{name}", f"is for kind {kinds}, and the kind is {kind}")
-    stop = _early_stop(good["early_stop"], "search.early_stop", findings) if "early_stop" in good else None
+            validator.add(f"search.{name}", f"is for kind {kinds}, and the kind is {kind}")
+    stop = _early_stop(good["early_stop"], "search.early_stop", validator) if "early_stop" in good else None
     if kind == "asha":
-        stop = findings.config(EarlyStop, {key: good[key] for key in keys if key in good}, "search")
+        stop = validator.config(EarlyStop, {key: good[key] for key in keys if key in good}, "search")
     if kind != "optuna":
         return None, stop
-    return findings.config(Search, {key: good[key] for key in _SEARCH_KEYS if key in good}, "search"), stop
+    return validator.config(Search, {key: good[key] for key in _SEARCH_KEYS if key in good}, "search"), stop
 
 
-def _early_stop(entry: Any, key: str, findings: Validator) -> EarlyStop | None:
-    """asha, or {kind: asha, min_epochs, reduction_factor}."""
+def _early_stop(entry: Any, key: str, validator: Validator) -> EarlyStop | None:
+    """Read `asha`, or {kind: asha, min_epochs, reduction_factor}."""
     values = {"kind": entry} if isinstance(entry, str) else entry
-    good = findings.mapping(values, key, {"kind": Literal["asha"], **_STOP_KEYS}, required=("kind",))
-    stop = findings.config(EarlyStop, {name: good[name] for name in _STOP_KEYS if name in good}, key)
+    good = validator.mapping(values, key, {"kind": Literal["asha"], **_STOP_KEYS}, required=("kind",))
+    stop = validator.config(EarlyStop, {name: good[name] for name in _STOP_KEYS if name in good}, key)
     return stop if "kind" in good else None

@@ -68,23 +68,23 @@ def load_spec(path: Path) -> SweepSpec:
     Raises UserError with every problem: file, key, rule, value found, valid choices.
     """
     document, problems = read_yaml(path)
-    findings = Validator(path, problems)
-    grid = findings.mapping(document, "", GRID_KEYS, required=("study", "profiles"))
+    validator = Validator(path, problems)
+    grid = validator.mapping(document, "", GRID_KEYS, required=("study", "profiles"))
     if not isinstance(document, dict):
-        findings.raise_if_any()
-    _check_head(grid, findings)
-    searching = read_search(grid, findings)
-    found = read_cases(grid, findings, leave_out=is_optuna(grid))
-    profiles = read_profiles(grid.get("profiles", {}), findings)
-    pool = read_pool(grid["pool"], findings) if "pool" in grid else None
-    _check_cases_fit([*found.baselines, *found.cases], profiles, findings, leave_out=is_optuna(grid))
+        validator.raise_if_any()
+    _check_head(grid, validator)
+    searching = read_search(grid, validator)
+    found = read_cases(grid, validator, leave_out=is_optuna(grid))
+    profiles = read_profiles(grid.get("profiles", {}), validator)
+    pool = read_pool(grid["pool"], validator) if "pool" in grid else None
+    _check_cases_fit([*found.baselines, *found.cases], profiles, validator, leave_out=is_optuna(grid))
     if found.budget:
-        _check_shares(found.budget, profiles, findings)
+        _check_shares(found.budget, profiles, validator)
     if is_optuna(grid):
-        _check_searched(grid, profiles, findings)
-    check_measured(grid, searching.constraints, profiles, findings)
-    _check_sizes(searching, found, len(grid.get("seeds", [0])), profiles, findings)
-    findings.raise_if_any()
+        _check_searched(grid, profiles, validator)
+    check_measured(grid, searching.constraints, profiles, validator)
+    _check_sizes(searching, found, len(grid.get("seeds", [0])), profiles, validator)
+    validator.raise_if_any()
     optional: dict[str, Any] = {key: grid[key] for key in ("paper_table", "objectives") if key in grid}
     if "seeds" in grid:
         optional["seeds"] = tuple(grid["seeds"])
@@ -115,35 +115,35 @@ def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tu
     return first, f"profile {first}: the first in {spec.file}"
 
 
-def _check_head(grid: Mapping[str, Any], findings: Validator) -> None:
+def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
     """The entries that only name things."""
     names = [("study", grid["study"])] if "study" in grid else []
     names += [("profiles", name) for name in grid.get("profiles", ())]
     for key, name in names:
         if name is None or not _PLAIN_NAME.fullmatch(str(name)):
-            findings.add(
+            validator.add(
                 key,
                 f"{'null' if name is None else reprlib.repr(name)} is not a plain name: at most 100 letters, digits, "
                 "_ and -, not starting with - (it becomes part of a folder's name)",
             )
     if grid.get("paper_table") not in (None, 1, 2, 3):
-        findings.add("paper_table", f"must be 1, 2 or 3, not {grid['paper_table']}")
+        validator.add("paper_table", f"must be 1, 2 or 3, not {grid['paper_table']}")
     seeds = grid.get("seeds", [0])
     if not seeds:
-        findings.add("seeds", "lists no seed; leave it out for seed 0")
+        validator.add("seeds", "lists no seed; leave it out for seed 0")
     for seed, times in Counter(seeds).items():
         if seed < 0:
-            findings.add("seeds", f"must be at least 0, not {seed}")
+            validator.add("seeds", f"must be at least 0, not {seed}")
         if times > 1:
-            findings.add("seeds", f"{seed} is listed {times} times; each seed runs once")
+            validator.add("seeds", f"{seed} is listed {times} times; each seed runs once")
     if "objectives" in grid:
-        check_objectives(grid["objectives"], findings)
+        check_objectives(grid["objectives"], validator)
     if grid.get("profiles") == {}:
-        findings.add("profiles", "a grid needs at least one")
+        validator.add("profiles", "a grid needs at least one")
 
 
 def _check_cases_fit(
-    cases: list[GridCase], profiles: Mapping[str, Profile], findings: Validator, *, leave_out: bool
+    cases: list[GridCase], profiles: Mapping[str, Profile], validator: Validator, *, leave_out: bool
 ) -> None:
     """A case that fits the paper's 197 tokens may still ask too much of a layer on smaller images.
 
@@ -159,12 +159,12 @@ def _check_cases_fit(
                     schedule_on(case.request, tokens)
                 except ConfigError as error:
                     for problem in error.problems:
-                        findings.add(case.key, f"{where}, {problem.sentence}")
+                        validator.add(case.key, f"{where}, {problem.sentence}")
             if space and not any(find_schedule_on(case.request, tokens) for case in space):
-                findings.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
+                validator.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
 
 
-def _check_shares(budget: Budget, profiles: Mapping[str, Profile], findings: Validator) -> None:
+def _check_shares(budget: Budget, profiles: Mapping[str, Profile], validator: Validator) -> None:
     """An exact total is one of whole tokens: on small images that may be far from the budget's share."""
     if budget.reduced_tokens is None or budget.rule != "exact":
         return
@@ -172,7 +172,7 @@ def _check_shares(budget: Budget, profiles: Mapping[str, Profile], findings: Val
         for num_patches in dict.fromkeys(model.num_patches for model in profile.models):
             share, removed = share_at(budget, num_patches)
             if abs(removed - share) > budget.tolerance * share:
-                findings.add(
+                validator.add(
                     "budget.tolerance",
                     f"in profile {name} ({num_patches + 1} tokens) the budget's share is {share:.2f} tokens, and "
                     f"{removed} would go: {abs(removed - share) / share:.1%} off, and the tolerance is "
@@ -180,22 +180,22 @@ def _check_shares(budget: Budget, profiles: Mapping[str, Profile], findings: Val
                 )
 
 
-def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], findings: Validator) -> None:
+def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], validator: Validator) -> None:
     """A search compares cases with each other, so they must differ in nothing else."""
     seeds = grid.get("seeds", [0])
     if len(seeds) > 1:
-        findings.add("seeds", f"a search trains with one seed, not {len(seeds)}: {seeds}")
+        validator.add("seeds", f"a search trains with one seed, not {len(seeds)}: {seeds}")
     for name, profile in profiles.items():
         backbones = [model.backbone for model in profile.models]
         if len(backbones) > 1:
-            findings.add(
+            validator.add(
                 f"profiles.{name}.backbone",
                 f"a search trains one backbone, not {len(backbones)}: {', '.join(backbones)}",
             )
 
 
 def _check_sizes(
-    searching: SearchSection, found: GridCases, seeds: int, profiles: Mapping[str, Profile], findings: Validator
+    searching: SearchSection, found: GridCases, seeds: int, profiles: Mapping[str, Profile], validator: Validator
 ) -> None:
     """More trials than a plan can hold, and an early stop that could never end one of them."""
     stop, key = searching.early_stop, searching.stop_key
@@ -206,15 +206,15 @@ def _check_sizes(
         count = (len(found.baselines) + len(found.cases)) * seeds * len(profile.models)
         if count > MOST_TRIALS:
             sentence = f"has {count} trials with {seeds} seeds, and {MOST_TRIALS} are the most"
-            findings.add(f"profiles.{name}", sentence)
+            validator.add(f"profiles.{name}", sentence)
         if stop and stop.min_epochs >= profile.train.epochs:
-            findings.add(
+            validator.add(
                 f"{key}.min_epochs",
                 f"{stop.min_epochs} ends no trial of profile {name} early: it must be below its {profile.train.epochs} "
                 "epochs",
             )
     if stop and 0 < compared < stop.reduction_factor:
-        findings.add(
+        validator.add(
             f"{key}.reduction_factor",
             f"{stop.reduction_factor} ends no trial early: it must be at most the {compared} that are compared",
         )

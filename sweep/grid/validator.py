@@ -1,4 +1,4 @@
-"""Values from a file -> values of the right type, with everything that is wrong collected on the way."""
+"""Checks the types of values from a file, and collects every problem."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WANTED = {  # pydantic's error types, in a user's words
 
 
 class Validator:
-    """What is wrong with one file. The methods return what is right, and keep the rest as problems."""
+    """Collects the validation errors of one file; its methods return the valid values."""
 
     def __init__(self, file: Path, problems: Collection[Problem] = ()):
         self.file = file
@@ -46,9 +46,10 @@ class Validator:
     def mapping(
         self, value: object, key: str, types: Mapping[str, Any], required: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Those entries of `value` that are named in `types` and have the type named there.
+        """Return the entries of a mapping whose name and type are in `types`.
 
-        Types are exact: true is no number and "3" no whole number, but 3 is a number. Whole numbers fit in 64 bits.
+        Types are exact: true is not a number and "3" is not a whole number, but 3 is a number.
+        Whole numbers fit in 64 bits.
         """
         if not isinstance(value, dict):
             self.add(key, f"must be a mapping with keys {', '.join(types)}{_found(value)}")
@@ -75,20 +76,20 @@ class Validator:
         return good
 
     def config(self, config_type: type[Config], values: Mapping[str, Any], key: str) -> Config | None:
-        """The configuration with these values, or None where it refuses them."""
+        """Return the configuration with these values, or None if they are invalid."""
         try:
             return config_type(**values)
         except ConfigError as error:
-            self.refused(error, key)
+            self.add_error(error, key)
             return None
 
-    def refused(self, error: ConfigError, key: str) -> None:
-        """Keep what a configuration said against values that stand under `key`."""
+    def add_error(self, error: ConfigError, key: str) -> None:
+        """Add the problems of a configuration whose values are under `key`."""
         self.problems += error.at(self.file, key)
 
 
 def unknown(name: object, choices: Collection[str]) -> str:
-    """The sentence for a name that is not one of `choices`."""
+    """Return the sentence for a name that is not one of `choices`."""
     close = difflib.get_close_matches(str(name), choices, n=1)
     return f"{name!r} is not known;{f' did you mean {close[0]}?' if close else ''} choose from {', '.join(choices)}"
 
@@ -104,7 +105,7 @@ def _found(value: object) -> str:
 
 
 def field_types(config_type: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass and their types, as `Validator.mapping` takes them."""
+    """Return the types of a dataclass's fields by name, as `Validator.mapping` takes them."""
     hints = typing.get_type_hints(config_type)
     return {field.name: hints[field.name] for field in fields(config_type) if field.name not in without}
 
@@ -115,7 +116,7 @@ def _adapter(type_: Any) -> TypeAdapter[Any]:
 
 
 def _join(*parts: object) -> str:
-    """The path of a key, such as "profiles.laptop.backbone[1]"."""
+    """Return the path of a key, such as "profiles.laptop.backbone[1]"."""
     path = ""
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 def make_plan(
     spec: SweepSpec, profile_name: str, *, data_dir: str | None = None, flags: Mapping[str, Any] | None = None
 ) -> Plan:
-    """The trials and cases of one profile; of a searched space, those that the profile's images have the tokens for.
+    """Return the trials and cases of one profile. A search gets only the cases that its images have the tokens for.
 
     Args:
         data_dir: the folder that holds the data set, instead of the profile's.
-        flags: entries of the pool that the command line sets.
+        flags: entries of the pool set on the command line.
 
-    Raises UserError for a profile that the grid has not, a data set that is not there, and flags that cannot be.
+    Raises UserError for an unknown profile, a missing data set and invalid flags.
     """
     if profile_name not in spec.profiles:
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])

@@ -1,4 +1,4 @@
-"""What makes two trials the same, two measurements, and two trials comparable at a rung."""
+"""Ids of trials and measurements, and groups of trials that early stopping compares."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ADDED = {"recompute": False}
 
 
 def trial_id(trial: Trial) -> str:
-    """Made of what defines the trial's result, and of nothing else.
+    """Return an id made only of what defines the trial's result.
 
-    The case's labels stay out even of the readable part: with other cases in the grid, another one may be the first
-    to ask for this trial, and what is stored must still be found.
+    The case's labels stay out even of the readable part: in a grid with other cases, another case may be the
+    first with this trial, and the stored result must still be found.
     """
     digest = _digest(_workload(trial) | {"train": _train(trial)} | _content(trial) | _meaning())
     return f"{_readable(trial)}-seed{trial.train.seed}-{digest}"
 
 
 def measure_id(trial: Trial) -> str:
-    """Names what decides the time and the memory of the trial's training step, the device's model aside.
+    """Return an id of what determines time and memory of the trial's training step, without the device's model.
 
     Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
     """
@@ -40,9 +40,9 @@ def measure_id(trial: Trial) -> str:
 
 
 def rung_group(trial: Trial) -> str:
-    """Names the trials whose accuracies after as many epochs compare: those that differ in fusion and seed alone.
+    """Return an id shared by the trials that differ only in fusion, seed and device.
 
-    The device does not matter there.
+    Their accuracies after the same number of epochs can be compared.
     """
     workload = {name: value for name, value in _workload(trial).items() if name not in ("schedule", "fusion", "device")}
     train = {name: value for name, value in _train(trial).items() if name != "seed"}
@@ -51,7 +51,7 @@ def rung_group(trial: Trial) -> str:
 
 
 def _workload(trial: Trial) -> dict[str, Any]:
-    """What runs and on what, training settings apart."""
+    """Return what runs and on which device, without the training settings."""
     data = {name: value for name, value in vars(trial.data).items() if name != "data_dir"}
     return {
         "model": vars(trial.model) | {"patch_size": trial.model.patch},
@@ -64,13 +64,13 @@ def _workload(trial: Trial) -> dict[str, Any]:
 
 
 def _train(trial: Trial) -> dict[str, Any]:
-    """The training settings that enter an id; those without effect as they are by default."""
+    """Return the training settings that enter an id; a setting without effect has its default value."""
     settings = vars(trial.train) | ({} if trial.train.ema else {"ema_decay": TrainConfig.ema_decay})
     return {name: value for name, value in settings.items() if value != _ADDED.get(name, ...)}
 
 
 def _content(trial: Trial) -> dict[str, Any]:
-    """The images, of a data set that does not come with a library."""
+    """Return the fingerprint of the images; nothing for a data set that a library ships."""
     return {"fingerprint": trial.data_fingerprint} if trial.data_fingerprint else {}
 
 

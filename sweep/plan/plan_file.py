@@ -1,4 +1,4 @@
-"""What `status` needs of a plan: a plan of thousands of trials takes seconds to check in full, this some hundredths."""
+"""plan.json: written and read as a Plan, or read as an outline, which is much faster for thousands of trials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CaseOutline:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOutline:
-    """Some of the fields of a Plan."""
+    """The fields of a Plan that `status` needs. Reading only these takes hundredths of a second, not seconds."""
 
     study: str
     profile: str
@@ -46,7 +46,7 @@ _OUTLINE = TypeAdapter(PlanOutline)
 
 
 def plan_outline_from_json(text: bytes, folder: Path) -> PlanOutline:
-    """The outline of the plan that plan.json holds. Raises UserError as `plan_from_json`."""
+    """Return the outline of the plan in plan.json. Raises UserError as `plan_from_json`."""
     return validated(_OUTLINE, text, folder)
 
 
@@ -64,27 +64,28 @@ P = TypeVar("P", "Plan", "PlanOutline")
 
 
 def plan_to_json(plan: Plan) -> str:
+    """Return the text of plan.json, with its checksum."""
     return with_checksum(
         _PLAN_FILE.dump_json(_PlanFile(**{field.name: getattr(plan, field.name) for field in fields(plan)}), indent=2)
     ).decode()
 
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:
-    """The plan that `plan_to_json` wrote. Raises UserError, naming the study's `folder`, where the text is not one."""
+    """Return the plan that `plan_to_json` wrote. Raises UserError, naming `folder`, if the text is not a plan."""
     plan = validated(_PLAN, text, folder)
     if not plan.trials:
         raise _damaged(folder, "it has no trial")
     if not plan.objectives or not set(plan.objectives) <= set(NUMERIC):
-        raise _damaged(folder, f"its objectives are no measured columns: {', '.join(plan.objectives) or 'none'}")
+        raise _damaged(folder, f"its objectives are not measured columns: {', '.join(plan.objectives) or 'none'}")
     if wrong := set(plan.objectives.values()) - {"max", "min"}:
-        raise _damaged(folder, f"its objectives are max or min, not {', '.join(sorted(wrong))}")
+        raise _damaged(folder, f"its objectives must be max or min, not {', '.join(sorted(wrong))}")
     if plan.paper_table not in (None, 1, 2, 3):
         raise _damaged(folder, f"its paper_table is {plan.paper_table}, and the paper has tables 1, 2 and 3")
     return plan
 
 
 def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
-    """A plan, or an outline of one, from the text of plan.json. Raises UserError where it cannot be one."""
+    """Return a plan, or its outline, from the text of plan.json. Raises UserError if the text is damaged."""
     if verify_checksum(text.encode() if isinstance(text, str) else text) is False:
         raise _damaged(folder, "it is not as it was written")
     try:

@@ -1,4 +1,4 @@
-"""The folder of a grid's study, as long as no other study is in the way."""
+"""Finds the folder of a plan's study, and refuses a folder that belongs to another study."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sweep.store.study import read_plan_json
 
 
 def study_folder(out: Path, plan: Plan) -> Path:
-    """The absolute folder of a plan's study in the results folder `out`; nothing is made.
+    """Return the absolute path of a plan's study in the results folder `out`. Creates nothing.
 
-    Raises UserError where `out` lies in a study itself, and where the folder is another study's, renamed or copied.
+    Raises UserError if `out` is inside a study, or if the folder holds another study (renamed or copied).
     """
     results = Path(os.path.realpath(out))
     folder = results / f"{plan.study}-{plan.profile}"
@@ -42,7 +42,7 @@ def _is_study(folder: Path) -> bool:
 
 
 def _plan_of(folder: Path) -> tuple[str, str] | None:
-    """Study and profile of the plan there. A damaged one is none: the next run writes it again."""
+    """Return study and profile of the plan in a folder; None if it is damaged, as the next run writes it again."""
     try:
         outline = plan_outline_from_json(read_plan_json(folder), folder)
     except UserError:

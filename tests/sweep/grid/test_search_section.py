@@ -85,8 +85,8 @@ def test_constraints_are_bounds_on_columns(load):
         ("search: {kind: optuna, min_epochs: 3}", "search.min_epochs", "is for kind asha, and the kind is optuna"),
         ("search: {kind: asha, early_stop: asha}", "search.early_stop", "is for kind grid or optuna, and the kind is"),
         ("search: {kind: asha, reduction_factor: 1}", "search.reduction_factor", "must be at least 2, not 1"),
-        ("search: {kind: asha}\nearly_stop: asha", "early_stop", "stands beside that of search; a grid has one"),
-        ("search: {kind: optuna, early_stop: asha}\nearly_stop: asha", "early_stop", "stands beside that of search"),
+        ("search: {kind: asha}\nearly_stop: asha", "early_stop", "cannot stand with search.early_stop; keep one"),
+        ("search: {kind: optuna, early_stop: asha}\nearly_stop: asha", "early_stop", "cannot stand with search.early"),
         ("early_stop: median", "early_stop.kind", "must be asha, not 'median'"),
         ("early_stop: 3", "early_stop", "must be a mapping with keys kind, min_epochs, reduction_factor, not 3"),
         ("early_stop: {min_epochs: 3}", "early_stop.kind", "is required"),
@@ -129,7 +129,7 @@ def test_wrong_sections(problems, rest, key, sentence):
         (
             "[attempt <= 3]",
             "constraints[0]",
-            "attempt is given to a trial and does not come of it; choose from",
+            "attempt is an input of a trial, not a result; choose from",
         ),
         (
             "[top1_pct >= 101]",
@@ -159,8 +159,8 @@ def test_wrong_constraints(problems, constraints, key, sentence):
     ("objectives", "key", "sentence"),
     [
         ("{}", "objectives", "names no column"),
-        ("{seed: min}", "objectives.seed", "seed is given to a trial and does not come of it; choose from"),
-        ("{suggestion: min}", "objectives.suggestion", "suggestion is given to a trial"),
+        ("{seed: min}", "objectives.seed", "seed is an input of a trial, not a result; choose from"),
+        ("{suggestion: min}", "objectives.suggestion", "suggestion is an input of a trial"),
         ("{backbone: min}", "objectives.backbone", "'backbone' is not known"),
         (
             "{top1_pct: max, top5_pct: max, final_loss: min, train_time_s: min, wall_time_s: min, step_time_ms: min}",

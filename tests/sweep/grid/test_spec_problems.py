@@ -66,7 +66,7 @@ def test_every_problem_of_the_file_is_reported_at_once(problems):
     assert found["seeds"] == "must be at least 0, not -1"
     assert "did you mean top1_best_pct?" in found["objectives.top1_best"]
     assert found["objectives.train_time_s"] == "must be max or min, not 'least'"
-    assert found["baselines[0].r"] == "strategy none takes none, and 3 was given"
+    assert found["baselines[0].r"] == "strategy 'none' does not take r (got 3)"
     assert found["cases[0].strategy"] == "'uper' is not a strategy; choose from none, all, interleaved, lower, upper"
     assert found["cases[1].start_layer"] == "must be a layer from 1 to 24, not 25"
     assert "layer 24 would remove 10 of its 17 tokens" in found["cases[2].r"]
@@ -78,7 +78,7 @@ def test_every_problem_of_the_file_is_reported_at_once(problems):
     assert found["profiles.paper.cpus_per_trial"] == "must be from 1 to 1024, not 0"
     assert "choose from vim_tiny" in found["profiles.laptop.backbone"]
     assert found["profiles.laptop.dataset"] == "must be digits, cifar100 or imagefolder, not 'mnist'"
-    # batch_size stands beside values of the wrong type and waits for them
+    # batch_size is checked only once the other values have the right type
     assert len(found) == 16
 
 
@@ -142,7 +142,7 @@ def test_wrong_values_in_a_profile(problems, entry, sentence):
         ("{strategy: all, start_layer: 6, r: 7}", "start_layer", "strategy 'all' does not take start_layer (got 6)"),
         ("{strategy: all}", "r", "strategy 'all' needs r: tokens to remove in each fusing layer"),
         ("{strategy: all, r: -1}", "r", "must be at least 0, not -1"),
-        ("{strategy: none, order: raster}", "order", "strategy none takes none, and raster was given"),
+        ("{strategy: none, order: raster}", "order", "strategy 'none' does not take order (got raster)"),
         ("{strategy: all, r: 1, weighting: sum}", "weighting", "must be mean or size, not 'sum'"),
         ("{strategy: all, r: 1, schedule: [1]}", "schedule", "'schedule' is not known; choose from strategy"),
     ],
@@ -193,7 +193,7 @@ def test_wrong_spaces(problems, space, key, sentence):
 
 def test_a_grid_has_cases_or_a_space(problems):
     both = problems(with_cases("{strategy: all, r: 1}", rest="space: {strategy: none}"))
-    assert both == {"space": "stands beside cases; a grid has one of the two"}
+    assert both == {"space": "cannot stand with cases; keep one of the two"}
     assert "at least one case" in problems("study: x\nprofiles: {a: {}}")["cases"]
     assert "at least one case" in problems("study: x\ncases: []\nprofiles: {a: {}}")["cases"]
     assert problems("study: x\ncases:\nprofiles: {a: {}}") == {"cases": "must be a list, and is empty"}
@@ -250,7 +250,7 @@ def test_a_broken_budget_does_not_hide_a_wrong_layer(problems):
 
 def test_a_budget_and_an_r_exclude_each_other(problems):
     found = problems(with_space("{strategy: all, r: 7}", rest="budget: {reduced_tokens: 168}"))
-    assert found == {"space.r": "the budget derives r, and 7 was given; drop one of the two"}
+    assert found == {"space.r": "the budget derives r, so a case cannot give it (got 7); drop one of the two"}
 
 
 def test_seeds_are_distinct(problems):

@@ -68,9 +68,9 @@ def test_a_plan_whose_id_is_no_plain_name_is_refused(tmp_path, trial_id):
     ("changed", "finding"),
     [
         ({"trials": [], "cases": []}, "it has no trial"),
-        ({"objectives": {}}, "its objectives are no measured columns: none"),
-        ({"objectives": {"backbone": "max"}}, "its objectives are no measured columns: backbone"),
-        ({"objectives": {"top1_pct": "up"}}, "its objectives are max or min, not up"),
+        ({"objectives": {}}, "its objectives are not measured columns: none"),
+        ({"objectives": {"backbone": "max"}}, "its objectives are not measured columns: backbone"),
+        ({"objectives": {"top1_pct": "up"}}, "its objectives must be max or min, not up"),
         ({"paper_table": 9}, "its paper_table is 9, and the paper has tables 1, 2 and 3"),
     ],
 )
