@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The results of a study, such as "results/starting_layer-laptop": one row per attempt at a trial.
+    """Return the results of a study, such as "results/starting_layer-laptop": one row per attempt at a trial.
 
     Columns are those of `sweep.schema.ResultRow`; only rows whose status is "completed" enter the tables.
     Warns about parts that cannot be read. Raises UserError if the folder holds no study.
     """
     from sweep.store import study  # here, so that `import sweep` stays light
 
-    return study.load_results(folder)
+    return study.load(folder, study.read_rows)
 
 
 def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The learning curves of a study: one row per epoch of an attempt, with the columns of `sweep.schema.EpochRow`.
+    """Return the learning curves of a study: one row per epoch of an attempt.
 
-    Warns and raises as `load_results` does.
+    Columns are those of `sweep.schema.EpochRow`. Warns and raises as `load_results` does.
     """
     from sweep.store import study
 
-    return study.load_epochs(folder)
+    return study.load(folder, study.read_epochs)

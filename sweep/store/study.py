@@ -144,17 +144,17 @@ def read_measurement(folder: Path, measure_id: str) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
-def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return the results of a study, one row per attempt, with the columns of `read_rows`.
+def load(folder: str | os.PathLike[str], read: Callable[[Path], StoredRows]) -> pd.DataFrame:
+    """Return what `read` reads; warn the caller's caller about files that cannot be read.
 
-    Warns about parts that cannot be read. Raises UserError if the folder holds no study.
+    Raises UserError if the folder holds no study.
     """
-    return _load(folder, read_rows)
-
-
-def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return the learning curves of a study, one row per epoch of an attempt. Warns and raises as `load_results`."""
-    return _load(folder, read_epochs)
+    check_is_study(Path(folder))
+    rows, damaged = read(Path(folder))
+    if damaged:
+        names = ", ".join(str(part) for part in damaged)
+        warnings.warn(f"left out {len(damaged)} damaged part(s), as if not run: {names}", stacklevel=3)
+    return rows
 
 
 def _write_part(
@@ -176,15 +176,6 @@ def _write_part(
     part = folder / kind.name / kind.part_name(*key)
     part.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(part, with_checksum(sink.getvalue()), replace=replace)
-
-
-def _load(folder: str | os.PathLike[str], read: Callable[[Path], StoredRows]) -> pd.DataFrame:
-    check_is_study(Path(folder))
-    rows, damaged = read(Path(folder))
-    if damaged:
-        names = ", ".join(str(part) for part in damaged)
-        warnings.warn(f"left out {len(damaged)} damaged part(s), as if not run: {names}", stacklevel=3)
-    return rows
 
 
 def _read_frame(

@@ -1,13 +1,13 @@
-"""Results and curves become one file each, and no reader sees a row twice or misses one meanwhile.
+"""Merges the parts of a study into one file of results and one of curves, while others may read them.
 
-    1. the rows of the compacted file so far and of the loose parts are written to a new file in compacted/
-    2. manifest.json is replaced by one that names the new file and every part that it stands for
-    3. those parts, and the compacted file before, are removed
+    1. write the rows of the previous compacted file and of the loose parts to a new file in compacted/
+    2. replace manifest.json by one that names the new file and every part whose rows it holds
+    3. remove these parts and the previous compacted file
 
-What reads is told by the manifest which parts not to read, so the second step is the moment in which rows move. A
-process killed before it has left a file that nobody reads, one killed after it parts that nobody reads: the next
-compaction removes them. Rungs and logs, which are no parts, are folded into a file each, written before what it stands
-for is removed: what a killed compaction leaves is there twice, and counts once.
+Readers skip the parts that the manifest names, so all rows move at step 2, and each is seen exactly once. A process
+killed before step 2 leaves a new file that nobody reads; one killed after it leaves old files that nobody reads. The
+next compaction removes them. Rungs and logs, which are not parts, are folded into one file each. It is written before
+the files that it replaces are removed, and a reader counts a line that is in both once.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from sweep.store.study import check_is_study
 
 @dataclass(frozen=True, kw_only=True)
 class Compaction:
-    """What a compaction has done."""
+    """Summary of a compaction."""
 
-    parts: int  # that became part of a compacted file
+    parts: int  # merged into compacted files
     rows: Mapping[str, int]  # in the compacted files, by kind
-    logs: int  # that became part of logs/folded.txt
-    set_aside: tuple[Path, ...]  # damaged parts, where they are now
+    logs: int  # merged into logs/folded.txt
+    quarantined: tuple[Path, ...]  # damaged files, at their new paths in quarantine/
 
     @property
     def sentence(self) -> str:
         held = ", ".join(f"{count} rows of {kind}" for kind, count in self.rows.items())
         lines = [f"{self.parts} parts compacted; compacted/ holds {held or 'nothing'}"]
         if self.logs:
-            lines.append(f"{self.logs} tracebacks are in logs/folded.txt now, each under its name")
-        return "\n".join(lines + [f"{part}: could not be read and is set aside" for part in self.set_aside])
+            lines.append(f"{self.logs} tracebacks are now in logs/folded.txt, each under its name")
+        return "\n".join(lines + [f"moved to quarantine/ because it is damaged: {part}" for part in self.quarantined])
 
 
 def compact(folder: Path) -> Compaction:
-    """Make one file of each kind of part in a study's folder, of each rung, and of the logs.
+    """Merge the parts of each kind, the files of each rung, and the logs of a study.
 
-    CorruptFile files are set aside. Killed at any point it loses nothing, and a second call goes on.
-    Raises UserError if `folder` holds no study, another process drives it, or it cannot be read or written.
+    Damaged files are moved to quarantine/. Killed at any point it loses nothing, and a second call goes on.
+    Raises UserError if `folder` holds no study, another process runs it, or it cannot be read or written.
     """
     check_is_study(folder)
     with lock_study(folder), as_user_error(folder):
-        set_aside = quarantine(folder, list_damaged_compacted(folder))
+        quarantined = quarantine(folder, list_damaged_compacted(folder))
         before = read_manifest(folder)
         manifest: dict[str, CompactedFile] = {}
         for kind in COMPACTED_KINDS:
-            set_aside += _compact_kind(folder, kind, before, manifest)
+            quarantined += _compact_kind(folder, kind, before, manifest)
         if manifest != before:
             write_manifest(folder, manifest)
         _remove_superseded(folder, manifest)
@@ -73,12 +73,12 @@ def compact(folder: Path) -> Compaction:
         parts=sum(len(entry.parts) for entry in manifest.values()) - sum(len(entry.parts) for entry in before.values()),
         rows={kind: entry.rows for kind, entry in manifest.items()},
         logs=logs,
-        set_aside=tuple(set_aside),
+        quarantined=tuple(quarantined),
     )
 
 
 def _compact_kind(folder: Path, kind: RowKind, before: Manifest, manifest: dict[str, CompactedFile]) -> list[Path]:
-    """Write the new file of a kind and enter it in `manifest`; returns the parts that were set aside."""
+    """Write the new file of a kind and add it to `manifest`; return the damaged parts in quarantine/."""
     old = before.get(kind.name)
     held = old.parts if old else frozenset[str]()
     with_row = manifest[TRIALS.name].parts if TRIALS.name in manifest else frozenset[str]()
@@ -89,7 +89,7 @@ def _compact_kind(folder: Path, kind: RowKind, before: Manifest, manifest: dict[
             yield compacted.read_compacted(folder, kind, old).table
         for name in list_loose_parts(folder, kind):
             if name in held or (kind is EPOCHS and name not in with_row):
-                continue  # a curve without its row may still be replaced, so it stays loose
+                continue  # a curve without its row may still be replaced, so it stays a loose part
             part = folder / kind.name / name
             try:
                 yield read_loose_part(part, kind, kind.schema)
@@ -106,16 +106,13 @@ def _compact_kind(folder: Path, kind: RowKind, before: Manifest, manifest: dict[
 
 
 def _remove_superseded(folder: Path, manifest: Manifest) -> None:
-    """Loose parts that the manifest names, and compacted files that it does not.
-
-    One that has rows which nothing else has stays: nobody knows how it came there.
-    """
+    """Delete files the manifest has replaced; keep any with rows found nowhere else."""
     for kind, entry in compacted.list_compacted_files(folder):
         now = manifest.get(kind.name)
         held = now.parts if now else frozenset()
         if (now is None or entry.file != now.file) and entry.parts <= held | set(list_loose_parts(folder, kind)):
-            for place in entry.paths(folder):
-                place.unlink(missing_ok=True)
+            for path in entry.paths(folder):
+                path.unlink(missing_ok=True)
     for kind in COMPACTED_KINDS:
         held = manifest[kind.name].parts if kind.name in manifest else frozenset()
         for name in list_loose_parts(folder, kind):
@@ -124,7 +121,7 @@ def _remove_superseded(folder: Path, manifest: Manifest) -> None:
 
 
 def _fold_logs(folder: Path) -> int:
-    """Make sections of one file of them, each under its name; returns how many."""
+    """Append each traceback to logs/folded.txt, under its name; return how many there were."""
     folded = StudyPaths(folder).folded_log
     logs = sorted(path for path in folded.parent.glob("*.txt") if path != folded and not path.is_symlink())
     if logs:

@@ -1,10 +1,10 @@
-"""Compacted files: the rows of many parts in one, a copy of it, and what is left of them where both are damaged.
+"""Compacted files: the rows of many parts in one file, and a copy of it.
 
     compacted/<kind>-<id>.parquet    the rows of many parts
-    compacted/<kind>-<id>.copy       the same bytes: a loose part that is damaged costs one row, this file all of them
+    compacted/<kind>-<id>.copy       the same bytes, because damage to one file would otherwise cost all rows
 
-They are written in groups of rows, none of which divides a part, so that one part is found without reading all, and
-damage to both files costs the groups that it is in.
+Rows are written in row groups that never split a part. So one part is found without reading the whole file, and
+damage to both files costs only the row groups that are damaged in both.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, CorruptFile
 from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import COMPACTED_KINDS, RowKind, conform
 
-COPY = ".copy"  # not *.parquet, or whoever reads all of these would see each row twice
-ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about so many; of so many rows at least
+COPY = ".copy"  # not .parquet: a program that reads compacted/*.parquet would see each row twice
+ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about this many groups, of at least this many rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompactedFile:
-    """The file that holds the rows of many parts."""
+    """A file that holds the rows of many parts."""
 
     file: str  # in the folder compacted/
     rows: int
-    parts: frozenset[str]  # names of the parts
+    parts: frozenset[str]  # their names
 
     def paths(self, folder: Path) -> tuple[Path, Path]:
-        """The file and its copy, of a study's folder."""
+        """Return the paths of the file and its copy in a study's folder."""
         path = StudyPaths(folder).compacted / self.file
         return path, path.with_suffix(COPY)
 
 
-Manifest = Mapping[str, CompactedFile]  # by the kind's name
+Manifest = Mapping[str, CompactedFile]  # by name of the kind
 
 
 class CompactedRows(NamedTuple):
-    """What a reading of a compacted file has found."""
+    """Rows that were read from a compacted file or its copy."""
 
     table: pa.Table
-    whole: bool  # whether no row is missing
-    damaged: tuple[Path, ...]  # of the file and its copy, as far as they had to be read
+    whole: bool  # no row is missing
+    damaged: tuple[Path, ...]  # the file, and its copy if it had to be read
 
 
 def write_compacted(folder: Path, kind: RowKind, table: pa.Table, parts: frozenset[str]) -> CompactedFile:
-    """Store rows in a new file, and its copy, that stand for these parts."""
+    """Write the rows of these parts to a new file and its copy. Raises OSErrors."""
     table = table.sort_by([(column, "ascending") for column in kind.sort_columns]).combine_chunks()
     sink = io.BytesIO()
     with pq.ParquetWriter(
@@ -70,46 +70,46 @@ def write_compacted(folder: Path, kind: RowKind, table: pa.Table, parts: frozens
     entry = CompactedFile(file=f"{kind.name}-{uuid.uuid4().hex}.parquet", rows=table.num_rows, parts=parts)
     data = with_checksum(sink.getvalue())
     StudyPaths(folder).compacted.mkdir(exist_ok=True)
-    for place in entry.paths(folder):
-        write_atomically(place, data)
+    for path in entry.paths(folder):
+        write_atomically(path, data)
     return entry
 
 
 def read_compacted(folder: Path, kind: RowKind, entry: CompactedFile, key: Sequence[str | int] = ()) -> CompactedRows:
-    """The rows of a compacted file, or those of one part of it, from its copy where that alone is whole.
+    """Read a compacted file, or the rows of one part in it; read its copy if the file is damaged.
 
-    Where neither is, the groups of rows that are whole in one of them. Raises FileNotFoundError where both are gone,
-    and OSErrors of the file system where what may be whole cannot be read now.
+    If both are damaged, read the row groups that are intact in one of them. Raises FileNotFoundError if both are gone,
+    and OSErrors of the file system if a file that may be intact cannot be read now.
     """
     damaged: list[Path] = []
-    places, unreadable = entry.paths(folder), None
-    for place in places:
+    paths, unreadable = entry.paths(folder), None
+    for path in paths:
         try:
-            return CompactedRows(_select_part(key, _read(place, kind, key), kind), True, tuple(damaged))
+            return CompactedRows(_select_part(key, _read(path, kind, key), kind), True, tuple(damaged))
         except (CorruptFile, FileNotFoundError):
-            damaged.append(place)
+            damaged.append(path)
         except OSError as error:
             unreadable = error
     if unreadable:
         raise unreadable
-    if not any(place.exists() for place in places):
-        raise FileNotFoundError(places[0])
-    return CompactedRows(_select_part(key, _read_intact_groups(places, kind), kind), False, tuple(damaged))
+    if not any(path.exists() for path in paths):
+        raise FileNotFoundError(paths[0])
+    return CompactedRows(_select_part(key, _read_intact_groups(paths, kind), kind), False, tuple(damaged))
 
 
-def is_whole(place: Path) -> bool:
-    """Whether a compacted file or its copy is there as it was written. Raises OSErrors of the file system."""
+def is_whole(path: Path) -> bool:
+    """True if a compacted file or its copy exists and is intact. Raises OSErrors of the file system."""
     try:
-        _check_file(place)
+        _check_file(path)
     except (CorruptFile, FileNotFoundError):
         return False
     return True
 
 
 def rebuild_manifest(folder: Path) -> Manifest:
-    """What the compacted files say themselves, for a study whose manifest is lost.
+    """Return the manifest that follows from the compacted files themselves.
 
-    A compaction's file holds all that the one before held; so of several the one with most rows counts.
+    Each compaction's file holds all rows of the one before, so of several files the one with most rows counts.
     """
     found: dict[str, CompactedFile] = {}
     for kind, entry in list_compacted_files(folder):
@@ -119,7 +119,7 @@ def rebuild_manifest(folder: Path) -> Manifest:
 
 
 def list_compacted_files(folder: Path) -> Iterator[tuple[RowKind, CompactedFile]]:
-    """Each compacted file, with the parts whose rows can be read in it or in its copy."""
+    """Yield each compacted file, with the parts whose rows can be read in it or in its copy."""
     for kind in COMPACTED_KINDS:
         paths = StudyPaths(folder).compacted.glob(f"{kind.name}-*")
         for file in sorted({path.with_suffix(".parquet").name for path in paths}):
@@ -129,9 +129,9 @@ def list_compacted_files(folder: Path) -> Iterator[tuple[RowKind, CompactedFile]
 
 
 def _split_rows(table: pa.Table, kind: RowKind) -> Iterator[pa.Table]:
-    """Sorted rows in groups that divide no part."""
+    """Split sorted rows into groups that never split a part."""
     size = max(SMALLEST_GROUP, -(-table.num_rows // ROW_GROUPS))
-    begins = np.zeros(max(table.num_rows - 1, 0), bool)  # whether the row after this one is another part's
+    begins = np.zeros(max(table.num_rows - 1, 0), bool)  # True where the next row belongs to another part
     for column in kind.key:
         begins |= pc.not_equal(table[column][1:], table[column][:-1]).to_numpy()
     starts = np.array([0, *np.flatnonzero(begins) + 1])
@@ -140,43 +140,43 @@ def _split_rows(table: pa.Table, kind: RowKind) -> Iterator[pa.Table]:
         yield table.slice(start, end - start)
 
 
-def _read(place: Path, kind: RowKind, key: Sequence[str | int]) -> pa.Table:
-    """The groups of rows that can hold the part of this key, or all. Raises CorruptFile and OSErrors."""
-    _check_file(place)
-    parquet = _open_parquet(place)
+def _read(path: Path, kind: RowKind, key: Sequence[str | int]) -> pa.Table:
+    """Read the row groups that can hold the part of this key, or all. Raises CorruptFile and OSErrors."""
+    _check_file(path)
+    parquet = _open_parquet(path)
     groups = range(parquet.num_row_groups)
     return _concat((_read_group(parquet, i, kind) for i in groups if not key or _may_hold(parquet, i, kind, key)), kind)
 
 
-def _read_intact_groups(places: Sequence[Path], kind: RowKind) -> pa.Table:
+def _read_intact_groups(paths: Sequence[Path], kind: RowKind) -> pa.Table:
     groups: dict[int, pa.Table] = {}
-    for place in places:
+    for path in paths:
         with contextlib.suppress(CorruptFile, FileNotFoundError):
-            parquet = _open_parquet(place)
+            parquet = _open_parquet(path)
             if not set(kind.schema.names).issuperset(parquet.schema_arrow.names):
-                continue  # a footer that names a column wrongly would lose its numbers without a word
+                continue  # a column that a damaged footer renames would be missing silently
             for i in range(parquet.num_row_groups):
                 with contextlib.suppress(CorruptFile):
                     groups[i] = groups[i] if i in groups else _read_group(parquet, i, kind)
     return _concat((groups[i] for i in sorted(groups)), kind)
 
 
-def _check_file(place: Path) -> None:
-    """Raise CorruptFile where a file is not as it was written. That it is, is remembered: it is never written again."""
-    stat = place.stat()
+def _check_file(path: Path) -> None:
+    """Raise CorruptFile if a file has changed since it was written. An intact file is checked once."""
+    stat = path.stat()
     version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    if _known_intact.get(place) != version:
-        if not verify_checksum(place.read_bytes()):
-            raise CorruptFile(place)
-        _known_intact[place] = version
+    if _known_intact.get(path) != version:
+        if not verify_checksum(path.read_bytes()):
+            raise CorruptFile(path)
+        _known_intact[path] = version
 
 
-_known_intact: dict[Path, tuple[int, int, int]] = {}  # inode, time and size of files that were whole
+_known_intact: dict[Path, tuple[int, int, int]] = {}  # inode, time and size of files that were intact
 
 
-def _open_parquet(place: Path) -> pq.ParquetFile:
-    with _arrow_errors_as_corrupt(place):
-        return pq.ParquetFile(place, page_checksum_verification=True)
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    with _arrow_errors_as_corrupt(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def _read_group(parquet: pq.ParquetFile, group: int, kind: RowKind) -> pa.Table:
@@ -186,8 +186,10 @@ def _read_group(parquet: pq.ParquetFile, group: int, kind: RowKind) -> pa.Table:
 
 @contextlib.contextmanager
 def _arrow_errors_as_corrupt(what: object) -> Iterator[None]:
-    """Turns Arrow's errors about content into CorruptFile. Some are OSErrors, but not of the file system: these have
-    a number."""
+    """Raise Arrow's errors about a file's content as CorruptFile.
+
+    Some of them are OSErrors too, but only those of the file system have an errno.
+    """
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -197,7 +199,7 @@ def _arrow_errors_as_corrupt(what: object) -> Iterator[None]:
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, kind: RowKind, key: Sequence[str | int]) -> bool:
-    """Whether a row group can hold the part, by the least and the greatest of its first column."""
+    """True if the key lies between the least and the greatest value of the row group's first column."""
     metadata = parquet.metadata
     bounds = metadata.row_group(group).column(metadata.schema.names.index(kind.key[0])).statistics
     return bool(bounds.min <= key[0] <= bounds.max)

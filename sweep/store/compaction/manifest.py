@@ -1,4 +1,4 @@
-"""manifest.json: which parts a compacted file stands for."""
+"""manifest.json: names the compacted file of each kind, and the parts whose rows it holds."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import COMPACTED_KINDS
 
 _MANIFEST: TypeAdapter[dict[str, CompactedFile]] = TypeAdapter(dict[str, CompactedFile])
-# The last one decoded of each study (None: damaged), with the inode, time and size of its file: decoding thousands of
-# names for each part that is looked for would take most of the time.
+# The last one decoded of each study (None: damaged), with the inode, time and size of its file. Decoding thousands of
+# names each time a single part is read would take most of the time.
 _decoded: dict[Path, tuple[tuple[int, int, int], Manifest | None]] = {}
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What has been compacted. Where the manifest is lost, what the compacted files say themselves."""
+    """Return the study's manifest; if it is lost, the one that follows from the compacted files."""
     manifest = _read_stored(folder)
     return rebuild_manifest(folder) if manifest is None else manifest
 
 
 def is_manifest_lost(folder: Path) -> bool:
-    """Whether the manifest is damaged, or not there though there is what only it names."""
+    """True if the manifest is damaged, or missing although rows are in compacted files only."""
     if _read_stored(folder) is not None:
         return False
     if StudyPaths(folder).manifest.exists():
         return True
-    # Until the manifest of a first compaction is there, all that it will name still is.
+    # Before a first compaction writes its manifest, all parts that it will name still exist.
     found = rebuild_manifest(folder)
     return any(not (folder / kind / part).exists() for kind, entry in found.items() for part in entry.parts)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace it atomically. Raises OSErrors as they come."""
+    """Replace the manifest atomically. Raises OSErrors."""
     plain = {kind: asdict(entry) | {"parts": sorted(entry.parts)} for kind, entry in manifest.items()}
     text = json.dumps(plain | {CHECKSUM_KEY: CHECKSUM_PLACEHOLDER}, indent=0)
     write_atomically(StudyPaths(folder).manifest, with_checksum(text.encode()))
 
 
 def _read_stored(folder: Path) -> Manifest | None:
-    """What the file says; None if there is none, or it is damaged."""
+    """Return the content of manifest.json, or None if it is missing or damaged."""
     try:
         # Opened each time: a network file system looks for a newer version only then.
         with open(StudyPaths(folder).manifest, "rb") as file:
@@ -57,7 +57,7 @@ def _read_stored(folder: Path) -> Manifest | None:
             if known is None or known[0] != version:
                 known = _decoded[folder] = version, _decode(file.read())
             return known[1]
-    except OSError:  # where it cannot be read now, the compacted files say the same
+    except OSError:  # if it cannot be read now, the same follows from the compacted files
         return None
 
 

@@ -52,7 +52,7 @@ def test_attempts_are_in_numerical_order(tmp_path):
 
 def test_the_curve_is_stored_with_the_row(tmp_path):
     save(tmp_path, ROWS[:1])
-    epochs = store.load_epochs(tmp_path)
+    epochs = sweep.load_epochs(tmp_path)
     assert [asdict(row) for row in curve(ROWS[0])] == [
         {name: None if pd.isna(value) else value for name, value in line.items()} for line in epochs.to_dict("records")
     ]
@@ -61,7 +61,7 @@ def test_the_curve_is_stored_with_the_row(tmp_path):
 def test_an_attempt_without_epochs_has_an_empty_curve(tmp_path):
     store.create_study(tmp_path)
     store.write_result(tmp_path, result(PLAN.trials[0], status="failed", error="no data"), [])
-    assert list(store.load_epochs(tmp_path).columns) == arrow_schema(EpochRow).names
+    assert list(sweep.load_epochs(tmp_path).columns) == arrow_schema(EpochRow).names
 
 
 def test_no_part_is_ever_replaced(tmp_path):
@@ -191,7 +191,7 @@ def test_a_curve_that_a_crash_left_alone_is_replaced(tmp_path):
     save(tmp_path, ROWS[:1])
     (tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet").unlink()
     store.write_result(tmp_path, ROWS[0], curve(ROWS[0])[:3])
-    assert len(store.load_epochs(tmp_path)) == 3
+    assert len(sweep.load_epochs(tmp_path)) == 3
 
 
 def test_the_plan_is_replaced_whole(tmp_path):

@@ -128,8 +128,8 @@ def test_torn_parts_are_set_aside(tmp_path):
     torn = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
     torn.write_bytes(torn.read_bytes()[:-5])
     done = compact(tmp_path)
-    assert done.set_aside == (tmp_path / "quarantine" / "trials" / torn.name,)
-    assert str(done.set_aside[0]) in done.sentence
+    assert done.quarantined == (tmp_path / "quarantine" / "trials" / torn.name,)
+    assert str(done.quarantined[0]) in done.sentence
     assert set(store.read_rows(tmp_path)[0]["trial_id"]) == {ROWS[0].trial_id, ROWS[2].trial_id}
     save(tmp_path, ROWS[1:2])  # it runs again
     assert len(everything(tmp_path)[0]) == 3
@@ -149,7 +149,7 @@ def test_it_refuses_while_a_driver_runs(tmp_path):
 def test_rungs_and_logs_become_few_files(tmp_path):
     save(tmp_path, ROWS[:2])
     leave_rungs_and_logs(tmp_path, ["a", "b"])
-    assert "2 tracebacks are in logs/folded.txt now" in compact(tmp_path).sentence
+    assert "2 tracebacks are now in logs/folded.txt" in compact(tmp_path).sentence
     leave_rungs_and_logs(tmp_path, ["b", "c"])
     (tmp_path / "logs" / "b.1.txt").write_text("another traceback of b")
     assert compact(tmp_path).logs == 2
