@@ -6,8 +6,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
-from famba_core.arrow import arrow_schema as arrow_schema
-
 Status = Literal["completed", "failed", "pruned"]
 
 

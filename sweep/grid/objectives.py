@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from famba_core.arrow import arrow_schema
 from sweep.grid.profiles import Profile
 from sweep.grid.validator import Validator, unknown
-from sweep.schema import ResultRow, arrow_schema
+from sweep.schema import ResultRow
 
 Direction = Literal["max", "min"]
 

@@ -9,6 +9,7 @@
     rungs/<group>/<epoch>/                values that trials had reached at a rung
     quarantine/                           damaged files
     logs/<trial_id>.<attempt>.txt         traceback of a failure; folded.txt holds many of them
+    run.log                               what the driver and its workers have logged
     optuna.log                            copy of a search for optuna-dashboard, never read
     report/                               tables and figures, which can be written again from the rest
     driver.lock                           held by the process that runs the study

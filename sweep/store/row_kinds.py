@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
+from famba_core.arrow import arrow_schema
+from sweep.schema import EpochRow, MeasureRow, ResultRow
 
 
 @dataclass(frozen=True, kw_only=True)

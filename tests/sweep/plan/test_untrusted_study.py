@@ -13,13 +13,14 @@ import torch
 from fake_training import fake_trial, job_of, plan_of, run_in_process
 from synthetic_study import results, save, table_plan
 
+from famba_core.arrow import arrow_schema
 from famba_core.config import DataConfig, FusionSchedule, TrainConfig
 from sweep.errors import UserError
 from sweep.plan.plan_file import plan_from_json, plan_to_json
 from sweep.report.status import describe, read_status
 from sweep.report.write import write_report
 from sweep.run.result_cache import ResultCache
-from sweep.schema import ResultRow, arrow_schema
+from sweep.schema import ResultRow
 from sweep.store import study as store
 from sweep.store.compaction.compact import compact
 

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_study import curve, results, save, table_plan
 
+from famba_core.arrow import arrow_schema
 from sweep.files.checksum import CorruptFile
 from sweep.files.names import is_safe_name
-from sweep.schema import ResultRow, arrow_schema
+from sweep.schema import ResultRow
 from sweep.store import parts
 from sweep.store import study as store
 from sweep.store.compaction import manifest

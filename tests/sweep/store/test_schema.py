@@ -6,7 +6,8 @@ from dataclasses import fields
 import pyarrow as pa
 import pytest
 
-from sweep.schema import EpochRow, MeasureRow, ResultRow, arrow_schema
+from famba_core.arrow import arrow_schema
+from sweep.schema import EpochRow, MeasureRow, ResultRow
 
 PROMISED = {
     "study",

@@ -15,7 +15,8 @@ import pytest
 from synthetic_study import curve, files, result, results, save, table_plan
 
 import sweep
-from sweep.schema import EpochRow, ResultRow, arrow_schema
+from famba_core.arrow import arrow_schema
+from sweep.schema import EpochRow, ResultRow
 from sweep.store import study as store
 from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.store.recovery import quarantine
