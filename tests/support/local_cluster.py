@@ -41,8 +41,9 @@ class LocalCluster:
         self._scratch = Scratch()
         self._log = open(folder / "cluster.log", "w")  # noqa: SIM115 - open as long as the process runs
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self._scratch.folder)],
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
+            [sys.executable, __file__],
+            # There lie the sessions and the address that "auto" means, which Ray writes here and removes in the end.
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": path, "RAY_TMPDIR": str(self._scratch.folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -116,7 +117,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     start_process = services.start_ray_process
-    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "temp_dir": sys.argv[1]}
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {}
     answer(cluster.address)
