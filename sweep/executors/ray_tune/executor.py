@@ -1,4 +1,4 @@
-"""Trials through Ray Tune, on the cores and GPUs of this machine or of a cluster."""
+"""The executor that runs jobs through Ray Tune, on the cores and GPUs of this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 from sweep.errors import UserError
 from sweep.executors.base import Event, Job, ResourceRequest, RunJob
+from sweep.executors.ray_tune.capacity import ClusterCapacity
+from sweep.executors.ray_tune.messages import Close, Failure, Note, Start, Stop, Submit, ToDriver, ToRay
 from sweep.executors.ray_tune.node_check import FolderProbe
-from sweep.executors.ray_tune.nodes import ClusterCapacity
-from sweep.executors.ray_tune.process import Start, no_start, stopped
 from sweep.executors.ray_tune.scratch import Scratch
 from sweep.store.errors import as_user_error
 
 CLOSE_TIMEOUT_S = 10.0
-REACH_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 180.0
-SILENCE_S = 120.0  # a cluster's head that restarts is back before
+HEAD_TIMEOUT_S = 120.0  # a cluster's head that restarts is back sooner
 
 
 class RayExecutor:
-    """Runs each job as a Ray Tune trial in a fresh worker process.
+    """Runs each job as a Ray Tune trial in a new worker process.
 
-    Ray Tune decides where and when, and notices when a worker dies. Ray has a process of its own (`ray_process`), in a
-    session of its own: what ends it does not end this one, and signals from the terminal do not reach it.
+    Ray Tune decides where and when, and notices when a worker dies. Ray has a process of its own (see `process`) in a
+    session of its own: its crash does not end this process, and signals from the terminal do not reach it.
 
-    Starts Ray on this machine, or joins the cluster at `address`, whose machines must see the study's folder under
-    the same path; each is asked before it gets a job. Raises UserError if Ray does not start, a machine cannot run the
-    study's jobs, or none has what a job takes; `poll` raises it if Ray stops working, and warns of a machine that joins
-    and cannot run them: it gets none.
+    Starts Ray on this machine, or joins the cluster at `address`, whose nodes must see the study's folder under the
+    same path. Each node is checked before it gets a job. Raises UserError if Ray does not start, a node cannot run the
+    study's jobs, or no node has what a job needs. `poll` raises it if Ray stops working, and warns of a node that joins
+    later and cannot run jobs, which then gets none.
 
     Args:
-        resources: what the largest job takes.
-        run: what a worker does for a job: a function that it can import.
-        reuse_workers: one worker runs many jobs. It keeps what they leave in its memory, so this is for simulations.
+        request: resources of the largest job.
+        run: what a worker does for a job; workers must be able to import it.
+        reuse_workers: let a worker run many jobs. Its memory is not cleared between them, so this is for simulations.
     """
 
     def __init__(
         self,
         folder: Path,
-        resources: ResourceRequest,
+        request: ResourceRequest,
         *,
         run: RunJob,
         address: str | None = None,
@@ -55,95 +54,102 @@ class RayExecutor:
     ) -> None:
         if address is not None:
             _check_reachable(address)
-        self._folder = folder.resolve()
-        self._mark: FolderProbe | None = None
+        self._address = address
+        self._probe: FolderProbe | None = None
+        self.capacity = 0  # until Ray has started
+        self.gpu_memory_mib: float | None = None
+        self._started = False
         try:
             self._scratch = Scratch()
         except OSError as error:
-            raise no_start(address, f"no room for its temporary files: {error}") from error
+            raise self._ray_failed(f"its temporary folder cannot be created: {error}") from error
         self._pipe, far_end = multiprocessing.Pipe()
         with far_end:
             self._process = _start_process(far_end.fileno())
         try:
             if address is not None:
                 with as_user_error(folder):
-                    self._mark = FolderProbe.leave(self._folder)
+                    self._probe = FolderProbe.create(folder.resolve())
             start = Start(
                 address=address,
-                need=resources,
-                mark=self._mark,
+                request=request,
+                folder=folder.resolve(),
+                probe=self._probe,
                 scratch=self._scratch.folder,
                 run=run,
                 reuse_workers=reuse_workers,
-                silence_s=SILENCE_S,
+                head_timeout_s=HEAD_TIMEOUT_S,
             )
-            self._pipe.send(start)
-            if not self._pipe.poll(START_TIMEOUT_S):
-                raise no_start(address, f"it has not come up within {START_TIMEOUT_S:g} s")
-            room = self._pipe.recv()
-            if isinstance(room, Exception):
-                raise room
-        except (EOFError, OSError):
-            self.close()
-            raise no_start(address, "its process ended") from None
+            self._send(start)
+            self.poll(START_TIMEOUT_S)
+            if not self._started:
+                raise self._ray_failed(f"it has not come up within {START_TIMEOUT_S:g} s")
         except BaseException:
             self.close()
             raise
-        self._room: ClusterCapacity = room
-
-    @property
-    def capacity(self) -> int:
-        return self._room.capacity
-
-    @property
-    def gpu_memory_mib(self) -> float | None:
-        return self._room.gpu_memory_mib
 
     def submit(self, job: Job) -> None:
-        self._send({"job": job, "folder": self._folder})
+        self._send(Submit(job))
 
     def stop(self, job_id: str) -> None:
-        self._send(job_id)
+        self._send(Stop(job_id))
 
     def poll(self, timeout_s: float) -> list[Event]:
         events: list[Event] = []
         try:
             while self._pipe.poll(0 if events else timeout_s):
-                message = self._pipe.recv()
-                if isinstance(message, Exception):
-                    raise message
-                if isinstance(message, str):
-                    warnings.warn(message, stacklevel=2)
-                    continue
-                if isinstance(message, ClusterCapacity):
-                    self._room = message
-                    break  # the runner may start more at once
-                events.append(message)
+                message: ToDriver = self._pipe.recv()
+                match message:
+                    case ClusterCapacity():
+                        self.capacity, self.gpu_memory_mib = message.slots, message.gpu_memory_mib
+                        self._started = True
+                        break  # the runner may start more jobs at once
+                    case Note(sentence):
+                        warnings.warn(sentence, stacklevel=2)
+                    case Failure():
+                        raise self._error_of(message)
+                    case event:
+                        events.append(event)
         except (EOFError, OSError):
-            raise stopped("its process ended") from None
+            raise self._ray_failed("its process ended") from None
         return events
 
     def close(self) -> None:
         if self._pipe.closed:
             return
-        self._send(None)
+        self._send(Close())
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # if it hangs, or has died before all that it started
+            os.killpg(self._process.pid, signal.SIGKILL)  # if it hangs, or died before the processes that it started
         self._process.wait()
         self._pipe.close()
         self._scratch.remove()
-        if self._mark:
-            self._mark.remove()
+        if self._probe:
+            self._probe.remove()
 
-    def _send(self, message: dict[str, Any] | str | None) -> None:
-        with contextlib.suppress(OSError):  # Ray's process has ended, which `poll` says
+    def _error_of(self, failure: Failure) -> Exception:
+        if failure.traceback:
+            return RuntimeError(failure.traceback)
+        return self._ray_failed(failure.ray_failed) if failure.ray_failed else UserError(failure.problems)
+
+    def _ray_failed(self, reason: str) -> UserError:
+        if not self._started:
+            return UserError(f"Ray does not start ({self._address or 'on this machine'}): {reason}")
+        return UserError(
+            f"Ray stopped working ({reason}); finished trials are stored, run the same command to continue"
+        )
+
+    def _send(self, message: Start | ToRay) -> None:
+        with contextlib.suppress(OSError):  # Ray's process has ended, which `poll` reports
             self._pipe.send(message)
 
 
 def _start_process(pipe_fd: int) -> subprocess.Popen[bytes]:
-    """Not by multiprocessing, which would run the user's script again and whose process would share the terminal."""
+    """Start the process that hosts Ray.
+
+    Not through multiprocessing, which would run the user's script again in a process that shares the terminal.
+    """
     code = f"import sys; sys.path[:] = {sys.path!r}; from sweep.executors.ray_tune.process import main; main({pipe_fd})"
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -156,12 +162,12 @@ def _start_process(pipe_fd: int) -> subprocess.Popen[bytes]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise UserError where nobody listens; Ray itself would try for minutes."""
+    """Raise UserError if nothing listens at the address, for which Ray would try for minutes."""
     if "://" in address:
-        raise UserError(f"--address {address}: join the cluster itself, as auto or host:port; Ray clients cannot")
+        raise UserError(f"--address must be auto or host:port (got {address}); Ray Client addresses are not supported")
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit():  # not "auto"
-            socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from error

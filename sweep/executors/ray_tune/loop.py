@@ -1,11 +1,9 @@
-"""Ray Tune's side: where its trials come from, what it reports, and what a worker does."""
+"""Ray Tune's loop: the hooks that give it jobs, stop them and report their events, and what a worker does."""
 
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,61 +13,52 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from sweep.executors.base import Event, Job, Lost, Progress, ResourceRequest, RunJob, Started
+from sweep.executors.base import Finished, Job, Lost, Progress, ResourceRequest, RunJob, Started
+from sweep.executors.ray_tune.link import Link
+from sweep.executors.ray_tune.messages import Close, Start, Stop, Submit
 from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.nodes import NodePool
 
-# Of configs {"job", "folder"}, ids of jobs to stop, and None at the end.
-Submissions = queue.SimpleQueue
-Send = Callable[[Event], None]
-
 
 @dataclass(kw_only=True)
-class _Live:
-    """Tune's trials that have not ended, by the ids of their jobs."""
+class _State:
+    """What Tune's hooks share."""
 
-    trials: dict[str, Any] = field(default_factory=dict)
-    to_stop: list[str] = field(default_factory=list)
-    stopped: set[str] = field(default_factory=set)  # of these
-    again: deque[dict[str, Any]] = field(default_factory=deque)  # configs of those that are to wait anew
+    link: Link
+    nodes: NodePool
+    trials: dict[str, Any] = field(default_factory=dict)  # by job id: the Tune trials that have not ended
+    to_stop: list[str] = field(default_factory=list)  # job ids
+    stopped: set[str] = field(default_factory=set)  # job ids, of `trials`
+    requeued: deque[Submit] = field(default_factory=deque)
 
 
-def run_tune(
-    submitted: Submissions,
-    send: Send,
-    closing: threading.Event,
-    *,
-    run: RunJob,
-    mark: FolderProbe | None,
-    machines: NodePool,
-    scratch: Path,
-    reuse_workers: bool,
-) -> None:
-    """Run what is submitted until `closing`, and `send` what becomes of it. Ray Tune's own files go to `scratch`."""
-    live = _Live()
+def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
+    """Run the jobs that `link` receives and send their events, until it closes."""
+    state = _State(link=link, nodes=nodes)
+    run, probe, folder = start.run, start.probe, start.folder  # all that is pickled for the workers
 
     def train(config: dict[str, Any]) -> None:
-        _work(run, mark, config["job"], config["folder"])
+        _work(run, probe, config["job"], folder)
 
-    # tune.run and not Tuner, which pickles searcher and callbacks to restore them; resume is planned minus stored.
+    # tune.run, because a Tuner pickles its hooks to restore them; here resume is planned minus stored.
     tune.run(
-        tune.with_resources(train, _resources),
-        search_alg=_Submitted(submitted, live, machines),
-        scheduler=_Stopper(closing, live, machines),
+        tune.with_resources(train, _request_resources),
+        search_alg=_JobSource(state),
+        scheduler=_JobStopper(state),
         num_samples=-1,
-        callbacks=[_Reporter(send, live, machines)],
+        callbacks=[_EventReporter(state)],
         raise_on_failed_trial=False,
-        reuse_actors=reuse_workers,
+        reuse_actors=start.reuse_workers,
         verbose=0,
-        storage_path=str(scratch),
+        storage_path=str(start.scratch),
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
 
 
-def _work(run: RunJob, mark: FolderProbe | None, job: Job, folder: Path) -> None:
-    """Runs in the worker."""
-    if mark and (problem := mark.problem()):  # the machine has passed its check, and is at fault since
-        lost = Lost(job_id=job.job_id, reason="its machine is left out", machine_left=True)
+def _work(run: RunJob, probe: FolderProbe | None, job: Job, folder: Path) -> None:
+    """Run a job, in its worker process."""
+    if probe and (problem := probe.find_problem()):  # since its check the node has lost the folder
+        lost = Lost(job_id=job.job_id, reason="its machine failed a check", machine_left=True)
         tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
     steps = run(job, folder)
@@ -81,138 +70,121 @@ def _work(run: RunJob, mark: FolderProbe | None, job: Job, folder: Path) -> None
             return
 
 
-def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+def _request_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     resources: ResourceRequest = config["job"].resources
     bundle = {"CPU": resources.cpus, "GPU": resources.gpus}
-    if resources.accelerator_type:
-        bundle[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # Ray's way to ask for a machine that has some
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{"ray.io/node-id": config["machines"]}])
+    if resources.accelerator_type:  # a node with such GPUs has 1 of this resource
+        bundle[f"accelerator_type:{resources.accelerator_type}"] = 0.001
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[{"ray.io/node-id": config["nodes"]}])
 
 
-class _Submitted(Searcher):
-    """Hands out what is submitted, in its order, for the machines that jobs may go to."""
-
-    def __init__(self, submitted: Submissions, live: _Live, machines: NodePool) -> None:
+class _Hook:
+    def __init__(self, state: _State) -> None:
         super().__init__()
-        self._submitted = submitted
-        self._live = live
-        self._machines = machines
-        self._running = 0
+        self._state = state
+
+
+class _JobSource(_Hook, Searcher):
+    """Gives Tune the submitted jobs in their order, each for the nodes that jobs may use now."""
 
     def suggest(self, trial_id: str) -> Any:
+        """Return the config of the next job, None if there is none now, or FINISHED."""
+        state = self._state
         while True:
             try:
-                # With nothing to run Tune would sleep for a second at a time; waiting here starts the next at once.
-                again, block = self._live.again, self._running == 0
-                message = again.popleft() if again else self._submitted.get(block)
+                # Block while nothing runs: Tune would sleep for a second between two calls, and the next job wait.
+                message = state.requeued.popleft() if state.requeued else state.link.inbox.get(block=not state.trials)
             except queue.Empty:
                 return None
-            if message is None:
-                return Searcher.FINISHED
-            if isinstance(message, dict):
-                self._running += 1
-                return message | {"machines": self._machines.selector}
-            self._live.to_stop.append(message)
+            match message:
+                case Submit(job):
+                    return {"job": job, "nodes": state.nodes.selector}
+                case Stop(job_id):
+                    state.to_stop.append(job_id)
+                case Close():
+                    return Searcher.FINISHED
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self._running -= 1
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Learn nothing: results do not change the jobs."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: Tune's snapshots are never restored."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError
+        """Save nothing: Tune's snapshots are never restored."""
 
 
-class _Stopper(FIFOScheduler):
-    """Ends trials that are to be stopped, and all of them when the executor closes: a scheduler is handed the means.
-
-    Those that wait while machines come and go wait anew, because Ray cannot change what they wait for.
-    """
-
-    def __init__(self, closing: threading.Event, live: _Live, machines: NodePool) -> None:
-        super().__init__()
-        self._closing = closing
-        self._live = live
-        self._machines = machines
+class _JobStopper(_Hook, FIFOScheduler):
+    """Stops jobs. It is a scheduler because Tune passes its controller only to schedulers."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Called in each of Tune's steps. Tune starts what is pending without a choice of ours."""
-        if self._closing.is_set():
-            self._live.to_stop = list(self._live.trials)
-        for trial_id in self._live.to_stop:
-            if (trial := self._live.trials.get(trial_id)) is None:
+        """Stop and requeue jobs, and choose none: Tune starts pending trials anyway. Called in each step of Tune."""
+        state = self._state
+        for job_id in list(state.trials) if state.link.closing.is_set() else state.to_stop:
+            if (trial := state.trials.get(job_id)) is None:
                 continue  # it has just ended
-            self._live.stopped.add(trial_id)
+            state.stopped.add(job_id)
             if (worker := trial.temporary_state.ray_actor) is not None:
-                ray.kill(worker)  # Tune itself would ask the worker, which hears it only between two epochs
+                ray.kill(worker)  # Tune would ask the worker to stop, which it notices only between two epochs
             else:
                 tune_controller.stop_trial(trial)  # it has no worker yet
-        self._live.to_stop.clear()
-        selector = self._machines.selector
-        for trial_id, trial in list(self._live.trials.items()):
-            if trial.temporary_state.ray_actor is None and trial.config["machines"] != selector:
-                self._live.again.append(self._live.trials.pop(trial_id).config)
+        state.to_stop.clear()
+        # Ray cannot change the nodes that a waiting job may use, so the job is requeued when they have changed.
+        selector = state.nodes.selector
+        for job_id, trial in list(state.trials.items()):
+            if trial.temporary_state.ray_actor is None and trial.config["nodes"] != selector:
+                state.requeued.append(Submit(trial.config["job"]))
+                del state.trials[job_id]
                 tune_controller.stop_trial(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker that only could not be reached must not go on beside the one that takes over its job."""
+        """Kill the worker: if it was only unreachable, it would run concurrently with the next attempt at its job."""
         if (worker := trial.temporary_state.ray_actor) is not None:
             ray.kill(worker)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._live.trials[trial.config["job"].job_id] = trial
+        self._state.trials[trial.config["job"].job_id] = trial
 
 
-class _Reporter(tune.Callback):
-    """Sends what Tune sees as events."""
+class _EventReporter(_Hook, tune.Callback):
+    """Sends what Tune notices as events of jobs."""
 
-    def __init__(self, send: Send, live: _Live, machines: NodePool) -> None:
-        self._send = send
-        self._live = live
-        self._machines = machines
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Report that the trial's worker runs."""
+        self._state.link.send(Started(job_id=trial.config["job"].job_id))
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._send(Started(job_id=trial.config["job"].job_id))  # its worker is up
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if "metrics" in result:
-            self._send(Progress(job_id=trial.config["job"].job_id, metrics=result["metrics"]))
+            self._state.link.send(Progress(job_id=trial.config["job"].job_id, metrics=result["metrics"]))
         if "problem" in result:
-            self._machines.leave_out(result["node_id"], result["problem"])
+            self._state.nodes.exclude(result["node_id"], result["problem"])
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._end(trial)
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        state, job_id = self._state, trial.config["job"].job_id
+        was_requeued = state.trials.get(job_id) is not trial
+        if was_requeued:
+            return
+        del state.trials[job_id]
+        end: Finished | Lost | None = (trial.last_result or {}).get("end")
+        if end is None and job_id in state.stopped:
+            end = Lost(job_id=job_id, reason="stopped")
+        state.stopped.discard(job_id)
+        state.link.send(end or _read_loss(job_id, trial.error_file))
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._end(trial)
-
-    def _end(self, trial: Any) -> None:
-        trial_id, last = trial.config["job"].job_id, trial.last_result or {}
-        if self._live.trials.get(trial_id) is not trial:
-            return  # its job waits anew
-        del self._live.trials[trial_id]
-        stopped = trial_id in self._live.stopped
-        self._live.stopped.discard(trial_id)
-        self._send(last["end"] if "end" in last else _lost(trial_id, stopped, _error_of(trial)))
-
-
-def _error_of(trial: Any) -> str:
-    """As Tune writes it where this runs; its own `get_error` looks where a snapshot would have taken it."""
-    return Path(trial.error_file).read_text().strip() if trial.error_file else ""
+    on_trial_error = on_trial_complete
 
 
-def _lost(trial_id: str, stopped: bool, error: str) -> Lost:
-    if stopped:
-        return Lost(job_id=trial_id, reason="stopped")
-    if "running low on memory" in error:  # Ray's words; it has an exception for this, of which Tune keeps the text
+def _read_loss(job_id: str, error_file: str | None) -> Lost:
+    """Return why a worker ended, from the text of Ray's error. Ray has exceptions for these, but Tune keeps only text.
+
+    The file is read here, because Tune's `get_error` looks in the folder of a snapshot. Checked with Ray 2.60.
+    """
+    text = Path(error_file).read_text().strip() if error_file else ""
+    if "running low on memory" in text:
         reason = "the machine ran out of memory, and Ray ended the worker"
-        return Lost(job_id=trial_id, reason=reason, out_of_memory=True)
-    if "actor died" in error:
-        left = "its node has died" in error
-        return Lost(
-            job_id=trial_id, reason="its machine left" if left else "its worker process died", machine_left=left
-        )
-    if "is temporarily unavailable" in error:  # a machine that has just left looks so, until it is missed
-        return Lost(job_id=trial_id, reason="its worker cannot be reached", machine_left=True)
-    return Lost(job_id=trial_id, reason=error.splitlines()[-1] if error else "its worker has ended without a word")
+        return Lost(job_id=job_id, reason=reason, out_of_memory=True)
+    if "actor died" in text and "its node has died" in text:
+        return Lost(job_id=job_id, reason="its machine left", machine_left=True)
+    if "actor died" in text:
+        return Lost(job_id=job_id, reason="its worker process died")
+    if "is temporarily unavailable" in text:  # as is every worker of a node that left, until Ray notices
+        return Lost(job_id=job_id, reason="its worker cannot be reached", machine_left=True)
+    last_line = text.splitlines()[-1] if text else "the worker exited without reporting an error"
+    return Lost(job_id=job_id, reason=last_line)

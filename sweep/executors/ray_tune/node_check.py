@@ -1,6 +1,6 @@
-"""Whether a machine can run a study's jobs: it must see the study's folder, and have the same program.
+"""Checks whether a node can run a study's jobs: it must see the study's folder and have the driver's version.
 
-A worker that trained into another folder of the same name would lose its rows without a word.
+The rows of a worker that trains into another folder of the same name would be lost silently.
 """
 
 from __future__ import annotations
@@ -17,57 +17,66 @@ from pathlib import Path
 from famba_core import semantics
 
 PREFIX = ".node-check-"
-PATIENCE_S = 4.0  # with a network's file system that has a fault, or is late
+READ_TIMEOUT_S = 4.0  # a network file system may show a new file late, or fail for a moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCheck:
+    """The result of checking one node."""
+
+    gpu_memory_mib: float | None = None  # of its smallest GPU; None without a GPU, or if it is unknown
+    problem: str | None = None  # why it must not get jobs; None if it passed
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderProbe:
-    """What the driver's machine has left in the study's folder, for others to find."""
+    """A token file in the study's folder; a node passes if it can read it there."""
 
     folder: Path
-    name: str  # of the file; new for each run, because a network's file system may remember an old one
-    token: str  # what it holds
+    name: str  # of the file; new for each run, because a network file system may cache the contents of an old one
+    token: str  # the file's contents
     version: str  # of the driver's program
 
     @classmethod
-    def leave(cls, folder: Path) -> FolderProbe:
-        """Write the file. Raises OSError."""
-        for old in folder.glob(f"{PREFIX}*"):  # of runs that were killed
+    def create(cls, folder: Path) -> FolderProbe:
+        """Write the token file. Raises OSError."""
+        for old in folder.glob(f"{PREFIX}*"):  # left by killed runs
             old.unlink(missing_ok=True)
         name, token = PREFIX + secrets.token_hex(8), secrets.token_hex(16)
-        mark = cls(folder=folder, name=name, token=token, version=program_version())
-        (folder / mark.name).write_text(mark.token)
-        return mark
+        (folder / name).write_text(token)
+        return cls(folder=folder, name=name, token=token, version=program_version())
 
-    def renew(self) -> None:
-        """Write the file again where somebody has removed it: no machine would pass another check."""
+    def restore(self) -> None:
+        """Write the token file again if it was deleted; without it no node would pass."""
         with contextlib.suppress(OSError):
             if not (self.folder / self.name).exists():
                 (self.folder / self.name).write_text(self.token)
 
-    def problem(self) -> str | None:
-        """Why jobs that run on this machine would store nothing, or what another program makes of them."""
+    def find_problem(self) -> str | None:
+        """Return why the machine that this runs on must not run jobs, or None."""
         if not _holds(self.folder / self.name, self.token):
             return (
-                f"does not see {self.folder}: --out must be a folder that all machines share, under one path "
-                "(what lies there is another folder, or nothing)"
+                f"the machine does not see {self.folder}: --out must be a folder that all machines share under one "
+                "path (this machine has another folder there, or none)"
             )
         if (here := program_version()) != self.version:
-            return f"has another version than the driver's machine ({here}; {self.version}): install the same on all"
+            return (
+                f"the machine has {here}, but the driver has {self.version}: install the same version on all machines"
+            )
         return None
 
     def answer(self, node_id: str) -> str | None:
-        """Why this machine cannot run the study's jobs; leaves a file that the driver's machine must then see."""
-        if problem := self.problem():
+        """Return why the node that this runs on must not run jobs, or write a file that the driver must see."""
+        if problem := self.find_problem():
             return problem
         try:
             self._answer_file(node_id).write_text(self.token)
         except OSError as error:
-            return f"cannot write to {self.folder}: {error.strerror}"
+            return f"the machine cannot write to {self.folder}: {error.strerror}"
         return None
 
-    def is_answered(self, node_id: str) -> bool:
-        """On the driver's machine: whether the node's file is there. Removes it."""
+    def collect_answer(self, node_id: str) -> bool:
+        """True if the driver sees the node's file; deletes it."""
         answered = _holds(self._answer_file(node_id), self.token)
         with contextlib.suppress(OSError):
             self._answer_file(node_id).unlink()
@@ -82,7 +91,8 @@ class FolderProbe:
 
 
 def _holds(file: Path, token: str) -> bool:
-    end = time.monotonic() + PATIENCE_S
+    """True if the file holds the token. Waits for a file that cannot be read."""
+    end = time.monotonic() + READ_TIMEOUT_S
     while True:
         with contextlib.suppress(OSError):
             return file.read_text() == token
@@ -92,20 +102,27 @@ def _holds(file: Path, token: str) -> bool:
 
 
 def program_version() -> str:
-    """Of what a worker runs, as far as its results depend on it."""
+    """Return the version of everything that a worker's results depend on."""
     try:
         installed = importlib.metadata.version("famba-sweep")
-    except importlib.metadata.PackageNotFoundError:  # it runs from its sources
+    except importlib.metadata.PackageNotFoundError:  # run from its source tree
         installed = "not installed"
     return f"famba-sweep {installed}, semantics {semantics.VERSION}"
 
 
-def gpu_memory_mib() -> float | None:
-    """Of the smallest GPU here; None without one.
+def check_node(probe: FolderProbe, node_id: str, with_gpu: bool) -> NodeCheck:
+    """Check the node that this runs on."""
+    if problem := probe.answer(node_id):
+        return NodeCheck(problem=problem)
+    return NodeCheck(gpu_memory_mib=read_gpu_memory_mib() if with_gpu else None)
 
-    Asks the driver's library: torch would take seconds to import, and leave a context on the GPU.
+
+def read_gpu_memory_mib() -> float | None:
+    """Return the memory of the smallest GPU here, or None without a GPU.
+
+    Asks the CUDA driver's library, because torch takes seconds to import and leaves a context on the GPU.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # so Ray hides all from a task that asks for none
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # Ray hides all GPUs from a task that requests none
         del os.environ["CUDA_VISIBLE_DEVICES"]
     try:
         cuda = ctypes.CDLL("libcuda.so.1")

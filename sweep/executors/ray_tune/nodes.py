@@ -1,220 +1,156 @@
-"""The machines of a Ray cluster: how many jobs fit on them, whether they can run the study's, who comes and goes."""
+"""The nodes of a Ray cluster that jobs may use: nodes are checked when they join, and again after they failed."""
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.executors.base import ResourceRequest
-from sweep.executors.ray_tune.node_check import FolderProbe, gpu_memory_mib
+from sweep.executors.ray_tune.capacity import ClusterCapacity, count_slots, describe_shortage
+from sweep.executors.ray_tune.messages import Failure, Note, ToDriver
+from sweep.executors.ray_tune.node_check import FolderProbe, NodeCheck, check_node, read_gpu_memory_mib
 
 CHECK_TIMEOUT_S = 60.0
-CHECK_AGAIN_S = 60.0  # machines that failed
+RECHECK_S = 60.0  # from a node's failure to its next check
 WATCH_S = 1.0
-
-NO_ANSWER = f"has not answered within {CHECK_TIMEOUT_S:g} s"
-
-Node = dict[str, Any]  # as ray.nodes() describes it
-Answer = str | tuple[float | None]  # why a machine cannot run jobs, or the memory of its GPUs
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterCapacity:
-    """What the cluster has for jobs now."""
-
-    capacity: int  # jobs at the same time
-    gpu_memory_mib: float | None  # of the smallest GPU; None without one, or where nobody knows
-
-
-def capacity(nodes: Iterable[Node], need: ResourceRequest) -> int:
-    """How many jobs fit at the same time on `nodes`; a job lives on one machine."""
-    return sum(_fitting(node, need) for node in nodes if node["Alive"])
-
-
-def _fitting(node: Node, need: ResourceRequest) -> int:
-    has = node["Resources"]
-    if need.accelerator_type and f"accelerator_type:{need.accelerator_type}" not in has:
-        return 0
-    on_cpus = int(has.get("CPU", 0) // need.cpus)
-    if not need.gpus:
-        return on_cpus
-    gpus = int(has.get("GPU", 0))
-    fitting = int(gpus // need.gpus) if need.gpus >= 1 else gpus * int(1 / need.gpus + 1e-6)  # a share is of one GPU
-    return min(on_cpus, fitting)
-
-
-def no_room(nodes: Iterable[Node], need: ResourceRequest) -> UserError:
-    """What the user is told when no machine has what one job takes."""
-    kinds = Counter(_describe(node) for node in nodes if node["Alive"])
-    machines = "; ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items())
-    return UserError(f"a trial takes {need}, and no machine has that. There is: {machines}")
-
-
-def _describe(node: Node) -> str:
-    has = node["Resources"]
-    types = ", ".join(sorted(name.partition(":")[2] for name in has if name.startswith("accelerator_type:")))
-    return f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs{f' ({types})' if types else ''}"
 
 
 class NodePool:
-    """The cluster that this process has joined, as far as jobs like `need` are concerned.
+    """The nodes of the cluster that this process has joined, as places for jobs with one request.
 
-    Every machine that may get one is checked before it does; without `mark` (Ray runs on this machine alone) there is
-    nothing to check. `room` is for one thread; `selector` and `leave_out` are for another one.
+    A node gets jobs only after it has passed a check. Without a probe Ray runs on this machine only, which passes.
+    One thread updates the pool; another one reads `selector` and calls `exclude`.
     """
 
-    def __init__(self, need: ResourceRequest, mark: FolderProbe | None) -> None:
-        self._need, self._mark = need, mark
-        self._memory: dict[str, float | None] = {}  # of the GPUs of checked machines, by the node's id
-        self._asked: dict[str, tuple[Any, float]] = {}  # by the node's id, the answer to come, and since when
-        self._unfit: dict[str, tuple[str, float]] = {}  # by the node's id, why a machine is left out, and since when
-        self._usable: list[str] = []  # ids of the machines in the last ClusterCapacity
-        self._noted: set[str] = set()  # what the user has been told
+    def __init__(self, request: ResourceRequest, probe: FolderProbe | None) -> None:
+        self._request, self._probe = request, probe
+        self._pending: dict[str, tuple[Any, float]] = {}  # by node id: Ray's reference to a running check, its start
+        self._checks: dict[str, tuple[NodeCheck, float]] = {}  # by node id: the last result, its time
+        self._usable: list[str] = []  # ids of the nodes that the last ClusterCapacity counts
+        self._noted: set[str] = set()
 
     @property
     def selector(self) -> str:
-        """The machines that jobs may go to now: Ray's condition on the label ray.io/node-id."""
-        usable = [node_id for node_id in self._usable if node_id not in self._unfit]
-        return f"in({','.join(sorted(usable)) or 'none'})"  # the empty list is not allowed, and no id is "none"
+        """Ray's condition on the label ray.io/node-id that selects the nodes for jobs."""
+        usable = sorted(filter(self._has_passed, self._usable))
+        return f"in({','.join(usable) or 'none'})"  # Ray does not allow an empty list, and no id is "none"
 
-    def leave_out(self, node_id: str, why: str) -> None:
-        """Give a machine no more jobs until it passes a check."""
-        self._unfit[node_id] = (why, time.monotonic())
+    def exclude(self, node_id: str, problem: str) -> None:
+        """Give a node no more jobs until it passes a check."""
+        self._checks[node_id] = NodeCheck(problem=problem), time.monotonic()
 
-    def room(self, wait_s: float = 0.0) -> ClusterCapacity:
-        """What there is now, after `wait_s` at most, without the machines that are left out or have not answered."""
+    def update(self, wait_s: float = 0.0) -> ClusterCapacity:
+        """Start the checks that are due, wait up to `wait_s` for their results, and return the capacity now."""
         import ray
 
-        nodes = [node for node in ray.nodes() if node["Alive"] and _fitting(node, self._need)]
-        if due := [node["NodeID"] for node in nodes if self._is_due(node["NodeID"])]:
-            self._check(due, wait_s)
-        usable = [node for node in nodes if node["NodeID"] in self._memory and node["NodeID"] not in self._unfit]
-        self._usable = [node["NodeID"] for node in usable]
-        sizes = [size for node_id in self._usable if (size := self._memory[node_id]) is not None]
-        return ClusterCapacity(capacity=capacity(usable, self._need), gpu_memory_mib=min(sizes, default=None))
+        nodes = {node["NodeID"]: node for node in ray.nodes() if count_slots([node], self._request)}
+        if due := list(filter(self._is_due, nodes)):
+            for node_id, check in self._run_checks(due, wait_s).items():
+                self._checks[node_id] = check, time.monotonic()
+        self._usable = list(filter(self._has_passed, nodes))
+        sizes = [size for node_id in self._usable if (size := self._checks[node_id][0].gpu_memory_mib) is not None]
+        slots = count_slots((nodes[node_id] for node_id in self._usable), self._request)
+        return ClusterCapacity(slots=slots, gpu_memory_mib=min(sizes, default=None))
 
-    def first_room(self) -> ClusterCapacity:
-        """`room`, before the first job: raises UserError naming each machine that cannot run jobs, and why, and where
-        nothing fits."""
+    def check_all(self) -> ClusterCapacity:
+        """Check all nodes before the first job and return their capacity.
+
+        Raises UserError that names each node that cannot run jobs, or if no node has what a job needs.
+        """
         import ray
 
-        room = self.room(CHECK_TIMEOUT_S)
-        if problems := _named(dict.fromkeys(self._late(0), NO_ANSWER) | self._reasons()):
+        capacity = self.update(CHECK_TIMEOUT_S)
+        if problems := self.list_problems():
             raise UserError(problems)
-        if room.capacity == 0:
-            raise no_room(ray.nodes(), self._need)
-        return room
+        if capacity.slots == 0:
+            raise UserError(describe_shortage(ray.nodes(), self._request))
+        return capacity
 
-    def watch(self, room: ClusterCapacity, send: Callable[[ClusterCapacity | str | Exception], None]) -> None:
-        """Send what follows `room` as machines come and go, and words on those that get no job, from a thread that ends
-        with the process."""
-
-        def look() -> None:
-            known = room
+    def watch(self, capacity: ClusterCapacity, send: Callable[[ToDriver], None]) -> None:
+        """Send each change of `capacity`, and a note about each node that gets no jobs, until an error occurs."""
+        try:
             while True:
                 time.sleep(WATCH_S)
-                try:
-                    now = self.room()
-                    for note in self._notes():
-                        send(note)
-                except Exception:
-                    send(RuntimeError(traceback.format_exc()))
-                    return
-                if now != known:
+                now = self.update()
+                for sentence in self.take_notes():
+                    send(Note(sentence))
+                if now != capacity:
                     send(now)
-                    known = now
+                    capacity = now
+        except Exception as error:
+            send(Failure.of(error))
 
-        threading.Thread(target=look, daemon=True).start()
+    def take_notes(self) -> list[str]:
+        """Return what the user must know of nodes that get no jobs; each sentence once."""
+        new = {str(problem) for problem in self.list_problems()} - self._noted
+        self._noted |= new
+        return [f"{problem}; the run continues without it until that is fixed" for problem in sorted(new)]
 
-    def _notes(self) -> list[str]:
-        """What to say of machines that get no job, once."""
-        late = dict.fromkeys(self._late(CHECK_TIMEOUT_S), f"{NO_ANSWER}; it gets no trial before it does")
-        unfit = {
-            node_id: f"{why}; the run goes on without it until that is mended"
-            for node_id, why in self._reasons().items()
-        }
-        notes = {str(problem) for problem in _named(late | unfit)} - self._noted
-        self._noted |= notes
-        return sorted(notes)
-
-    def _late(self, seconds: float) -> list[str]:
-        """The ids of machines that were asked so long ago and have not answered."""
-        now = time.monotonic()
-        return [node_id for node_id, (_, since) in self._asked.items() if now - since >= seconds]
-
-    def _reasons(self) -> dict[str, str]:
-        return {node_id: why for node_id, (why, _) in self._unfit.copy().items()}
-
-    def _is_due(self, node_id: str) -> bool:
-        """Whether a machine is to be checked: a new one, or one that is left out, for it may have been mended."""
-        if (unfit := self._unfit.get(node_id)) is None:
-            return node_id not in self._memory
-        return time.monotonic() - unfit[1] >= CHECK_AGAIN_S
-
-    def _check(self, ids: list[str], wait_s: float) -> None:
-        """Learn which machines can run jobs, of those that have answered after `wait_s` at most."""
-        if self._mark is None:
-            self._memory |= {node_id: gpu_memory_mib() if self._need.gpus else None for node_id in ids}
-            return
-        self._mark.renew()
-        for node_id, answer in self._answers(ids, self._mark, wait_s).items():
-            if isinstance(answer, str):
-                self.leave_out(node_id, answer)
-            elif not self._mark.is_answered(node_id):
-                sentence = f"writes to another {self._mark.folder} than this machine: --out must be a shared folder"
-                self.leave_out(node_id, sentence)
-            else:
-                (self._memory[node_id],) = answer
-                self._unfit.pop(node_id, None)
-
-    def _answers(self, ids: list[str], mark: FolderProbe, wait_s: float) -> dict[str, Answer]:
-        """Of those that have answered after `wait_s` at most, by id. All are asked at the same time."""
+    def list_problems(self) -> list[Problem]:
+        """List why nodes of the cluster get no jobs, by their addresses."""
         import ray
 
-        self._asked = {
-            node_id: self._asked.get(node_id) or (_ask(node_id, mark, with_gpu=bool(self._need.gpus)), time.monotonic())
-            for node_id in ids  # without machines that have left
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        checks = self._checks.copy()  # because the other thread may add one
+        problems = {node_id: check.problem for node_id, (check, _) in checks.items() if node_id in addresses}
+        return [Problem(addresses[node_id], "", problem) for node_id, problem in problems.items() if problem]
+
+    def _has_passed(self, node_id: str) -> bool:
+        return node_id in self._checks and self._checks[node_id][0].problem is None
+
+    def _is_due(self, node_id: str) -> bool:
+        """True if a check must run: on a new node, or on one that failed a while ago and may be fixed."""
+        if node_id not in self._checks or node_id in self._pending:
+            return True
+        return not self._has_passed(node_id) and time.monotonic() - self._checks[node_id][1] >= RECHECK_S
+
+    def _run_checks(self, node_ids: list[str], wait_s: float) -> dict[str, NodeCheck]:
+        """Start a check on each of these nodes that has none; return the results that come within `wait_s`."""
+        import ray
+
+        now = time.monotonic()
+        with_gpu = self._request.gpus > 0
+        if self._probe is None:
+            return dict.fromkeys(node_ids, NodeCheck(gpu_memory_mib=read_gpu_memory_mib() if with_gpu else None))
+        self._probe.restore()
+        self._pending = {
+            node_id: self._pending.get(node_id) or (_start_check(node_id, self._probe, with_gpu), now)
+            for node_id in node_ids  # nodes that left are dropped
         }
-        ready, _ = ray.wait([answer for answer, _ in self._asked.values()], num_returns=len(ids), timeout=wait_s)
-        return {node_id: _answer(self._asked.pop(node_id)[0]) for node_id in ids if self._asked[node_id][0] in ready}
+        references = [reference for reference, _ in self._pending.values()]
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=wait_s)
+        results = {}
+        for node_id, (reference, start) in list(self._pending.items()):
+            if reference in ready:
+                results[node_id] = _read_result(reference, node_id, self._probe)
+                del self._pending[node_id]
+            elif now + wait_s - start >= CHECK_TIMEOUT_S:  # and remains pending
+                results[node_id] = NodeCheck(problem=f"the machine has not answered within {CHECK_TIMEOUT_S:g} s")
+        return results
 
 
-def _named(sentences: dict[str, str]) -> list[Problem]:
-    """Of those machines that are there, by their addresses instead of their ids."""
-    import ray
-
-    there = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    return [Problem(there[node_id], "", sentence) for node_id, sentence in sentences.items() if node_id in there]
-
-
-def _ask(node_id: str, mark: FolderProbe, *, with_gpu: bool) -> Any:
-    """Ray's reference to the Answer of a machine."""
+def _start_check(node_id: str, probe: FolderProbe, with_gpu: bool) -> Any:
+    """Start a check on a node and return Ray's reference to its NodeCheck."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A worker of its own for each, so that none of them stays with what it has imported or opened.
-    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_check_here)
-    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return task.options(scheduling_strategy=there).remote(mark, node_id, with_gpu)
+    # Each check has a worker process of its own, so that no worker stays with what it has imported or opened.
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(check_node)
+    on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return task.options(scheduling_strategy=on_node).remote(probe, node_id, with_gpu)
 
 
-def _answer(reference: Any) -> Answer:
+def _read_result(reference: Any, node_id: str, probe: FolderProbe) -> NodeCheck:
     import ray
 
     try:
-        answer: Answer = ray.get(reference)
+        check: NodeCheck = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return f"cannot run this program: {str(error).strip().splitlines()[-1]}"
-    return answer
-
-
-def _check_here(mark: FolderProbe, node_id: str, with_gpu: bool) -> Answer:
-    """Runs on the machine in question."""
-    return mark.answer(node_id) or (gpu_memory_mib() if with_gpu else None,)
+        return NodeCheck(problem=f"the machine cannot run this program: {str(error).strip().splitlines()[-1]}")
+    if check.problem is None and not probe.collect_answer(node_id):
+        problem = f"the machine writes to another {probe.folder} than the driver: --out must be a shared folder"
+        return NodeCheck(problem=problem)
+    return check
