@@ -1,4 +1,4 @@
-"""Runs one job after another in this process: for a debugger, a profiler, or a machine without Ray."""
+"""The executor that runs one job after another in this process, for a debugger or a profiler, or without Ray."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 
 
 class LocalExecutor:
-    """Trains one epoch, or takes one measurement, in each `poll`.
+    """Runs one job in this process: each `poll` trains one epoch or takes one measurement.
 
-    More CPUs than the machine has cores are only slow. Raises UserError if a job needs more GPUs than the machine has.
+    CPUs are not checked, because too few of them are only slow. Raises UserError if this machine has too few GPUs.
+
+    Args:
+        request: resources of the largest job.
+        run: what is done for a job.
     """
 
     capacity = 1
 
-    def __init__(self, folder: Path, resources: ResourceRequest, *, run: RunJob) -> None:
+    def __init__(self, folder: Path, request: ResourceRequest, *, run: RunJob) -> None:
         import torch
 
-        gpus, available = resources.gpus, torch.cuda.device_count()
-        if gpus > available:
-            raise UserError(f"a trial takes {gpus:g} GPUs (gpus_per_trial), and this machine has {available}")
-        self.gpu_memory_mib = torch.cuda.get_device_properties(0).total_memory / 2**20 if gpus else None
+        available = torch.cuda.device_count()
+        if request.gpus > available:
+            raise UserError(f"a trial takes {request.gpus:g} GPUs (gpus_per_trial), but this machine has {available}")
+        self.gpu_memory_mib = torch.cuda.get_device_properties(0).total_memory / 2**20 if request.gpus else None
         self._folder, self._run = folder, run
         self._job_id = ""
         self._steps: Generator[EpochMetrics | Measured, None, Finished | Lost] | None = None
-        self._events: list[Event] = []  # events that come from no step
+        self._events: list[Event] = []  # events that do not come from a step
 
     def submit(self, job: Job) -> None:
         assert self._steps is None, "one job at a time"
@@ -49,7 +53,7 @@ class LocalExecutor:
             return [Progress(job_id=self._job_id, metrics=next(self._steps))]
         except StopIteration as end:
             event: Event = end.value
-        except Exception as error:  # the worker could not store its result
+        except Exception as error:  # the job could not store its result
             event = Lost(job_id=self._job_id, reason=f"{type(error).__name__}: {error}")
         self._steps = None
         return [event]

@@ -1,4 +1,4 @@
-"""Jobs that do nothing but what a test orders, for executors without training: no torch, no store, a quick start."""
+"""Jobs that do only what a test orders, for tests of executors: no training, no torch, no store, a quick start."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from sweep.executors.base import Event, Executor, Finished, Lost, ResourceReques
 
 @dataclass(frozen=True, kw_only=True)
 class FakeJob:
-    """What an executor looks at in a job, and how long it takes."""
+    """The fields of a job that executors read, and how long the job takes."""
 
     job_id: str
     cpus: int = 1
     gpus: float = 0.0
     accelerator_type: str | None = None
     seconds: float = 0.0
-    until: str = ""  # a file in the study's folder; it waits for it
+    until: str = ""  # name of a file in the study's folder, for which the job waits
+    attempt: int = 1
 
     @property
     def resources(self) -> ResourceRequest:
         return ResourceRequest(cpus=self.cpus, gpus=self.gpus, accelerator_type=self.accelerator_type)
 
 
-def largest(jobs: Iterable[FakeJob]) -> ResourceRequest:
+def largest_request(jobs: Iterable[FakeJob]) -> ResourceRequest:
     return ResourceRequest.largest(job.resources for job in jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """In place of an epoch's metrics: where the job runs."""
+    """Replaces an epoch's metrics: where the job runs."""
 
     node: str
     gpus: tuple[str, ...]
@@ -53,27 +54,27 @@ def run_fake(job: FakeJob, folder: Path) -> Generator[Step, None, Finished]:
 
 
 def run_at_once(job: FakeJob, folder: Path) -> Generator[int, None, Finished]:
-    yield 1
+    yield job.attempt
     return Finished(job_id=job.job_id, status="completed", error=None)
 
 
 def run_faulty(job: FakeJob, folder: Path) -> Generator[int, None, Finished | Lost]:
-    """Yields once; what follows is the fault that the job is called by."""
-    yield 1
+    """Yield once; then the fault follows that is the job's id."""
+    yield job.attempt
     match job.job_id:
-        case "hangs":  # in C code, without a chance for another thread of Python
+        case "hangs":  # in C code that holds the GIL
             ctypes.PyDLL(None).sleep(1000)
         case "raises":
             raise RuntimeError("not a result")
         case "needs more memory":
-            return Lost(job_id=job.job_id, reason="no room for a batch", out_of_memory=True)
+            return Lost(job_id=job.job_id, reason="a batch does not fit", out_of_memory=True)
         case "dies":
             os.kill(os.getpid(), signal.SIGKILL)
     return Finished(job_id=job.job_id, status="completed", error=None)
 
 
 def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: float = 120) -> list[Event]:
-    """The events up to the moment when they are as they should be."""
+    """Return the events up to those with which `done` is true."""
     events: list[Event] = []
     end = time.monotonic() + timeout_s
     while not done(events):
@@ -83,6 +84,6 @@ def until(executor: Executor, done: Callable[[list[Event]], bool], timeout_s: fl
 
 
 def ended(jobs: Iterable[FakeJob]) -> Callable[[list[Event]], bool]:
-    """Whether all of these have ended."""
+    """Return a condition that is true when all of these jobs have ended."""
     ids = {job.job_id for job in jobs}
     return lambda events: ids <= {event.job_id for event in events if isinstance(event, Finished | Lost)}

@@ -1,4 +1,4 @@
-"""What executors report of jobs that end badly or are stopped: both say the same."""
+"""The events of jobs that finish, fail or are stopped; both executors report the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_jobs import FakeJob, ended, largest, run_faulty, until
+from fake_jobs import FakeJob, ended, largest_request, run_faulty, until
 from fake_training import fake_trial, job_of, resources_of
 
 import sweep.worker.job
@@ -22,39 +22,41 @@ from sweep.worker.trial import OutOfMemory
 ENDS = {
     "well": Finished(job_id="well", status="completed", error=None),
     "raises": Lost(job_id="raises", reason="RuntimeError: not a result"),
-    "needs more memory": Lost(job_id="needs more memory", reason="no room for a batch", out_of_memory=True),
+    "needs more memory": Lost(job_id="needs more memory", reason="a batch does not fit", out_of_memory=True),
 }
 
 
-def of(name: str, events: list[Event]) -> list[Event]:
+def select_events(name: str, events: list[Event]) -> list[Event]:
     return [event for event in events if event.job_id == name]
 
 
-def test_events_of_rays_workers(tmp_path: Path) -> None:
+def test_ray_reports_the_events_of_its_workers(tmp_path: Path) -> None:
     ends = ENDS | {
         "dies": Lost(job_id="dies", reason="its worker process died"),
         "hangs": Lost(job_id="hangs", reason="stopped"),
     }
-    jobs = [FakeJob(job_id=name) for name in ends]
-    with closing(RayExecutor(tmp_path, largest(jobs), run=run_faulty)) as executor:
+    jobs = [FakeJob(job_id=name, attempt=7) for name in ends]
+    with closing(RayExecutor(tmp_path, largest_request(jobs), run=run_faulty)) as executor:
         for job in jobs:
             executor.submit(job)
         executor.stop("nobody")
-        events = until(executor, lambda new: any(isinstance(event, Progress) for event in of("hangs", new)))
+        events = until(executor, lambda new: any(isinstance(event, Progress) for event in select_events("hangs", new)))
         executor.stop("hangs")
         events += until(executor, lambda new: ended(jobs)(events + new))
-        executor.stop("well")  # it has ended: nothing follows
+        executor.stop("well")  # has no effect on a finished job
         assert executor.poll(1) == []
     for name, end in ends.items():
-        assert of(name, events) == [Started(job_id=name), Progress(job_id=name, metrics=7), end]
+        assert select_events(name, events) == [Started(job_id=name), Progress(job_id=name, metrics=7), end]
     assert not list(tmp_path.iterdir())
 
 
-def test_what_ray_ends_for_its_memory_may_fit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")  # of the machine's memory, which is exceeded already
+def test_a_worker_killed_for_its_memory_is_lost_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "RAY_memory_usage_threshold", "0.001"
+    )  # share of the machine's memory, which is already exceeded
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     jobs = [FakeJob(job_id="hangs")]
-    with closing(RayExecutor(tmp_path, largest(jobs), run=run_faulty)) as executor:
+    with closing(RayExecutor(tmp_path, largest_request(jobs), run=run_faulty)) as executor:
         executor.submit(jobs[0])
         lost = until(executor, ended(jobs))[-1]
     reason = "the machine ran out of memory, and Ray ended the worker"
@@ -62,10 +64,10 @@ def test_what_ray_ends_for_its_memory_may_fit_alone(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_events_of_this_process(name: str, tmp_path: Path) -> None:
+def test_the_local_executor_reports_events(name: str, tmp_path: Path) -> None:
     executor = LocalExecutor(tmp_path, resources_of(fake_trial(0)), run=run_faulty)
     assert executor.gpu_memory_mib is None
-    executor.submit(FakeJob(job_id=name))
+    executor.submit(FakeJob(job_id=name, attempt=7))
     executor.stop("nobody")
     events = until(executor, ended([FakeJob(job_id=name)]))
     assert events == [Started(job_id=name), Progress(job_id=name, metrics=7), ENDS[name]]
@@ -73,10 +75,10 @@ def test_events_of_this_process(name: str, tmp_path: Path) -> None:
     assert executor.poll(0) == []
 
 
-def test_what_is_stopped_in_this_process_is_closed(tmp_path: Path) -> None:
+def test_the_local_executor_closes_a_stopped_job(tmp_path: Path) -> None:
     closed = []
 
-    def run(job: Any, attempt: int, folder: Path) -> Generator[Any, None, Finished]:
+    def run(job: Any, folder: Path) -> Generator[Any, None, Finished]:
         try:
             yield 1
             yield 2
@@ -90,11 +92,11 @@ def test_what_is_stopped_in_this_process_is_closed(tmp_path: Path) -> None:
     executor.stop("first")
     assert closed == ["first"]
     assert executor.poll(0) == [Lost(job_id="first", reason="stopped")]
-    executor.submit(FakeJob(job_id="second"))  # there is room again
+    executor.submit(FakeJob(job_id="second"))  # the slot is free again
     assert executor.poll(0) == [Started(job_id="second")]
 
 
-def failing(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
+def raising(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
     def run_trial(*_: Any) -> Generator[Any, None, Any]:
         yield "an epoch"
         raise error
@@ -121,10 +123,10 @@ def failing(error: Exception) -> Callable[..., Generator[Any, None, Any]]:
     ],
     ids=["memory", "full", "read-only", "other"],
 )
-def test_what_is_no_result_is_lost(
+def test_memory_and_folder_errors_are_losses_not_results(
     error: Exception, lost: Lost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep.worker.job, "run_trial", failing(error))
+    monkeypatch.setattr(sweep.worker.job, "run_trial", raising(error))
     executor = LocalExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
     executor.submit(job_of(fake_trial(0)))
     assert until(executor, ended([FakeJob(job_id="fake-seed0")]))[-1] == lost

@@ -1,4 +1,4 @@
-"""A machine's fitness for a study, as it sees itself: patience with a network's file system, not with what is wrong."""
+"""The check of a node, and what follows from it: retries on a slow file system, exclusion, and the next check."""
 
 from __future__ import annotations
 
@@ -12,165 +12,170 @@ import pytest
 from fake_jobs import FakeJob, run_at_once
 
 from sweep.errors import UserError
+from sweep.executors.base import ResourceRequest
 from sweep.executors.ray_tune import node_check, nodes
-from sweep.executors.ray_tune.node_check import FolderProbe
+from sweep.executors.ray_tune.node_check import FolderProbe, NodeCheck
 from sweep.executors.ray_tune.nodes import NodePool
 
 ray = pytest.importorskip("ray")
-NEED = FakeJob(job_id="").resources
+REQUEST = ResourceRequest(cpus=1)
+PASSED = NodeCheck()
 
 
 @pytest.fixture(autouse=True)
-def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_check, "PATIENCE_S", 0.3)
+def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_check, "READ_TIMEOUT_S", 0.3)
 
 
-def test_a_short_fault_of_the_file_system_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_check, "PATIENCE_S", 60)
-    mark = FolderProbe.leave(tmp_path)
-    (tmp_path / mark.name).rename(tmp_path / "away")
-    threading.Timer(0.5, (tmp_path / "away").rename, [tmp_path / mark.name]).start()
-    assert mark.problem() is None
-    answer = tmp_path / f"{mark.name}-node"
-    threading.Timer(0.5, answer.write_text, [mark.token]).start()
-    assert mark.is_answered("node")
+def test_a_probe_waits_for_a_file_system_that_fails_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_check, "READ_TIMEOUT_S", 60)
+    probe = FolderProbe.create(tmp_path)
+    (tmp_path / probe.name).rename(tmp_path / "away")
+    threading.Timer(0.5, (tmp_path / "away").rename, [tmp_path / probe.name]).start()
+    assert probe.find_problem() is None
+    answer = tmp_path / f"{probe.name}-node"
+    threading.Timer(0.5, answer.write_text, [probe.token]).start()
+    assert probe.collect_answer("node")
     assert not answer.exists()
 
 
-def test_another_folder_is_told_at_once_and_a_missing_one_in_the_end(
+def test_a_probe_reports_another_folder_at_once_and_a_missing_one_after_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = FolderProbe.leave(tmp_path)
-    assert "does not see" in (replace(mark, name="gone").problem() or "")
-    monkeypatch.setattr(node_check, "PATIENCE_S", 1e6)
-    assert "does not see" in (replace(mark, token="other").problem() or "")
+    probe = FolderProbe.create(tmp_path)
+    assert "does not see" in (replace(probe, name="missing").find_problem() or "")
+    monkeypatch.setattr(node_check, "READ_TIMEOUT_S", 1e6)
+    assert "does not see" in (replace(probe, token="other").find_problem() or "")
 
 
-def test_a_worker_of_another_program_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_another_version_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweep.executors.ray_tune import loop
 
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(loop.tune, "report", reported.append)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
-    mark = FolderProbe.leave(tmp_path)
-    loop._work(run_at_once, mark, FakeJob(job_id="job"), 1, tmp_path)
+    probe = FolderProbe.create(tmp_path)
+    loop._work(run_at_once, probe, FakeJob(job_id="job"), tmp_path)
     assert [list(report) for report in reported] == [["metrics"], ["end"]]
     reported.clear()
-    loop._work(run_at_once, replace(mark, version="famba-sweep 0.0"), FakeJob(job_id="job"), 1, tmp_path)
+    loop._work(run_at_once, replace(probe, version="famba-sweep 0.0"), FakeJob(job_id="job"), tmp_path)
     (report,) = reported
     assert report["node_id"] == "node"
-    assert "has another version than the driver's machine" in report["problem"]
+    assert "but the driver has famba-sweep 0.0: install the same version" in report["problem"]
     assert report["end"].machine_left
 
 
-class Cluster:
-    """In place of Ray: nodes, and the answers that some have given."""
+class FakeCluster:
+    """Replaces Ray's functions: nodes, and results of those checks that have ended."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, mark: FolderProbe) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, probe: FolderProbe) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
-        self.answers: dict[str, Any] = {}
-        self.requested: list[str] = []
-        self._mark = mark
+        self.results: dict[str, NodeCheck] = {}
+        self.started: list[str] = []
+        self._probe = probe
         monkeypatch.setattr(ray, "nodes", lambda: list(self.nodes.values()))
         monkeypatch.setattr(ray, "wait", self.wait)
         monkeypatch.setattr(ray, "get", self.get)
-        monkeypatch.setattr(nodes, "_ask", self.ask)
+        monkeypatch.setattr(nodes, "_start_check", self.start_check)
 
     def join(self, name: str) -> None:
         self.nodes[name] = {"NodeID": name, "NodeManagerAddress": name, "Alive": True, "Resources": {"CPU": 1.0}}
 
-    def ask(self, node_id: str, mark: FolderProbe, *, with_gpu: bool) -> str:
-        self.requested.append(node_id)
+    def start_check(self, node_id: str, probe: FolderProbe, with_gpu: bool) -> str:
+        self.started.append(node_id)
         return node_id
 
     def wait(self, references: list[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
-        ready = [name for name in references if name in self.answers]
+        ready = [name for name in references if name in self.results]
         return ready, [name for name in references if name not in ready]
 
-    def get(self, name: str) -> Any:
-        self._mark.answer(name)
-        return self.answers[name]
+    def get(self, name: str) -> NodeCheck:
+        self._probe.answer(name)
+        return self.results[name]
 
 
-def test_a_machine_that_joins_slowly_is_noted_once_and_works_when_it_answers(
+def test_a_slow_node_is_noted_once_and_gets_jobs_after_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = FolderProbe.leave(tmp_path)
-    cluster = Cluster(monkeypatch, mark)
+    probe = FolderProbe.create(tmp_path)
+    cluster = FakeCluster(monkeypatch, probe)
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(nodes.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(node_check, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    pool = NodePool(NEED, mark)
+    pool = NodePool(REQUEST, probe)
     for name in ("quick", "slow"):
         cluster.join(name)
-    cluster.answers["quick"] = (None,)
-    with pytest.raises(UserError, match=r"slow: has not answered within 60 s"):  # before the first job
-        pool.first_room()
-    pool = NodePool(NEED, mark)
+    cluster.results["quick"] = PASSED
+    with pytest.raises(UserError, match=r"slow: the machine has not answered within 60 s"):  # before the first job
+        pool.check_all()
+    pool = NodePool(REQUEST, probe)
     del cluster.nodes["slow"]
-    assert pool.first_room().capacity == 1
+    assert pool.check_all().slots == 1
     cluster.join("slow")
-    assert pool.room().capacity == 1
-    assert pool._notes() == []
+    assert pool.update().slots == 1
+    assert pool.take_notes() == []
     clock.now += 100
-    assert pool.room().capacity == 1
-    assert pool._notes() == ["slow: has not answered within 60 s; it gets no trial before it does"]
-    assert pool.room().capacity == 1
-    assert pool._notes() == []
-    assert cluster.requested[-1] == "slow"
-    assert cluster.requested.count("slow") == 2, "once by each pool"
-    cluster.answers["slow"] = (None,)
-    assert pool.room().capacity == 2
+    assert pool.update().slots == 1
+    note = "slow: the machine has not answered within 60 s; the run continues without it until that is fixed"
+    assert pool.take_notes() == [note]
+    assert pool.update().slots == 1
+    assert pool.take_notes() == []
+    assert cluster.started[-1] == "slow"
+    assert cluster.started.count("slow") == 2, "once by each pool"
+    cluster.results["slow"] = PASSED
+    assert pool.update().slots == 2
 
 
-def test_an_unfit_machine_is_named_once_and_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mark = FolderProbe.leave(tmp_path)
-    cluster = Cluster(monkeypatch, mark)
+def test_a_node_that_fails_is_named_once_and_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FolderProbe.create(tmp_path)
+    cluster = FakeCluster(monkeypatch, probe)
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(nodes, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    pool = NodePool(NEED, mark)
+    pool = NodePool(REQUEST, probe)
     for name in ("first", "second"):
         cluster.join(name)
-        cluster.answers[name] = (None,)
-    assert pool.first_room().capacity == 2
+        cluster.results[name] = PASSED
+    assert pool.check_all().slots == 2
     assert pool.selector == "in(first,second)"
     cluster.join("blind")
     assert pool.selector == "in(first,second)", "not before its check"
-    cluster.answers["blind"] = "does not see it"
-    for notes in (["blind: does not see it; the run goes on without it until that is mended"], []):
-        assert pool.room().capacity == 2
-        assert pool._notes() == notes
+    cluster.results["blind"] = NodeCheck(problem="does not see it")
+    for notes in (["blind: does not see it; the run continues without it until that is fixed"], []):
+        assert pool.update().slots == 2
+        assert pool.take_notes() == notes
     assert pool.selector == "in(first,second)"
 
-    pool.leave_out("first", "does not see it any more")
+    pool.exclude("first", "no longer sees it")
     assert pool.selector == "in(second)"
-    assert pool.room().capacity == 1
-    (note,) = pool._notes()
-    assert note.startswith("first: does not see it any more; ")
+    assert pool.update().slots == 1
+    (note,) = pool.take_notes()
+    assert note.startswith("first: no longer sees it; ")
     del cluster.nodes["second"]
-    assert pool.room().capacity == 0
+    assert pool.update().slots == 0
     assert pool.selector == "in(none)"
-    assert cluster.requested == ["first", "second", "blind"]
+    assert cluster.started == ["first", "second", "blind"]
     with pytest.raises(UserError, match=r"^blind: does not see it$"):  # before the first job
-        NodePool(NEED, mark).first_room()
+        NodePool(REQUEST, probe).check_all()
 
-    clock.now += nodes.CHECK_AGAIN_S
-    assert pool.room().capacity == 1, "the first passes again"
+    clock.now += nodes.RECHECK_S
+    assert pool.update().slots == 1, "the first passes again"
     assert pool.selector == "in(first)"
-    assert pool._notes() == []
-    cluster.answers["blind"] = (None,)
-    assert pool.room().capacity == 1, "not before its time"
-    clock.now += nodes.CHECK_AGAIN_S
-    assert pool.room().capacity == 2
+    assert pool.take_notes() == []
+    cluster.results["blind"] = PASSED
+    assert pool.update().slots == 1, "not before its next check"
+    clock.now += nodes.RECHECK_S
+    assert pool.update().slots == 2
     assert pool.selector == "in(blind,first)"
 
 
-def test_a_mark_that_is_gone_is_left_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mark = FolderProbe.leave(tmp_path)
-    cluster = Cluster(monkeypatch, mark)
+def test_a_deleted_probe_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FolderProbe.create(tmp_path)
+    cluster = FakeCluster(monkeypatch, probe)
     cluster.join("only")
-    cluster.answers["only"] = (None,)
-    mark.remove()
-    assert mark.problem()
-    assert NodePool(NEED, mark).first_room().capacity == 1
-    assert mark.problem() is None
+    cluster.results["only"] = PASSED
+    probe.remove()
+    assert probe.find_problem()
+    assert NodePool(REQUEST, probe).check_all().slots == 1
+    assert probe.find_problem() is None

@@ -12,7 +12,7 @@ from PIL import Image
 from famba_core.config import AugmentConfig, DataConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.cost.work import StepSettings, step_cost
 from sweep.executors.base import TrainJob
-from sweep.executors.ray_tune.nodes import capacity
+from sweep.executors.ray_tune.capacity import count_slots
 from sweep.plan.model import Trial
 from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
 from sweep.run.packing import MOST_PER_GPU, pack
@@ -35,7 +35,7 @@ JOB = job_of(TRIAL)
 def on_a_gpu(job: TrainJob) -> int:
     """How many of these an executor counts for one."""
     node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 1.0}}
-    return capacity([node], job.resources)
+    return count_slots([node], job.resources)
 
 
 @pytest.mark.parametrize("fitting", range(1, MOST_PER_GPU + 1))

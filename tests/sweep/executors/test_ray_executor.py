@@ -1,4 +1,4 @@
-"""Ray Tune for real: workers that train, are killed, and leave nothing running."""
+"""Real training through Ray Tune: workers and the driver are killed, runs continue, and no process is left running."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import real_runs
 from fake_training import screen_of
 from real_runs import LINES, descendants, ended_epoch, real_plan
 
-from sweep.executors.base import Event, Started
+from sweep.executors.base import Event, ResourceRequest, Started
 from sweep.executors.local import LocalExecutor
 from sweep.executors.ray_tune.executor import RayExecutor
-from sweep.plan.model import Trial
 from sweep.run.runner import run_plan
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_epochs, read_measurements, read_rows
@@ -40,17 +40,14 @@ TIMES = [
 
 
 class KillingExecutor(RayExecutor):
-    """When the first epoch has ended, kills every worker that trains, and signals Ray's process as a batch system may.
-
-    It does so once.
-    """
+    """Once, after the first epoch, kills every worker and signals Ray's process as a batch system does."""
 
     killed = 0
     addresses: set[str]
 
     def poll(self, timeout_s: float) -> list[Event]:
         events = super().poll(timeout_s)
-        if any(isinstance(event, Started) for event in events):  # later there would be no time: epochs are short
+        if any(isinstance(event, Started) for event in events):  # later is too late, because epochs are short
             self.addresses = listening_addresses()
         if not self.killed and any(map(ended_epoch, events)):
             for process in descendants():
@@ -68,14 +65,14 @@ def listening_addresses() -> set[str]:
 
     found = set()
     for process in descendants():
-        with contextlib.suppress(psutil.Error):  # it has just ended
+        with contextlib.suppress(psutil.Error):  # the process has just ended
             found |= {at.laddr.ip for at in process.net_connections() if at.status == "LISTEN"}
     return found
 
 
 @pytest.fixture
 def other_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the environment may say on a cluster's machines; and TMPDIR, too long for a socket, as batch systems do."""
+    """The environment of a cluster's machine: variables that name other clusters, and a TMPDIR too long for sockets."""
     monkeypatch.setenv("RAY_ADDRESS", "10.255.255.1:6379")
     monkeypatch.setenv("RAY_REDIS_ADDRESS", "10.255.255.1:6379")
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
@@ -87,14 +84,14 @@ def other_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("other_clusters")
-def test_killed_workers_go_on_and_the_rows_are_those_of_one_process(
+def test_killed_workers_resume_and_give_the_rows_of_an_uninterrupted_run(
     tmp_path: Path, capfd: pytest.CaptureFixture, left: Callable[[], list[str]]
 ) -> None:
-    plan = real_plan(epochs=6)  # more than end before the kill
+    plan = real_plan(epochs=6)  # so many that none finishes before its worker is killed
     executors: list[KillingExecutor] = []
 
-    def start(folder: Path, trials: Sequence[Trial]) -> KillingExecutor:
-        executors.append(KillingExecutor(folder, trials, run=run_job))
+    def start(folder: Path, request: ResourceRequest) -> KillingExecutor:
+        executors.append(KillingExecutor(folder, request, run=run_job))
         return executors[-1]
 
     summary = run_plan(plan, tmp_path / "ray", start, listeners=[screen_of(plan)])
@@ -142,12 +139,12 @@ sys.exit(summary.exit_code)
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_driver_leaves_no_worker_and_its_study_goes_on(tmp_path: Path, number: int) -> None:
+def test_a_killed_driver_leaves_no_worker_and_its_study_resumes(tmp_path: Path, number: int) -> None:
     import ray  # noqa: F401 - brings psutil along
     import psutil  # isort: skip
 
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "10"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(real_runs.__file__).parent)}
     sweep = subprocess.Popen(command, env=environment, start_new_session=True)
     while len(list(tmp_path.glob("checkpoints/*/last.pt"))) < 2:
         assert sweep.poll() is None
@@ -157,7 +154,7 @@ def test_a_stopped_driver_leaves_no_worker_and_its_study_goes_on(tmp_path: Path,
     if number == signal.SIGKILL:
         os.kill(sweep.pid, number)
     else:
-        os.killpg(sweep.pid, number)  # as a terminal does
+        os.killpg(sweep.pid, number)  # as Ctrl-C in a terminal
     assert sweep.wait(timeout=60) == (-9 if number == signal.SIGKILL else 130)
     _, alive = psutil.wait_procs(started, timeout=15)
     assert not [process for process in alive if process.status() != "zombie"]

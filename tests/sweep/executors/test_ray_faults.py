@@ -1,4 +1,4 @@
-"""A Ray that dies, hangs or does not come up: the run ends with a sentence, nothing stays behind, it goes on later."""
+"""Ray dies, hangs or does not start: the run ends with an error, leaves no process, and continues later."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sweep.store.study import read_rows
 from sweep.worker.job import run_job
 
 
-class BreakingExecutor(RayExecutor):
-    """Kills one of Ray's own processes, or the one that Ray lives in, when the first epoch has ended."""
+class RayKillingExecutor(RayExecutor):
+    """Kills one of Ray's servers, or the process that hosts Ray, after the first epoch."""
 
-    victim: str | None = None
-    broken_at: float | None = None
+    victim: str | None = None  # the server's name; None is the process that hosts Ray
+    killed_at: float | None = None
 
     def poll(self, timeout_s: float) -> list[Event]:
         events = super().poll(timeout_s)
-        if self.broken_at is None and any(map(ended_epoch, events)):
-            BreakingExecutor.broken_at = time.monotonic()
+        if self.killed_at is None and any(map(ended_epoch, events)):
+            RayKillingExecutor.killed_at = time.monotonic()
             (pid,) = (
                 [process.pid for process in descendants() if process.name() == self.victim]
                 if self.victim
@@ -47,13 +47,13 @@ class BreakingExecutor(RayExecutor):
 @pytest.mark.parametrize(
     ("victim", "reason"),
     [
-        ("raylet", "raylet died|its process ended"),  # whichever is first: Ray ends its process, or that looks
+        ("raylet", "raylet died|its process ended"),  # Ray may end its process before that notices
         pytest.param("gcs_server", "gcs_server died|its process ended", marks=pytest.mark.long),
         pytest.param(None, "its process ended", marks=pytest.mark.long),
     ],
     ids=["raylet", "gcs_server", "process"],
 )
-def test_a_run_whose_ray_dies_ends_and_goes_on_later(
+def test_a_run_ends_when_ray_dies_and_continues_later(
     victim: str | None,
     reason: str,
     tmp_path: Path,
@@ -61,12 +61,12 @@ def test_a_run_whose_ray_dies_ends_and_goes_on_later(
     left: Callable[[], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(BreakingExecutor, "victim", victim)
-    monkeypatch.setattr(BreakingExecutor, "broken_at", None)
+    monkeypatch.setattr(RayKillingExecutor, "victim", victim)
+    monkeypatch.setattr(RayKillingExecutor, "killed_at", None)
     monkeypatch.setenv("FAULT_EPOCH_S", "1")
-    with pytest.raises(UserError, match=rf"Ray itself has stopped working \(({reason})\); what has ended is stored"):
-        run(tmp_path, executor=partial(BreakingExecutor, run=faulty_job))
-    assert time.monotonic() - BreakingExecutor.broken_at < 30
+    with pytest.raises(UserError, match=rf"Ray stopped working \(({reason})\); finished trials are stored"):
+        run(tmp_path, executor=partial(RayKillingExecutor, run=faulty_job))
+    assert time.monotonic() - RayKillingExecutor.killed_at < 30
     assert left() == []
     output = capfd.readouterr()
     assert output.err == ""
@@ -77,7 +77,7 @@ def test_a_run_whose_ray_dies_ends_and_goes_on_later(
 
 
 @pytest.mark.long
-def test_a_hanging_ray_is_closed_all_the_same(
+def test_close_kills_a_process_that_hangs(
     tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_executor, "CLOSE_TIMEOUT_S", 0.5)
@@ -89,16 +89,18 @@ def test_a_hanging_ray_is_closed_all_the_same(
     assert not executor._scratch.folder.exists()
 
 
-def test_a_defect_in_rays_process_comes_with_its_traceback(tmp_path: Path, left: Callable[[], list[str]]) -> None:
+def test_an_exception_in_rays_process_reaches_the_driver_with_its_traceback(
+    tmp_path: Path, left: Callable[[], list[str]]
+) -> None:
     executor = RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job)
-    executor.submit(SimpleNamespace(trial_id="neither CPUs nor GPUs"))
-    with pytest.raises(RuntimeError, match=r"(?s)in _resources.*has no attribute 'cpus_per_trial'"):
+    executor.submit(SimpleNamespace(job_id="without resources"))
+    with pytest.raises(RuntimeError, match=r"(?s)in _request_resources.*has no attribute 'resources'"):
         executor.poll(60)
     executor.close()
     assert left() == []
 
 
-def test_a_process_that_does_not_come_up(
+def test_a_process_that_does_not_start_is_an_error(
     tmp_path: Path, left: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -108,15 +110,17 @@ def test_a_process_that_does_not_come_up(
 
 
 @pytest.mark.long
-def test_what_no_machine_has_is_refused_before_anything_runs(tmp_path: Path, left: Callable[[], list[str]]) -> None:
-    with pytest.raises(UserError, match=r"takes 4096 CPUs and 0 GPUs .* There is: \d+ CPUs and "):
+def test_a_request_larger_than_this_machine_is_an_error_before_the_run(
+    tmp_path: Path, left: Callable[[], list[str]]
+) -> None:
+    with pytest.raises(UserError, match=r"takes 4096 CPUs and 0 GPUs .* The machines have: \d+ CPUs and "):
         RayExecutor(tmp_path, resources_of(fake_trial(0, cpus=4096)), run=run_job)
     assert left() == []
 
 
-def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
+def test_an_address_without_a_listener_is_an_error(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # but does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
             RayExecutor(tmp_path, resources_of(fake_trial(0)), run=run_job, address=address)
