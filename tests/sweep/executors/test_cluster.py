@@ -195,8 +195,8 @@ def test_a_packed_study_finishes_while_nodes_leave_and_join(
     assert run(tmp_path, plan, executor).completed == 20
     assert not changes
     shown = capsys.readouterr().out
-    assert "room for 6 at a time now (it was 8)" in shown
-    assert "room for 8 at a time now (it was 6)" in shown
+    assert "capacity changed: 6 concurrent trials (it was 8)" in shown
+    assert "capacity changed: 8 concurrent trials (it was 6)" in shown
     rows = read_rows(tmp_path)[0]
     assert sorted(rows["trial_id"]) == sorted(trial.trial_id for trial in plan.trials), "each once"
     assert rows["status"].tolist() == ["completed"] * 20
