@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famba_core.config import ClsPosition, FusionConfig, FusionSchedule, ModelConfig
+from famba_core.config import ClsPosition, ConfigError, FusionConfig, FusionSchedule, ModelConfig
 from famba_core.fusion.schedule import resolve
 
 if TYPE_CHECKING:
@@ -78,5 +78,9 @@ def load_checkpoint(
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the family of the configuration's backbone."""
-    return FAMILIES["vim"]()
+    """Return the family of the configuration's backbone. Raises ConfigError for an unknown one."""
+    name = config.sizes.family
+    if name not in FAMILIES:
+        sentence = f"the family of {config.backbone} is {name!r}; it must be one of {', '.join(FAMILIES)}"
+        raise ConfigError.of("backbone", sentence)
+    return FAMILIES[name]()
