@@ -27,7 +27,7 @@ def run_growth(session: Session) -> None:
 
 def _measure_layers(session: Session, section: str, size: str, model: ModelConfig, batch: int) -> None:
     loads = [
-        session.workload(precision, implementation, model=model, batch=batch)
+        replace(session.workload(precision, implementation), model=model, batch=batch)
         for precision in session.precisions
         for implementation in session.implementations
         if implementation.missing is None  # other sections report it
@@ -39,7 +39,7 @@ def _measure_layers(session: Session, section: str, size: str, model: ModelConfi
 def _measure_model(session: Session, depth: int) -> None:
     with backbone_of_depth(session.model.backbone, depth) as backbone:
         model = replace(session.model, backbone=backbone)
-        loads = [session.workload(precision, model=model) for precision in session.precisions]
+        loads = [replace(session.workload(precision), model=model) for precision in session.precisions]
         entries = [session.entry(DEPTH, f"{depth} layers", load, build_with_peak(load, model_call)) for load in loads]
         session.measure(entries, session.rounds(least=3, budget_s=3))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from famba_core.bench.memory import peak_mib
@@ -32,12 +33,12 @@ def run_model(session: Session) -> None:
         for implementation in session.implementations:
             load = session.workload(precision, implementation)
             while load.batch > 1 and not session.fits(load, session.model.sizes.depth):
-                load = session.workload(precision, implementation, batch=load.batch // 2)
+                load = replace(load, batch=load.batch // 2)
             entries.append(model_entry(session, "model", load.backend, load))
             if implementation.missing is None:
                 batches.add(load.batch)
         entries += [
-            model_entry(session, "model", AUTO.backend, session.workload(precision, batch=batch))
+            model_entry(session, "model", AUTO.backend, replace(session.workload(precision), batch=batch))
             for batch in sorted(batches, reverse=True)
         ]
     session.measure(entries, session.rounds(least=3, budget_s=40), fastest)

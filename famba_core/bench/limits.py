@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from famba_core.bench.timing import Call
 from famba_core.config import Precision
 from famba_core.cost.data_sheets import known_limits
+from famba_core.cost.measure import times_ms
 from famba_core.cost.roofline import Limits
-from famba_core.device import device_name, synchronize
+from famba_core.device import device_name
 
 MATMUL_SIZES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
@@ -53,11 +52,4 @@ def _copied_bytes_per_s(device: torch.device) -> float:
 
 
 def _best_s(call: Call, device: torch.device) -> float:
-    times = []
-    for _ in range(1 + BEST_OF):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min(times_ms(call, device, BEST_OF, lead=1)) / 1e3

@@ -17,7 +17,7 @@ from famba_core.bench.rows import BenchRow, with_ratios
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BATCH, Settings
 from famba_core.bench.timing import Call, Rounds, TimedCall, interleave, release
 from famba_core.bench.workloads import Workload
-from famba_core.config import ModelConfig, Precision
+from famba_core.config import Precision
 from famba_core.cost.roofline import Limits, Work, least_times
 from famba_core.device import choose_device, device_name, prepare
 
@@ -48,7 +48,7 @@ class Session:
             prepare(self.device, precision, settings.threads)
         self.quick = settings.quick
         self.batch = settings.batch or (QUICK_BATCH if settings.quick else DEFAULT_BATCH)[kind]
-        self.model: ModelConfig = model_config(settings.backbone)
+        self.model = model_config(settings.backbone)
         self.implementations = list_implementations(self.device, self.model.sizes)
         self.rows: list[BenchRow] = []
         self.progress = progress
@@ -64,22 +64,9 @@ class Session:
             return Rounds(warmup=1, least=2, most=5, budget_s=min(1.0, budget_s), calls=calls)
         return Rounds(warmup=2 if least > 3 else 1, least=least, budget_s=budget_s, calls=calls)
 
-    def workload(
-        self,
-        precision: Precision,
-        implementation: Implementation = AUTO,
-        *,
-        model: ModelConfig | None = None,
-        batch: int | None = None,
-    ) -> Workload:
-        """Return a workload on the device, with the session's model and batch unless they are given."""
-        return Workload(
-            model=model or self.model,
-            batch=batch or self.batch,
-            precision=precision,
-            device=self.device,
-            implementation=implementation,
-        )
+    def workload(self, precision: Precision, implementation: Implementation = AUTO) -> Workload:
+        """Return a workload of the session's model and batch, on its device."""
+        return Workload(self.model, self.batch, precision, self.device, implementation)
 
     def entry(
         self,

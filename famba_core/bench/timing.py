@@ -6,13 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from famba_core.config import ConfigError
-from famba_core.cost.measure import StepTime, summarize
+from famba_core.cost.measure import StepTime, summarize, times_ms
 from famba_core.device import synchronize
 
 Call = Callable[[], object]
@@ -86,26 +85,8 @@ def release(calls: Sequence[TimedCall], device: torch.device) -> None:
 
 
 def _turn(call: Call, device: torch.device, count: int) -> list[float]:
-    """Return the milliseconds of `count` calls.
-
-    On CUDA they are measured between events on the stream, after one call that is not timed: otherwise the device
-    would wait for the host at the start of the queue.
-    """
-    if device.type != "cuda":
-        times = []
-        for _ in range(count):
-            start = time.perf_counter()
-            call()
-            times.append(1e3 * (time.perf_counter() - start))
-        return times
-    call()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-    events[0].record()
-    for event in events[1:]:
-        call()
-        event.record()
-    torch.cuda.synchronize(device)
-    return [before.elapsed_time(after) for before, after in pairwise(events)]
+    """Return the milliseconds of `count` calls."""
+    return times_ms(call, device, count, lead=1 if device.type == "cuda" else 0)
 
 
 @contextlib.contextmanager

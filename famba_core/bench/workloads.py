@@ -27,7 +27,7 @@ from famba_core.training.step import TrainStep
 CIFAR_SIDE = 32  # pixels; the augmentation of the step resizes them to the model's image size
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Workload:
     """The sizes of a call, and the implementation that computes it."""
 

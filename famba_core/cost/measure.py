@@ -61,15 +61,15 @@ def measure_step(
     )
     for _ in range(warmup):
         step()
-    times_ms = _times_ms(step, device, min_steps)
-    left_ms = 1e3 * budget_s - sum(times_ms)
-    more = max(0, min(max_steps - min_steps, int(left_ms / max(np.median(times_ms), 1e-6))))
-    times_ms += _times_ms(step, device, more)
-    count = len(times_ms)
-    while (result := summarize(times_ms)).is_disturbed and sum(times_ms) < PATIENCE * 1e3 * budget_s:
-        if len(times_ms) >= max_steps:
+    measured = times_ms(step, device, min_steps)
+    left_ms = 1e3 * budget_s - sum(measured)
+    more = max(0, min(max_steps - min_steps, int(left_ms / max(np.median(measured), 1e-6))))
+    measured += times_ms(step, device, more)
+    count = len(measured)
+    while (result := summarize(measured)).is_disturbed and sum(measured) < PATIENCE * 1e3 * budget_s:
+        if len(measured) >= max_steps:
             break
-        times_ms += _times_ms(step, device, min(count, max_steps - len(times_ms)))
+        measured += times_ms(step, device, min(count, max_steps - len(measured)))
     return result
 
 
@@ -79,9 +79,14 @@ def summarize(times_ms: list[float]) -> StepTime:
     return StepTime(median_ms=median, q25_ms=q25, q75_ms=q75, n=len(times_ms))
 
 
-def _times_ms(step: Callable[[], object], device: torch.device, n: int) -> list[float]:
-    """Return the milliseconds of each of n calls."""
+def times_ms(step: Callable[[], object], device: torch.device, n: int, *, lead: int = 0) -> list[float]:
+    """Return the milliseconds of each of n calls.
+
+    lead: calls before them that are not timed. With one of them, a CUDA device does not wait for the host at the start.
+    """
     synchronize(device)
+    for _ in range(lead):
+        step()
     if device.type != "cuda":
         marks = [time.perf_counter()]
         for _ in range(n):

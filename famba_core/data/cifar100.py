@@ -16,9 +16,9 @@ import torch
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data.cache import Arrays, cached_arrays
 from famba_core.data.fingerprint import fingerprint_files
-from famba_core.data.folders import missing_dataset, search_folders
-from famba_core.data.image_dataset import Choose, FoundDataset, Split
+from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
 
+HUB_REPOSITORY = "uoft-cs/cifar100"  # of the Hugging Face hub
 NUM_CLASSES = 100
 IMAGE_SIZE = 32
 PICKLE_ROWS = {"train": 50_000, "test": 10_000}
@@ -140,3 +140,19 @@ def _read_published(file: Path) -> bytes:
         sentence = f"{file} is damaged or not CIFAR-100: its md5 must be {PICKLE_MD5[file.name]}, not {found}"
         raise ConfigError.of("dataset", sentence)
     return content
+
+
+def download_cifar100(folder: Path) -> Path:
+    """Download the public Parquet set (about 140 MB) from the Hugging Face hub to `folder`/cifar100 and return that.
+
+    Complete files that exist already are not downloaded again. Raises ConfigError if the network or the disk fails.
+    """
+    from huggingface_hub import snapshot_download
+
+    target = folder / "cifar100"
+    try:
+        snapshot_download(HUB_REPOSITORY, repo_type="dataset", allow_patterns=["*.parquet"], local_dir=target)
+    except Exception as error:  # the hub's releases raise the errors of different HTTP libraries
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError.of("dataset", f"{HUB_REPOSITORY} could not be downloaded to {target} ({reason})") from error
+    return target

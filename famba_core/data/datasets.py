@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
-from famba_core.data.folders import DatasetMissing
-from famba_core.data.image_dataset import DatasetInfo, FoundDataset, ImageDataset, Split
+from famba_core.data.image_dataset import DatasetInfo, DatasetMissing, FoundDataset, ImageDataset, Split
 from famba_core.data.subset import choose_subset, subset_size
 
 __all__ = ["DatasetInfo", "DatasetMissing", "ImageDataset", "Split", "describe_dataset", "load_dataset"]

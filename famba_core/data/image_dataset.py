@@ -1,12 +1,16 @@
-"""Data sets of small images: found on disk, described, and loaded as uint8 tensors."""
+"""Data sets of small images: the folders where they are searched, their description, and their uint8 tensors."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from famba_core.config import ConfigError, DataConfig
 
 RGB = tuple[float, float, float]
 
@@ -66,3 +70,22 @@ class FoundDataset:
     std: RGB = IMAGENET_STD
     fingerprint: Callable[[], str | None] = lambda: None  # see DatasetInfo
     load: Callable[[int, Choose], tuple[Split, Split]]  # from image_size in pixels: the images to train on, and to test
+
+
+class DatasetMissing(ConfigError):
+    """The data set is in none of the folders that were searched."""
+
+
+def search_folders(config: DataConfig) -> list[Path]:
+    """Return the configured folder alone, or if there is none, FAMBA_DATA and `data/` in this order."""
+    if config.data_dir is not None:
+        return [Path(config.data_dir).expanduser()]
+    from_environment = os.environ.get("FAMBA_DATA")
+    return [Path(folder).expanduser() for folder in (from_environment, "data") if folder]
+
+
+def missing_dataset(config: DataConfig, *, wanted: str, remedy: str) -> DatasetMissing:
+    """Return the error that names the folders searched, the files wanted there, and how to get them."""
+    searched = ", ".join(str(folder.absolute()) for folder in search_folders(config))
+    field = "dataset" if config.data_dir is None else "data_dir"
+    return DatasetMissing.of(field, f"{config.dataset} was not found; searched {searched} for {wanted}; {remedy}")

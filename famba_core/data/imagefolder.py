@@ -12,8 +12,7 @@ import torch
 
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data.fingerprint import fingerprint_strings
-from famba_core.data.folders import missing_dataset, search_folders
-from famba_core.data.image_dataset import Choose, FoundDataset, Split
+from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MARGIN = 256 / 224  # side of a stored image over that of the model's input, for random crops and the centre crop

@@ -13,17 +13,9 @@ from famba_core.ops.registry import choose
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    *,
-    reverse: Sequence[bool],
-    backend: str = "auto",
-) -> Tensor:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor,
+    *, reverse: Sequence[bool], backend: str = "auto",
+) -> Tensor:  # fmt: skip
     """Return the scan of each direction, y [B, L, G, E] in the dtype of u.
 
         step_t = softplus(delta_t + delta_bias)

@@ -134,7 +134,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> int:
     from famba_core.config import ConfigError
-    from famba_core.data.download import download_cifar100
+    from famba_core.data.cifar100 import download_cifar100
 
     folder = options.data_dir or Path(os.environ.get("FAMBA_DATA") or "data")
     try:

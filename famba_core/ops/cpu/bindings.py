@@ -1,4 +1,4 @@
-"""The C++ kernels as Python functions: an implementation of `famba_core.ops.kernels.Kernels` through ctypes."""
+"""The C++ kernels as Python functions through ctypes, as `famba_core.ops.kernels.Kernels` documents them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def scan_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Reverse,
 ) -> Tensor:  # fmt: skip
-    """Scan all directions; without z, the result [B, L, G, E] has the strides of u."""
+    """See `Kernels.scan_forward`; without z, the result has the strides of u."""
     out = torch.empty_like(u) if z is None else torch.empty(z.shape, dtype=z.dtype)
     _call(
         "scan_forward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
@@ -93,13 +93,13 @@ def scan_backward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Reverse, grad_out: Tensor, grad_B: Tensor, grad_C: Tensor, grad_z: Tensor | None,
 ) -> ScanGradients:  # fmt: skip
-    """Return the gradients of `scan_forward`; without z, grad_out must have the strides of u."""
+    """See `Kernels.scan_backward`; without z, grad_out must have the strides of u."""
     batch, length, groups, width = u.shape
     states = A.shape[2]
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
     gated = torch.empty(batch, length, width, dtype=u.dtype) if z is not None else u.new_empty(0)
     parameters = torch.empty(batch, groups, states + 2, width)
-    low_blocks = torch.empty(batch, _library().famba_scan_blocks(batch, width), groups, length, 2 * states)
+    low_blocks = torch.empty(batch, _kernel("famba_scan_blocks")(batch, width), groups, length, 2 * states)
     _call(
         "scan_backward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
         z, grad_out, gated, grad_u, grad_delta, parameters, low_blocks, grad_B, grad_C, grad_z,
@@ -121,13 +121,9 @@ def _call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float
 
 @functools.cache
 def _kernel(name: str) -> Any:
-    return getattr(_library(), name)
-
-
-def _library() -> ctypes.CDLL:
     kernels = library()
     assert isinstance(kernels, ctypes.CDLL), kernels
-    return kernels
+    return getattr(kernels, name)
 
 
 def _directions_first(groups: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:

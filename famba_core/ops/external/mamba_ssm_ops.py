@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,27 +19,20 @@ MAX_STATES = 256
 TAPS = (2, 3, 4)
 
 
-class Functions(NamedTuple):
-    """The functions of the two packages."""
-
-    selective_scan_fn: Callable[..., Tensor]
-    causal_conv1d_fn: Callable[..., Tensor]
-
-
 @functools.cache
-def functions() -> Functions | str:
-    """Return the functions of the packages, or a sentence that says why they cannot be imported."""
-    found = []
+def load_functions() -> dict[str, Callable[..., Tensor]] | str:
+    """Return the functions of the packages by name, or a sentence that says why one cannot be imported."""
+    found = {}
     for package, module, name in (
         ("mamba-ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
         ("causal-conv1d", "causal_conv1d", "causal_conv1d_fn"),
     ):
         try:
-            found.append(getattr(importlib.import_module(module), name))
+            found[name] = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, OSError, RuntimeError) as error:  # the compiled part can be missing too
             reason = str(error).partition("\n")[0]
             return f"{package} cannot be imported ({reason})"
-    return Functions(*found)
+    return found
 
 
 def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS[-1]) -> str | None:
@@ -53,18 +45,18 @@ def unsupported_reason(*tensors: Tensor, state_size: int = 1, taps: int = TAPS[-
         return f"the kernels take at most {MAX_STATES} states, not {state_size}"
     if taps not in TAPS:
         return f"the kernels take a convolution of width {', '.join(map(str, TAPS))}, not {taps}"
-    available = functions()
-    return available if isinstance(available, str) else None
+    functions = load_functions()
+    return functions if isinstance(functions, str) else None
 
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
 ) -> Tensor:
     """Compute `ops.interface.selective_scan`; the states are float32."""
-    available = functions()
-    assert not isinstance(available, str), available
+    functions = load_functions()
+    assert not isinstance(functions, str), functions
     dtype = u.dtype
-    y = available.selective_scan_fn(
+    y = functions["selective_scan_fn"](
         _channels_first(u, reverse).flatten(1, 2),
         _channels_first(delta.to(dtype), reverse).flatten(1, 2),
         A.float().flatten(0, 1).contiguous(),
@@ -79,10 +71,10 @@ def selective_scan(
 
 def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequence[bool]) -> Tensor:
     """Compute `ops.interface.causal_conv_silu`; sums are float32."""
-    available = functions()
-    assert not isinstance(available, str), available
+    functions = load_functions()
+    assert not isinstance(functions, str), functions
     directions = x.unsqueeze(2).expand(-1, -1, len(reverse), -1)
-    u = available.causal_conv1d_fn(
+    u = functions["causal_conv1d_fn"](
         _channels_first(directions, reverse).flatten(1, 2),
         weight.float().flatten(0, 1).contiguous(),
         bias=bias.float().flatten(),

@@ -125,10 +125,7 @@ def _backward(
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool]) -> Tensor:
-    """Return SiLU of each direction's convolution [B, L, G, E] in the dtype of x, stored direction by direction.
-
-    x is [B, L, E], weight [G, E, 4], bias [G, E]; strides as in `famba_core.ops.kernels`.
-    """
+    """See `Kernels.conv_forward`; the result is stored direction by direction."""
     weight, bias = weight.contiguous(), bias.contiguous()
     batch, length, width = x.shape
     out = direction_first(batch, length, len(reverse), width, x)
@@ -145,10 +142,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool
 def conv_backward(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: Sequence[bool], grad_u: Tensor, grad_x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of weight [G, E, 4] and bias [G, E] in float32; write that of x to grad_x [B, L, E].
-
-    grad_u [B, L, G, E] is the gradient of the output of `conv_forward`.
-    """
+    """See `Kernels.conv_backward`."""
     weight, bias = weight.contiguous(), bias.contiguous()
     batch, length, width = x.shape
     block = min(CHANNELS, triton.next_power_of_2(width))

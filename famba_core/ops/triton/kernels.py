@@ -1,4 +1,4 @@
-"""The Triton kernels, an implementation of `famba_core.ops.kernels.Kernels`. Importing this module imports triton."""
+"""The Triton kernels, as `famba_core.ops.kernels.Kernels` documents them. Importing this module imports triton."""
 
 from famba_core.ops.triton.conv import conv_backward, conv_forward
 from famba_core.ops.triton.match import match

@@ -85,7 +85,7 @@ def _targets(
 
 @torch.no_grad()
 def match(hidden: Tensor, r: int, class_index: Tensor, order: Order) -> matching.Match:
-    """See `famba_core.fusion.matching.match`; of equally similar tokens the first ones fuse."""
+    """See `Kernels.match`."""
     batch, length, width = hidden.shape
     if length == 3:  # the class token can be the only odd token
         return matching.match(hidden, r, class_index, order)

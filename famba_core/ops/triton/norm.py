@@ -82,25 +82,19 @@ def _norm_backward(
 
 
 def rms_norm(residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
-    """Return merge(RMSNorm(residual)) [B, L - r, D] in `dtype`, for residual [B, L, D] and weight [D]."""
+    """See `Kernels.rms_norm`."""
     return _gathered(residual.contiguous(), weight, eps, merge, dtype)
 
 
 def merge(x: Tensor, merge: Merge) -> Tensor:
-    """Return the shorter sequence [B, L - r, D] of x [B, L, D]: sums of tokens times their shares."""
+    """See `Kernels.merge`."""
     return _gathered(x.contiguous(), None, 0.0, merge, x.dtype)
 
 
 def rms_norm_backward(
     residual: Tensor, weight: Tensor, eps: float, merge: Merge | None, grad_hidden: Tensor, grad_skip: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the residual [B, L, D] and the weight [D], in float32.
-
-    Args:
-        residual: [B, L, D] in float32.
-        grad_hidden: [B, L - r, D], of the output of `rms_norm`.
-        grad_skip: [B, L - r, D] in float32, of the merged residual.
-    """
+    """See `Kernels.rms_norm_backward`."""
     residual, grad_hidden, grad_skip = residual.contiguous(), grad_hidden.contiguous(), grad_skip.contiguous()
     batch, length, width = residual.shape
     block = triton.next_power_of_2(width)

@@ -105,25 +105,13 @@ def _forward(
 
 def scan_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
-    reverse: Sequence[bool],
-) -> Tensor:  # fmt: skip
-    """Scan all directions; with z [B, L, E], gate their mean.
-
-    Shapes as in `ops.interface.selective_scan`, strides as in `famba_core.ops.kernels`. Returns [B, L, E] with a
-    gate and [B, L, G, E] without, in the dtype of u.
-    """
-    return walk(u, delta, A, B, C, D, delta_bias, z, reverse)
-
-
-def walk(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Sequence[bool], kept: Tensor | None = None, grad_out: Tensor | None = None, grad_z: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Compute `scan_forward`; for backward, also write the states before every chunk and the gradient of z.
+    """See `Kernels.scan_forward`. For backward, also write states and the gradient of z.
 
     Args:
-        kept: None, or written [B, blocks of channels, G, chunks, channels, N]. Without a gate, the result is not
-            computed then.
+        kept: states before every chunk, written [B, blocks of channels, G, chunks, channels, N]; without a gate, the
+            result is not computed then.
         grad_out: with `kept` and a gate, the gradient of the result.
         grad_z: written if grad_out is given.
     """

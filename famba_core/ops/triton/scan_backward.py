@@ -28,7 +28,7 @@ from famba_core.ops.triton.math import (
     softplus,
     vector_width,
 )
-from famba_core.ops.triton.scan import CHUNK, channel_block, walk
+from famba_core.ops.triton.scan import CHUNK, channel_block, scan_forward
 
 
 @triton.jit(do_not_specialize=["length", "bits", "chunks", "b_row", "b_group", "c_row", "c_group"])
@@ -141,15 +141,7 @@ def scan_backward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, z: Tensor | None,
     reverse: Sequence[bool], grad_out: Tensor, grad_B: Tensor, grad_C: Tensor, grad_z: Tensor | None,
 ) -> ScanGradients:  # fmt: skip
-    """Return the gradients of `scan_forward`, bit for bit reproducible: no sum uses atomics.
-
-    Args:
-        grad_out: of the result, [B, L, E] with a gate, [B, L, G, E] without.
-        grad_B, grad_C: written, [B, L, G, N].
-        grad_z: written if there is a gate, [B, L, E].
-
-    Without a gate, ScanGradients.gated is not computed.
-    """
+    """See `Kernels.scan_backward`. The result is bit for bit reproducible: no sum uses atomics."""
     batch, length, groups, width = u.shape
     states = A.shape[2]
     block, vector = channel_block(states, width), vector_width(B, C)
@@ -159,7 +151,7 @@ def scan_backward(
         return torch.empty(shape, device=u.device)
 
     kept = scratch(batch, blocks, groups, chunks, block, states)
-    gated = walk(u, delta, A, B, C, D, delta_bias, z, reverse, kept, grad_out, grad_z)
+    gated = scan_forward(u, delta, A, B, C, D, delta_bias, z, reverse, kept, grad_out, grad_z)
     gate = u if z is None else z
     grad_u = direction_first(batch, length, groups, width, u)
     grad_delta = direction_first(batch, length, groups, width, delta)

@@ -102,7 +102,7 @@ import sys
 for name in ("ray", "optuna", "pandas"):
     sys.modules[name] = None  # importing it fails
 from famba_core.config import DataConfig
-from famba_core.data import augment, download
+from famba_core.data import augment
 from famba_core.data.datasets import load_dataset
 lazy = {"pyarrow", "PIL", "sklearn", "huggingface_hub"} & sys.modules.keys()
 assert not lazy, lazy

@@ -58,9 +58,9 @@ def _packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     scan.selective_scan_fn, conv.causal_conv1d_fn = selective_scan_fn, causal_conv1d_fn  # type: ignore[attr-defined]
     for module in (ModuleType("mamba_ssm"), ModuleType("mamba_ssm.ops"), scan, conv):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    mamba_ssm_ops.functions.cache_clear()
+    mamba_ssm_ops.load_functions.cache_clear()
     yield
-    mamba_ssm_ops.functions.cache_clear()
+    mamba_ssm_ops.load_functions.cache_clear()
 
 
 def scan_inputs(length: int, groups: int, width: int = 6, states: int = 4) -> list[Tensor]:
