@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from sweep.errors import UserError
+    from sweep.grid.spec import load_spec
+    from sweep.plan.build import make_plan
+    from sweep.report.write import write_report
+    from sweep.run.runner import run_plan
+
+__all__ = ["UserError", "load_epochs", "load_results", "load_spec", "make_plan", "run_plan", "write_report"]
+
+# imported when they are used, so that `import sweep` stays light
+_LAZY = {
+    "UserError": "sweep.errors",
+    "load_spec": "sweep.grid.spec",
+    "make_plan": "sweep.plan.build",
+    "run_plan": "sweep.run.runner",
+    "write_report": "sweep.report.write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.errors import Problem, UserError
+from famba_core.errors import Problem
+from sweep.errors import UserError
 from sweep.executors.base import Event, Job, ResourceRequest, RunJob
 from sweep.executors.ray_tune.capacity import ClusterCapacity
 from sweep.executors.ray_tune.node_check import FolderProbe
