@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sweep.errors import as_user_error
 from sweep.executors.base import Event, Executor, Finished, Lost, Measured, MeasureJob, Progress
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
 from sweep.run.listeners.base import RunListener
-from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import read_last_holder_token
 from sweep.store.progress import PROGRESS_FILE, TrialProgress

@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import UserError
+from sweep.errors import UserError, as_user_error
 from sweep.executors.base import TrainJob
 from sweep.schema import EpochRow, ResultRow
-from sweep.store.errors import as_user_error
 from sweep.store.parts import list_parts
 from sweep.store.row_kinds import TRIALS
 from sweep.store.study import read_curve, read_result, write_result

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweep.errors import as_user_error
 from sweep.executors.base import Executor, ExecutorFactory, ResourceRequest
 from sweep.plan.model import Plan, Trial
 from sweep.plan.plan_file import plan_to_json
@@ -21,7 +22,6 @@ from sweep.run.loop import TrialLoop
 from sweep.run.queue import TrialQueue
 from sweep.run.result_cache import ResultCache
 from sweep.run.signals import Signals
-from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.log import logging_to

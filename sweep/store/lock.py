@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sweep.errors import UserError
-from sweep.store.errors import as_user_error
+from sweep.errors import UserError, as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.study import create_study
 

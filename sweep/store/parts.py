@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import signal
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from sweep.files.names import is_safe_name
 from sweep.store.compaction.compacted import CompactedFile, CompactedRows, read_compacted
 from sweep.store.compaction.manifest import is_manifest_lost, read_manifest
 from sweep.store.layout import StudyPaths
-from sweep.store.row_kinds import RowKind, conform
+from sweep.store.row_kinds import RowKind
+from sweep.store.tables import arrow_errors_as_corrupt, concat_tables, conform
 
-CONCAT_EVERY = 500  # tables
 # Up to this many parts, all columns are read, which takes a second and also shows damage in columns not asked for.
 READ_WHOLE_UP_TO = 1000
 
@@ -127,29 +127,15 @@ def read_loose_part(part: Path, kind: RowKind, schema: pa.Schema) -> pa.Table:
     data = part.read_bytes()
     if verify_checksum(data) is False:
         raise CorruptFile(part)
-    try:
+    with arrow_errors_as_corrupt(part):
         # Parts of older versions have no checksum but those of Parquet's pages.
         parquet = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         table = parquet.read(columns=schema.names, use_threads=False)
         table = table if table.schema.equals(schema) else conform(table, schema)
         identifiers, names = set(table[kind.key[0]].to_pylist()), kind.part_names(table)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, MemoryError):
-            raise
-        raise CorruptFile(part) from error
     if not all(map(is_safe_name, identifiers)) or not (names == {part.name} or (not names and kind.may_be_empty)):
         raise CorruptFile(part)
     return table
-
-
-def concat_tables(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
-    """Concatenate tables. Small tables take many times the memory of their rows, so only a few are held at once."""
-    held = [schema.empty_table()]
-    for table in tables:
-        held.append(table)
-        if len(held) == CONCAT_EVERY:
-            held = [pa.concat_tables(held).combine_chunks()]
-    return pa.concat_tables(held).combine_chunks()
 
 
 def _read_compacted_or_empty(folder: Path, kind: RowKind, entry: CompactedFile) -> CompactedRows:

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from famba_core.errors import Problem
-from sweep.errors import UserError
+from sweep.errors import UserError, as_user_error
 from sweep.files.checksum import CorruptFile
 from sweep.store.compaction.compacted import is_whole, read_compacted, write_compacted
 from sweep.store.compaction.manifest import is_manifest_lost, read_manifest, write_manifest
-from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.parts import read_loose_part
 from sweep.store.row_kinds import ROW_KINDS

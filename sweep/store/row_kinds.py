@@ -44,12 +44,3 @@ EPOCHS = RowKind(name="epochs", row_type=EpochRow, key=_ATTEMPT, sort_columns=(*
 MEASUREMENTS = RowKind(name="measurements", row_type=MeasureRow, key=("measure_id",), sort_columns=("measure_id",))
 ROW_KINDS = (TRIALS, EPOCHS, MEASUREMENTS)
 COMPACTED_KINDS = (TRIALS, EPOCHS)  # not measurements, which may be replaced by those of another device
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Bring rows of an older version to a schema: missing columns become null, removed columns are dropped."""
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import uuid
 import warnings
@@ -13,17 +12,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from famba_core.errors import Problem
 from famba_core.files import write_atomically
-from sweep.errors import UserError
-from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, with_checksum
+from sweep.errors import UserError, as_user_error
 from sweep.schema import EpochRow, MeasureRow, ResultRow
-from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.parts import list_compacted_parts, list_parts, read_part, read_parts
 from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, RowKind
+from sweep.store.tables import to_parquet
 
 PROBE_BYTES = 64 * 1024  # an empty file can be written even to a full disk
 
@@ -161,21 +158,16 @@ def _write_part(
     folder: Path,
     kind: RowKind,
     key: Sequence[str | int],
-    rows: Sequence[ResultRow] | Sequence[EpochRow] | Sequence[MeasureRow],
+    rows: Sequence[ResultRow | EpochRow | MeasureRow],
     *,
     replace: bool = True,
 ) -> None:
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=kind.schema)
-    sink = io.BytesIO()
     # Dictionaries, statistics and the Arrow schema would be most of such a small file, and of the time to read it.
-    with pq.ParquetWriter(
-        sink, table.schema, use_dictionary=False, write_statistics=False, store_schema=False
-    ) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({CHECKSUM_KEY: CHECKSUM_PLACEHOLDER})
+    data = to_parquet(table.schema, [table], use_dictionary=False, write_statistics=False, store_schema=False)
     part = folder / kind.name / kind.part_name(*key)
     part.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(part, with_checksum(sink.getvalue()), replace=replace)
+    write_atomically(part, data, replace=replace)
 
 
 def _read_frame(

@@ -12,13 +12,12 @@ import sys
 import warnings
 from pathlib import Path
 
-from sweep.errors import UserError
+from sweep.errors import UserError, as_user_error
 from sweep.executors.base import Event, Job, ResourceRequest, RunJob
 from sweep.executors.ray_tune.capacity import ClusterCapacity
 from sweep.executors.ray_tune.messages import Close, Failure, Note, Start, Stop, Submit, ToDriver, ToRay
 from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.scratch import Scratch
-from sweep.store.errors import as_user_error
 
 CLOSE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0

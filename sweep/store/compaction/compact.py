@@ -19,18 +19,19 @@ from pathlib import Path
 import pyarrow as pa
 
 from famba_core.files import write_atomically
+from sweep.errors import as_user_error
 from sweep.files.checksum import CorruptFile
 from sweep.store.compaction import compacted
 from sweep.store.compaction.compacted import CompactedFile, Manifest
 from sweep.store.compaction.manifest import read_manifest, write_manifest
-from sweep.store.errors import as_user_error
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
-from sweep.store.parts import concat_tables, list_loose_parts, read_loose_part
+from sweep.store.parts import list_loose_parts, read_loose_part
 from sweep.store.recovery import list_damaged_compacted, quarantine
 from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, RowKind
 from sweep.store.rungs import fold_rungs
 from sweep.store.study import check_is_study
+from sweep.store.tables import concat_tables
 
 
 @dataclass(frozen=True, kw_only=True)

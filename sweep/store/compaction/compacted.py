@@ -10,10 +10,9 @@ damage to both files costs only the row groups that are damaged in both.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from famba_core.files import write_atomically
-from sweep.files.checksum import CHECKSUM_KEY, CHECKSUM_PLACEHOLDER, CorruptFile, verify_checksum, with_checksum
+from sweep.files.checksum import CorruptFile, verify_checksum
 from sweep.store.layout import StudyPaths
-from sweep.store.row_kinds import COMPACTED_KINDS, RowKind, conform
+from sweep.store.row_kinds import COMPACTED_KINDS, RowKind
+from sweep.store.tables import arrow_errors_as_corrupt, concat_tables, conform, to_parquet
 
 COPY = ".copy"  # not .parquet: a program that reads compacted/*.parquet would see each row twice
 ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about this many groups, of at least this many rows
@@ -60,15 +60,9 @@ class CompactedRows(NamedTuple):
 def write_compacted(folder: Path, kind: RowKind, table: pa.Table, parts: frozenset[str]) -> CompactedFile:
     """Write the rows of these parts to a new file and its copy. Raises OSErrors."""
     table = table.sort_by([(column, "ascending") for column in kind.sort_columns]).combine_chunks()
-    sink = io.BytesIO()
-    with pq.ParquetWriter(
-        sink, table.schema, compression="zstd", write_page_checksum=True, write_statistics=[kind.sort_columns[0]]
-    ) as writer:
-        for group in _split_rows(table, kind):
-            writer.write_table(group)
-        writer.add_key_value_metadata({CHECKSUM_KEY: CHECKSUM_PLACEHOLDER})
     entry = CompactedFile(file=f"{kind.name}-{uuid.uuid4().hex}.parquet", rows=table.num_rows, parts=parts)
-    data = with_checksum(sink.getvalue())
+    options = {"compression": "zstd", "write_page_checksum": True, "write_statistics": [kind.sort_columns[0]]}
+    data = to_parquet(table.schema, _split_rows(table, kind), **options)
     StudyPaths(folder).compacted.mkdir(exist_ok=True)
     for path in entry.paths(folder):
         write_atomically(path, data)
@@ -100,10 +94,18 @@ def read_compacted(folder: Path, kind: RowKind, entry: CompactedFile, key: Seque
 def is_whole(path: Path) -> bool:
     """True if a compacted file or its copy exists and is intact. Raises OSErrors of the file system."""
     try:
-        _check_file(path)
-    except (CorruptFile, FileNotFoundError):
+        stat = path.stat()
+        version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if _known_intact.get(path) != version:
+            if not verify_checksum(path.read_bytes()):
+                return False
+            _known_intact[path] = version
+    except FileNotFoundError:
         return False
     return True
+
+
+_known_intact: dict[Path, tuple[int, int, int]] = {}  # inode, time and size of files that need no second check
 
 
 def rebuild_manifest(folder: Path) -> Manifest:
@@ -142,10 +144,11 @@ def _split_rows(table: pa.Table, kind: RowKind) -> Iterator[pa.Table]:
 
 def _read(path: Path, kind: RowKind, key: Sequence[str | int]) -> pa.Table:
     """Read the row groups that can hold the part of this key, or all. Raises CorruptFile and OSErrors."""
-    _check_file(path)
+    if not is_whole(path):
+        raise CorruptFile(path)
     parquet = _open_parquet(path)
-    groups = range(parquet.num_row_groups)
-    return _concat((_read_group(parquet, i, kind) for i in groups if not key or _may_hold(parquet, i, kind, key)), kind)
+    groups = [i for i in range(parquet.num_row_groups) if not key or _may_hold(parquet, i, kind, key)]
+    return concat_tables(kind.schema, (_read_group(parquet, i, kind) for i in groups))
 
 
 def _read_intact_groups(paths: Sequence[Path], kind: RowKind) -> pa.Table:
@@ -158,44 +161,17 @@ def _read_intact_groups(paths: Sequence[Path], kind: RowKind) -> pa.Table:
             for i in range(parquet.num_row_groups):
                 with contextlib.suppress(CorruptFile):
                     groups[i] = groups[i] if i in groups else _read_group(parquet, i, kind)
-    return _concat((groups[i] for i in sorted(groups)), kind)
-
-
-def _check_file(path: Path) -> None:
-    """Raise CorruptFile if a file has changed since it was written. An intact file is checked once."""
-    stat = path.stat()
-    version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    if _known_intact.get(path) != version:
-        if not verify_checksum(path.read_bytes()):
-            raise CorruptFile(path)
-        _known_intact[path] = version
-
-
-_known_intact: dict[Path, tuple[int, int, int]] = {}  # inode, time and size of files that were intact
+    return concat_tables(kind.schema, (groups[i] for i in sorted(groups)))
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
-    with _arrow_errors_as_corrupt(path):
+    with arrow_errors_as_corrupt(path):
         return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def _read_group(parquet: pq.ParquetFile, group: int, kind: RowKind) -> pa.Table:
-    with _arrow_errors_as_corrupt(group):
+    with arrow_errors_as_corrupt(group):
         return conform(parquet.read_row_group(group), kind.schema)
-
-
-@contextlib.contextmanager
-def _arrow_errors_as_corrupt(what: object) -> Iterator[None]:
-    """Raise Arrow's errors about a file's content as CorruptFile.
-
-    Some of them are OSErrors too, but only those of the file system have an errno.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise
-        raise CorruptFile(what) from error
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, kind: RowKind, key: Sequence[str | int]) -> bool:
@@ -203,10 +179,6 @@ def _may_hold(parquet: pq.ParquetFile, group: int, kind: RowKind, key: Sequence[
     metadata = parquet.metadata
     bounds = metadata.row_group(group).column(metadata.schema.names.index(kind.key[0])).statistics
     return bool(bounds.min <= key[0] <= bounds.max)
-
-
-def _concat(tables: Iterable[pa.Table], kind: RowKind) -> pa.Table:
-    return pa.concat_tables([kind.schema.empty_table(), *tables]).combine_chunks()
 
 
 def _select_part(key: Sequence[str | int], table: pa.Table, kind: RowKind) -> pa.Table:
