@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +18,17 @@ class Column:
     left: bool = False
 
 
-def _number(field: str, digits: int, title: str) -> Column:
-    """Return a column of numbers with that many digits after the point."""
+def _numbers(digits: int, **titles: str) -> tuple[Column, ...]:
+    """Return a column of numbers with that many digits after the point for each field=title."""
+    return tuple(
+        Column(title=title, text=functools.partial(_number, field=field, digits=digits))
+        for field, title in titles.items()
+    )
 
-    def text(row: BenchRow) -> str:
-        value = getattr(row, field)
-        return "-" if value is None else f"{value:,.{digits}f}"
 
-    return Column(title=title, text=text)
+def _number(row: BenchRow, *, field: str, digits: int) -> str:
+    value = getattr(row, field)
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def _spread(row: BenchRow) -> str:
@@ -34,73 +38,58 @@ def _spread(row: BenchRow) -> str:
 NAME = Column(title="", text=lambda row: row.name + (" (peer)" if row.peer else ""), left=True)
 BACKEND = Column(title="backend", text=lambda row: row.backend + (" (peer)" if row.peer else ""), left=True)
 PRECISION = Column(title="precision", text=lambda row: row.precision, left=True)
-SIZES = (_number("batch", 0, "batch"), _number("tokens", 0, "tokens"))
 TIME = (
-    _number("median_ms", 2, "median ms"),
+    *_numbers(2, median_ms="median ms"),
     Column(title="quartiles", text=_spread),
-    _number("n", 0, "n"),
-    _number("images_per_s", 1, "images/s"),
+    *_numbers(0, n="n"),
+    *_numbers(1, images_per_s="images/s"),
 )
-PEAK = _number("peak_mib", 0, "peak MiB")
-COMPARED = (NAME, PRECISION, *SIZES, *TIME, _number("time_ratio", 2, "x time of best"), PEAK)
-GROWN = (NAME, BACKEND, PRECISION, *TIME, _number("time_ratio", 2, "x time of best"), PEAK)
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "scan": COMPARED,
-    "mixer": COMPARED,
-    "model": COMPARED,
-    "step": (NAME, PRECISION, *SIZES[:1], *TIME, PEAK, _number("saved_bytes_per_token", 0, "saved B/token/layer")),
-    "growth-tokens": GROWN,
-    "growth-batch": GROWN,
-    "growth-depth": (NAME, PRECISION, *TIME, PEAK),
-}
+PEAK = _numbers(0, peak_mib="peak MiB")
+COMPARED = (*TIME, *_numbers(2, time_ratio="x time of best"), *PEAK)
+SIZED = (NAME, PRECISION, *_numbers(0, batch="batch", tokens="tokens"), *COMPARED)
+STEP = (NAME, PRECISION, *_numbers(0, batch="batch"), *TIME, *PEAK)
 RATIOS = (
     NAME,
     PRECISION,
-    _number("token_ratio", 3, "tokens"),
-    _number("time_ratio", 3, "time"),
-    _number("predicted_time_ratio", 3, "predicted"),
-    _number("paper_time_ratio", 3, "paper"),
-    _number("memory_ratio", 3, "memory"),
-    _number("predicted_memory_ratio", 3, "predicted"),
-    _number("paper_memory_ratio", 3, "paper"),
-    _number("saved_ratio", 3, "saved"),
-    _number("fusion_pct", 1, "fusion %"),
+    *_numbers(3, token_ratio="tokens", time_ratio="time", predicted_time_ratio="predicted", paper_time_ratio="paper"),
+    *_numbers(3, memory_ratio="memory", predicted_memory_ratio="predicted", paper_memory_ratio="paper"),
+    *_numbers(3, saved_ratio="saved"),
+    *_numbers(1, fusion_pct="fusion %"),
 )
 LIMITS = (
     Column(title="", text=lambda row: f"{row.section}: {row.name}", left=True),
     PRECISION,
-    _number("batch", 0, "batch"),
-    _number("median_ms", 2, "median ms"),
-    _number("limit_matmul_ms", 2, "matmul ms"),
-    _number("limit_vector_ms", 2, "vector ms"),
-    _number("limit_memory_ms", 2, "memory ms"),
-    _number("limit_pct", 1, "% of limit"),
-    _number("limit_serial_pct", 1, "% of serial limit"),
+    *_numbers(0, batch="batch"),
+    *_numbers(2, median_ms="median ms", limit_matmul_ms="matmul ms", limit_vector_ms="vector ms"),
+    *_numbers(2, limit_memory_ms="memory ms"),
+    *_numbers(1, limit_pct="% of limit", limit_serial_pct="% of serial limit"),
 )
-TITLES = {
-    "scan": "Selective scan, both directions, forward and backward",
-    "mixer": "One layer (norm, mixer, residual), forward and backward",
-    "model": "Whole model, forward and backward",
-    "step": "Training step: augmentation, forward, backward, optimizer, moving average",
-    "growth-tokens": "Growth by tokens: one layer, forward and backward",
-    "growth-batch": "Growth by batch: one layer, forward and backward",
-    "growth-depth": "Growth by depth: whole model, forward and backward",
-    "roofline": "Share of the device's limits",
+# section -> title and columns
+TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
+    "scan": ("Selective scan, both directions, forward and backward", SIZED),
+    "mixer": ("One layer (norm, mixer, residual), forward and backward", SIZED),
+    "model": ("Whole model, forward and backward", SIZED),
+    "step": (
+        "Training step: augmentation, forward, backward, optimizer, moving average",
+        (*STEP, *_numbers(0, saved_bytes_per_token="saved B/token/layer")),
+    ),
+    "growth-tokens": ("Growth by tokens: one layer, forward and backward", (NAME, BACKEND, PRECISION, *COMPARED)),
+    "growth-batch": ("Growth by batch: one layer, forward and backward", (NAME, BACKEND, PRECISION, *COMPARED)),
+    "growth-depth": ("Growth by depth: whole model, forward and backward", (NAME, PRECISION, *TIME, *PEAK)),
+    "roofline": ("Share of the device's limits", LIMITS),
 }
 
 
 def section_text(section: str, rows: Sequence[BenchRow]) -> str:
     """Return the tables of a section, then a line for each row that was not measured. Empty without rows."""
+    title, columns = TABLES[section]
     measured = [row for row in rows if row.status == "measured"]
-    blocks = []
-    if measured and section in COLUMNS:
-        blocks.append(_table(COLUMNS[section], measured))
+    shown = [row for row in measured if section != "roofline" or row.limit_pct is not None]
+    blocks = [_table(columns, shown)] if shown else []
     if measured and section == "step":
         blocks.append("Ratios to no fusion:\n" + _table(RATIOS, measured))
-    if measured and section == "roofline":
-        blocks.append(_table(LIMITS, [row for row in measured if row.limit_pct is not None]))
     blocks += [f"{row.status}: {row.name} ({row.backend}, {row.precision}): {row.note}" for row in rows if row.note]
-    return "\n".join((TITLES[section], *blocks, "")) if blocks else ""
+    return "\n".join((title, *blocks, "")) if blocks else ""
 
 
 def _table(columns: Sequence[Column], rows: Sequence[BenchRow]) -> str:
