@@ -1,4 +1,4 @@
-"""Studies to be compacted, and what they hold: rows, rungs and logs."""
+"""A study to compact, and the content that must survive: rows, rungs and logs."""
 
 import pandas as pd
 from synthetic_study import results, table_plan
@@ -14,7 +14,7 @@ ROWS = results(PLAN)
 
 
 def everything(folder):
-    """All that a study's parts say."""
+    """Return all rows of a study."""
     frames = [read(folder) for read in (store.read_rows, store.read_epochs, store.read_measurements)]
     assert [damaged for _, damaged in frames] == [[], [], []]
     return [frame for frame, _ in frames]

@@ -1,4 +1,4 @@
-"""Files that are damaged, lost, or cannot be read for a moment: nothing that is whole is given up for them."""
+"""Files that cannot be read for a moment, and readers that are killed: no intact file is given up."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ ROWS = results(table_plan(2, tuple(range(3))))
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
-def test_what_cannot_be_read_now_is_not_taken_for_missing(tmp_path, monkeypatch, number):
+def test_a_part_that_cannot_be_read_now_does_not_count_as_missing(tmp_path, monkeypatch, number):
     monkeypatch.setattr("famba_core.training.trainer.Trainer", FakeTrainer)
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*map(fake_trial, range(3)))
@@ -47,7 +47,7 @@ def test_what_cannot_be_read_now_is_not_taken_for_missing(tmp_path, monkeypatch,
     assert len(starts(tmp_path)) == 3
 
 
-def test_what_stays_unreadable_is_listed_and_left_to_the_user(tmp_path, monkeypatch):
+def test_a_part_that_stays_unreadable_is_listed_and_not_moved(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:3])
     part = tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet"
     real = Path.read_bytes
@@ -64,7 +64,7 @@ def test_what_stays_unreadable_is_listed_and_left_to_the_user(tmp_path, monkeypa
         quarantine(tmp_path, damaged)
 
 
-# a reader of many parts, killed
+# a killed reader of many parts
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -100,10 +100,10 @@ def test_a_driver_killed_while_it_reads_leaves_neither_lock_nor_process(tmp_path
         except ProcessLookupError:
             return
         time.sleep(0.05)
-    pytest.fail("a process of it is still there")
+    pytest.fail("one of its processes is still there")
 
 
-def test_the_share_of_a_process_that_was_killed_is_read_all_the_same(tmp_path, monkeypatch):
+def test_the_parts_of_a_killed_reading_process_are_still_read(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:8])
     here, real = os.getpid(), parts.read_loose_part
 

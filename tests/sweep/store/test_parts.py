@@ -1,4 +1,4 @@
-"""Reading parts: some of the columns, one attempt, and what vanishes or hides meanwhile."""
+"""Reading parts: some of the columns, one attempt, damaged parts, and parts that move meanwhile."""
 
 import contextlib
 import os
@@ -13,7 +13,6 @@ from synthetic_study import curve, results, save, table_plan
 
 from famba_core.arrow import arrow_schema
 from sweep.files.checksum import CorruptFile
-from sweep.files.names import is_safe_name
 from sweep.schema import ResultRow
 from sweep.store import parts
 from sweep.store import study as store
@@ -25,7 +24,7 @@ from sweep.store.row_kinds import EPOCHS, TRIALS
 ROWS = results(table_plan(2))
 
 
-def test_the_newest_parts_alone(tmp_path):
+def test_newest_reads_the_last_written_loose_parts_only(tmp_path):
     save(tmp_path, ROWS[:1])
     compact(tmp_path)
     save(tmp_path, ROWS[1:6])
@@ -36,7 +35,7 @@ def test_the_newest_parts_alone(tmp_path):
         assert set(rows["trial_id"]) == {row.trial_id for row in found}
 
 
-def test_some_columns_are_those_of_all(tmp_path):
+def test_some_columns_equal_those_of_a_full_read(tmp_path):
     save(tmp_path, ROWS)
     everything, _ = store.read_rows(tmp_path)
     some, damaged = store.read_rows(tmp_path, ("error", "schedule", "status", "started_at"))
@@ -47,14 +46,14 @@ def test_some_columns_are_those_of_all(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 9, 4000])
-def test_a_torn_part_is_found_whatever_is_read_of_it(tmp_path, cut):
+def test_a_torn_part_is_found_whichever_columns_are_read(tmp_path, cut):
     save(tmp_path, ROWS)
     torn = tmp_path / "trials" / f"{ROWS[3].trial_id}.1.parquet"
     torn.write_bytes(torn.read_bytes()[:-cut])
     assert store.read_rows(tmp_path, ["status"])[1] == [torn]
 
 
-def test_a_flipped_bit_in_what_is_read_is_found(tmp_path):
+def test_a_flipped_bit_in_a_read_column_is_found(tmp_path):
     save(tmp_path, ROWS)
     part = tmp_path / "trials" / f"{ROWS[3].trial_id}.1.parquet"
     data = bytearray(part.read_bytes())
@@ -63,8 +62,8 @@ def test_a_flipped_bit_in_what_is_read_is_found(tmp_path):
     assert store.read_rows(tmp_path, ["status"])[1] == [part]
 
 
-def test_no_flipped_bit_changes_what_a_part_says(tmp_path):
-    """Also in its footer, which names the columns, and in its checksum."""
+def test_no_flipped_bit_changes_the_rows_of_a_part(tmp_path):
+    """Not even in its footer, which names the columns, or in its checksum."""
     save(tmp_path, ROWS[:1])
     for kind in (TRIALS, EPOCHS):
         part = tmp_path / kind.name / f"{ROWS[0].trial_id}.1.parquet"
@@ -78,7 +77,7 @@ def test_no_flipped_bit_changes_what_a_part_says(tmp_path):
         part.write_bytes(whole)
 
 
-def test_a_column_with_another_name_is_damage_and_no_missing_number(tmp_path):
+def test_a_renamed_column_is_damage_and_not_a_missing_number(tmp_path):
     save(tmp_path, ROWS[:1])
     part = tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet"
     part.write_bytes(part.read_bytes().replace(b"top1_pct", b"top2_pct"))
@@ -96,7 +95,7 @@ def test_a_part_under_another_name_is_not_a_second_row(tmp_path):
     assert store.read_result(tmp_path, ROWS[0].trial_id, 2) is None
 
 
-def test_what_is_no_file_is_damage_and_not_waited_for(tmp_path):
+def test_links_pipes_and_folders_are_damage_and_do_not_block(tmp_path):
     save(tmp_path, ROWS[:1])
     link, pipe, folder = (tmp_path / "trials" / f"{name}.1.parquet" for name in ("a", "b", "c"))
     link.symlink_to(tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet")
@@ -106,7 +105,7 @@ def test_what_is_no_file_is_damage_and_not_waited_for(tmp_path):
     assert (len(rows), damaged) == (1, [link, pipe, folder])
 
 
-def test_a_result_without_a_row_is_damage_and_an_empty_curve_is_none(tmp_path):
+def test_a_result_without_a_row_is_damage_but_an_empty_curve_is_not(tmp_path):
     store.write_result(tmp_path, ROWS[0], ())
     assert store.read_epochs(tmp_path)[1] == []
     part = tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet"
@@ -114,7 +113,7 @@ def test_a_result_without_a_row_is_damage_and_an_empty_curve_is_none(tmp_path):
     assert store.read_rows(tmp_path)[1] == [part]
 
 
-def test_one_attempt_comes_back_as_it_was_written(tmp_path):
+def test_one_attempt_is_read_as_it_was_written(tmp_path):
     save(tmp_path, [ROWS[0], replace(ROWS[0], attempt=2, top1_pct=1.0)])
     assert store.read_result(tmp_path, ROWS[0].trial_id, 1) == asdict(ROWS[0])
     assert store.read_result(tmp_path, ROWS[0].trial_id, 2)["top1_pct"] == 1.0
@@ -126,7 +125,7 @@ def test_one_attempt_comes_back_as_it_was_written(tmp_path):
     assert store.read_result(tmp_path, ROWS[0].trial_id, 1) is None
 
 
-def test_a_part_that_is_set_aside_meanwhile_is_not_missed_elsewhere(tmp_path, monkeypatch):
+def test_a_part_that_is_moved_while_others_are_read_leaves_the_others(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:4])
     part = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
     real, moved = parts.list_loose_parts, []
@@ -144,7 +143,7 @@ def test_a_part_that_is_set_aside_meanwhile_is_not_missed_elsewhere(tmp_path, mo
     assert set(rows["trial_id"]) == {ROWS[i].trial_id for i in (0, 2, 3)}
 
 
-def test_a_link_to_nowhere_is_damaged_and_not_waited_for(tmp_path):
+def test_a_dangling_link_is_damage_and_does_not_block(tmp_path):
     save(tmp_path, ROWS[:1])
     link = tmp_path / "trials" / "x.1.parquet"
     link.symlink_to(tmp_path / "nowhere")
@@ -153,7 +152,7 @@ def test_a_link_to_nowhere_is_damaged_and_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["trial_id", "attempt"])
-def test_a_row_that_does_not_say_whose_it_is_is_damaged(tmp_path, missing):
+def test_a_row_without_its_key_is_damage(tmp_path, missing):
     save(tmp_path, ROWS[:1])
     schema = pa.schema([field.with_nullable(True) for field in arrow_schema(ResultRow)])
     part = tmp_path / "trials" / "x.1.parquet"
@@ -162,7 +161,7 @@ def test_a_row_that_does_not_say_whose_it_is_is_damaged(tmp_path, missing):
 
 
 def test_parts_of_the_first_version_are_read(tmp_path):
-    """They hold Arrow's own schema too."""
+    """They also hold the Arrow schema."""
     save(tmp_path, ROWS[:1])
     schema = arrow_schema(ResultRow)
     old = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
@@ -172,16 +171,7 @@ def test_parts_of_the_first_version_are_read(tmp_path):
     assert rows["schedule"].tolist() == [row.schedule for row in sorted(ROWS[:2], key=lambda row: row.trial_id)]
 
 
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [("vim_nano-none-seed0-0469ab93f7", True), ("a.b", True), ("-", True), ("", False), (".a", False), ("..", False),
-     ("a/b", False), ("a\0", False), ("a\n", False), ("é", False), (None, False), (1, False)],
-)  # fmt: skip
-def test_plain_names(name, plain):
-    assert is_safe_name(name) is plain
-
-
-def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monkeypatch):
+def test_a_manifest_is_decoded_again_only_when_it_has_changed(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:4])
     compact(tmp_path)
     real, decoded = manifest._decode, []
@@ -196,7 +186,7 @@ def test_a_manifest_is_decoded_once_and_again_when_it_is_another(tmp_path, monke
     assert len(decoded) == before + 1
 
 
-def test_many_parts_are_read_by_several_processes_and_are_the_same(tmp_path, monkeypatch):
+def test_two_processes_read_the_same_rows_as_one(tmp_path, monkeypatch):
     save(tmp_path, ROWS)
     torn = sorted((tmp_path / "trials").glob("*.parquet"))[3]
     torn.write_bytes(torn.read_bytes()[:-5])

@@ -1,4 +1,4 @@
-"""The columns of the store: types follow the annotations, and what a study promises is there."""
+"""The columns of a study: the promised ones exist, and types follow the annotations."""
 
 import typing
 from dataclasses import fields
@@ -52,12 +52,12 @@ PROMISED = {
 }
 
 
-def test_the_promised_columns_are_there():
+def test_the_promised_columns_exist():
     assert set(arrow_schema(ResultRow).names) >= PROMISED
 
 
 @pytest.mark.parametrize("row_type", [ResultRow, EpochRow, MeasureRow])
-def test_a_column_for_each_field_in_order(row_type):
+def test_columns_are_the_fields_in_order(row_type):
     assert arrow_schema(row_type).names == [field.name for field in fields(row_type)]
 
 
@@ -80,5 +80,5 @@ def test_only_optional_fields_may_be_null(row_type):
         ("started_at", pa.timestamp("us", tz="UTC")),
     ],
 )
-def test_types(name, kind):
+def test_column_types_follow_the_annotations(name, kind):
     assert arrow_schema(ResultRow).field(name).type == kind

@@ -1,4 +1,4 @@
-"""The store under real faults: torn and rotten files, killed writers and drivers, no room, no rights."""
+"""Writing and reading rows, also under real faults: torn files, flipped bits, killed writers."""
 
 import signal
 import struct
@@ -25,7 +25,7 @@ PLAN = table_plan(2)
 ROWS = results(PLAN)
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
+def test_rows_are_read_as_they_were_written(tmp_path):
     frame, damaged = store.read_rows(save(tmp_path, ROWS))
     assert damaged == []
     by_trial = {row.trial_id: row for row in ROWS}
@@ -94,7 +94,7 @@ def test_of_two_writers_of_one_attempt_one_fails_at_the_last_step(tmp_path, monk
     ],
     ids=["empty", "half", "last byte", "other file"],
 )
-def test_a_damaged_part_takes_nothing_with_it(tmp_path, damage):
+def test_a_damaged_part_costs_only_its_own_row(tmp_path, damage):
     save(tmp_path, ROWS)
     part = tmp_path / "trials" / f"{ROWS[3].trial_id}.1.parquet"
     part.write_bytes(damage(part.read_bytes()))
@@ -105,17 +105,17 @@ def test_a_damaged_part_takes_nothing_with_it(tmp_path, damage):
         assert len(sweep.load_results(tmp_path)) == len(ROWS) - 1
 
 
-def test_one_wrong_bit_is_damage_and_not_another_accuracy(tmp_path):
+def test_one_flipped_bit_is_damage_and_not_another_accuracy(tmp_path):
     save(tmp_path, ROWS)
     part = tmp_path / "trials" / f"{ROWS[3].trial_id}.1.parquet"
     data = bytearray(part.read_bytes())
     data[data.index(struct.pack("<d", ROWS[3].top1_pct)) + 6] ^= 1
     part.write_bytes(data)
-    assert pq.ParquetFile(part).read()["top1_pct"][0].as_py() != ROWS[3].top1_pct, "a reader without checksums sees it"
+    assert pq.ParquetFile(part).read()["top1_pct"][0].as_py() != ROWS[3].top1_pct, "readers without checksums see it"
     assert store.read_rows(tmp_path)[1] == [part]
 
 
-def test_a_part_with_a_column_of_another_type_is_damaged(tmp_path):
+def test_a_part_with_a_column_of_another_type_is_damage(tmp_path):
     save(tmp_path, ROWS[:2])
     part = tmp_path / "trials" / "strange.1.parquet"
     pq.write_table(pa.table({"trial_id": ["strange"], "attempt": ["first"]}), part)
@@ -124,7 +124,7 @@ def test_a_part_with_a_column_of_another_type_is_damaged(tmp_path):
     assert damaged == [part]
 
 
-def test_a_part_of_an_older_version_lacks_numbers_only(tmp_path):
+def test_a_part_of_an_older_version_has_null_for_missing_columns(tmp_path):
     save(tmp_path, ROWS[:1])
     old = asdict(ROWS[1])
     del old["top1_ema_pct"]
@@ -155,7 +155,7 @@ def test_temporary_files_are_not_read(tmp_path):
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path):
-    """A real kill -9, at several moments of a process that writes one attempt after another."""
+    """A real kill -9, at several moments of a process that writes attempts one after another."""
     store.create_study(tmp_path)
     program = textwrap.dedent("""
         import sys, pathlib
@@ -184,18 +184,18 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts(tmp_path):
         frame, damaged = store.read_rows(tmp_path)
         epochs, damaged_epochs = store.read_epochs(tmp_path)
         assert damaged + damaged_epochs == []
-        assert len(frame) >= stored, "what was acknowledged is there"
+        assert len(frame) >= stored, "acknowledged rows exist"
         assert set(frame["attempt"]) <= set(epochs["attempt"]), "a row has its curve"
 
 
-def test_a_curve_that_a_crash_left_alone_is_replaced(tmp_path):
+def test_a_curve_that_a_crash_left_without_its_row_is_replaced(tmp_path):
     save(tmp_path, ROWS[:1])
     (tmp_path / "trials" / f"{ROWS[0].trial_id}.1.parquet").unlink()
     store.write_result(tmp_path, ROWS[0], curve(ROWS[0])[:3])
     assert len(sweep.load_epochs(tmp_path)) == 3
 
 
-def test_the_plan_is_replaced_whole(tmp_path):
+def test_the_plan_is_replaced_as_a_whole(tmp_path):
     store.save_plan(tmp_path, '{"study": "ä"}')
     store.save_plan(tmp_path, "{}")
     assert store.read_plan_json(tmp_path) == b"{}"
@@ -217,7 +217,7 @@ def test_quarantine_overwrites_nothing(tmp_path):
     assert store.read_rows(tmp_path)[1] == []
 
 
-def test_completed_takes_the_first_completed_attempt(tmp_path):
+def test_outcomes_are_the_first_completed_attempts(tmp_path):
     trial, other, third = PLAN.trials[:3]
     save(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Folders that a study cannot be in: full, without rights, without links, no folders at all."""
+"""Folders that cannot hold a study: a full disk, no rights, no hard links, or not a folder."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from sweep.store.recovery import quarantine
 ROWS = results(table_plan(2))
 
 
-def test_a_full_disk_leaves_no_rubbish(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
     store.create_study(tmp_path)
 
     def no_room(_):
@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_no_rubbish(tmp_path, monkeypatch):
         store.save_plan(tmp_path, "{}")
 
 
-def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path):
+def test_a_file_instead_of_a_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     for function in (store.create_study, lambda folder: store.save_plan(folder, "{}")):
         with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
@@ -39,7 +39,7 @@ def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path):
         pass
 
 
-def test_a_folder_without_rights_is_the_users_mistake(tmp_path):
+def test_a_folder_without_rights_is_a_user_error(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     (tmp_path / "closed").mkdir(mode=0o500)
@@ -47,7 +47,7 @@ def test_a_folder_without_rights_is_the_users_mistake(tmp_path):
         store.create_study(tmp_path / "closed" / "study")
 
 
-def test_no_study_is_the_users_mistake(tmp_path):
+def test_a_folder_without_a_study_is_a_user_error(tmp_path):
     for load in (sweep.load_results, sweep.load_epochs):
         with pytest.raises(UserError, match="holds no study"):
             load(tmp_path)
@@ -58,8 +58,8 @@ def test_no_study_is_the_users_mistake(tmp_path):
         store.read_rows(tmp_path / "file" / "study")
 
 
-def test_a_probe_takes_room(tmp_path, monkeypatch):
-    """An empty file finds room on a full disk."""
+def test_the_probe_is_large_enough_to_find_a_full_disk(tmp_path, monkeypatch):
+    """An empty file can be written even to a full disk."""
     sizes = []
     real = store.write_atomically
     monkeypatch.setattr(
@@ -72,7 +72,7 @@ def test_a_probe_takes_room(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, number):
+def test_a_file_system_without_hard_links_is_a_user_error(tmp_path, monkeypatch, number):
     def unable(*arguments):
         raise OSError(number, os.strerror(number))
 
@@ -82,7 +82,7 @@ def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch, number
     assert list((tmp_path / "trials").iterdir()) == []
 
 
-def test_a_damaged_part_that_cannot_be_moved(tmp_path, monkeypatch):
+def test_a_damaged_part_that_cannot_be_moved_is_a_user_error(tmp_path, monkeypatch):
     store.create_study(tmp_path)
     part = tmp_path / "trials" / "a.1.parquet"
     part.touch()

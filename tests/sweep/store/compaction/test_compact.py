@@ -1,4 +1,4 @@
-"""Compaction: fewer files, and the same rows."""
+"""Compaction: fewer files and the same rows."""
 
 import os
 from dataclasses import replace
@@ -21,7 +21,7 @@ def measurement(tmp_path_factory):
     return fake_measure(tmp_path_factory.mktemp("log") / "measured.txt")(fake_trial(0))
 
 
-def test_the_rows_stay_what_they_are(tmp_path, measurement):
+def test_compaction_keeps_the_rows(tmp_path, measurement):
     save(tmp_path, ROWS)
     store.write_measurement(tmp_path, measurement)
     before = everything(tmp_path)
@@ -49,7 +49,7 @@ def test_a_second_compaction_merges_and_a_third_does_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("compacted/*")} == files
 
 
-def test_one_attempt_is_found_among_many(tmp_path, measurement):
+def test_one_attempt_is_read_from_a_compacted_file_of_many(tmp_path, measurement):
     trial = PLAN.trials[0]
     many = [replace(ROWS[0], trial_id=f"t{i:04}", seed=i) for i in range(60)]
     save(tmp_path, many)
@@ -68,7 +68,7 @@ def test_one_attempt_is_found_among_many(tmp_path, measurement):
     assert store.read_result(tmp_path, "t0000", 2) is None
 
 
-def test_a_step_that_is_measured_again_counts_as_it_is_now(tmp_path, measurement):
+def test_a_measurement_can_be_replaced_after_a_compaction(tmp_path, measurement):
     save(tmp_path, ROWS[:1])
     for device in ("A100", "H100"):
         store.write_measurement(tmp_path, replace(measurement, device_name=device))
@@ -97,7 +97,7 @@ def test_a_curve_without_its_row_stays_replaceable(tmp_path):
     assert loose(tmp_path) == []
 
 
-def test_an_empty_study(tmp_path):
+def test_an_empty_study_is_compacted(tmp_path):
     store.create_study(tmp_path)
     assert compact(tmp_path).sentence == "0 parts compacted; compacted/ holds nothing"
     assert store.read_rows(tmp_path)[0].empty
@@ -105,13 +105,13 @@ def test_an_empty_study(tmp_path):
     assert compact(tmp_path).rows == {"trials": 1, "epochs": 20}
 
 
-def test_no_study(tmp_path):
+def test_a_folder_without_a_study_is_not_compacted(tmp_path):
     with pytest.raises(UserError, match="holds no study"):
         compact(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_study_that_goes_on(tmp_path, monkeypatch):
+def test_a_compacted_study_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("famba_core.training.trainer.Trainer", FakeTrainer)
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     plan = plan_of(*(fake_trial(seed) for seed in range(3)))
@@ -123,7 +123,7 @@ def test_a_study_that_goes_on(tmp_path, monkeypatch):
     assert store.read_rows(tmp_path)[0]["measured"].tolist() == ["isolated"] * 3
 
 
-def test_torn_parts_are_set_aside(tmp_path):
+def test_torn_parts_are_moved_to_quarantine(tmp_path):
     save(tmp_path, ROWS[:3])
     torn = tmp_path / "trials" / f"{ROWS[1].trial_id}.1.parquet"
     torn.write_bytes(torn.read_bytes()[:-5])
@@ -135,7 +135,7 @@ def test_torn_parts_are_set_aside(tmp_path):
     assert len(everything(tmp_path)[0]) == 3
 
 
-def test_it_refuses_while_a_driver_runs(tmp_path):
+def test_compaction_refuses_while_a_driver_runs(tmp_path):
     save(tmp_path, ROWS[:2])
     before = loose(tmp_path)
     with lock_study(tmp_path), pytest.raises(UserError, match=rf"another process runs this study: pid {os.getpid()}"):
@@ -146,7 +146,7 @@ def test_it_refuses_while_a_driver_runs(tmp_path):
 # rungs and logs
 
 
-def test_rungs_and_logs_become_few_files(tmp_path):
+def test_rungs_and_logs_are_folded(tmp_path):
     save(tmp_path, ROWS[:2])
     leave_rungs_and_logs(tmp_path, ["a", "b"])
     assert "2 tracebacks are now in logs/folded.txt" in compact(tmp_path).sentence
@@ -162,7 +162,7 @@ def test_rungs_and_logs_become_few_files(tmp_path):
     assert "tracebacks" not in compact(tmp_path).sentence
 
 
-def test_a_study_with_early_stop_and_failures_keeps_less_than_two_files_a_trial(tmp_path, monkeypatch):
+def test_a_study_with_early_stop_and_failures_keeps_less_than_one_file_per_trial(tmp_path, monkeypatch):
     monkeypatch.setattr("famba_core.training.trainer.Trainer", FakeTrainer)
     monkeypatch.setattr("sweep.worker.measure.measure", fake_measure(tmp_path / "measured.txt"))
     monkeypatch.setattr("fake_training.FAULTS", {seed: MemoryError() for seed in range(0, 60, 10)})

@@ -1,4 +1,4 @@
-"""Compaction while others read, killed at any point, and on a full disk: every row once at any moment."""
+"""Compaction with concurrent readers, killed at any point, or on a full disk: every row is seen once at any moment."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from sweep.store.rungs import fold_rungs
 
 @pytest.mark.parametrize("before", ["loose", "compacted"])
 @pytest.mark.parametrize("moment", ["read_manifest", "list_loose_parts", "_read_loose_parts"])
-def test_a_reader_that_a_compaction_overtakes_sees_every_row_once(tmp_path, monkeypatch, moment, before):
+def test_a_reader_sees_every_row_once_while_a_compaction_runs(tmp_path, monkeypatch, moment, before):
     save(tmp_path, ROWS[:4])
     if before == "compacted":
         compact(tmp_path)
@@ -43,7 +43,7 @@ def test_a_reader_that_a_compaction_overtakes_sees_every_row_once(tmp_path, monk
     pd.testing.assert_frame_equal(frame, expected[0])
 
 
-def test_one_row_is_found_while_it_moves(tmp_path, monkeypatch):
+def test_one_row_is_found_while_a_compaction_moves_it(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:2])
     before = store.read_result(tmp_path, ROWS[0].trial_id, 1)
     real, overtaken = parts.read_manifest, []
@@ -61,7 +61,7 @@ def test_one_row_is_found_while_it_moves(tmp_path, monkeypatch):
 
 
 def test_readers_in_other_processes_see_every_row_once(tmp_path):
-    """They read all the time, while rows are added and compacted; what was seen once is never missing."""
+    """They read continually while rows are added and compacted; a row that was seen once is never missing."""
     save(tmp_path, ROWS[:1])
     program = textwrap.dedent("""
         import sys, pathlib
@@ -133,8 +133,8 @@ KILLED = textwrap.dedent("""
 """)
 
 
-def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path):
-    """A real kill -9, before every call that changes the folder, one after another."""
+def test_a_compaction_killed_at_any_point_loses_nothing_and_the_next_goes_on(tmp_path):
+    """A real kill -9 before every call that changes the folder, one point after another."""
     study, copies = tmp_path / "study", tmp_path / "copies"
     save(study, ROWS[:2])
     compact(study)
@@ -168,7 +168,7 @@ def test_killed_at_any_point_it_loses_nothing_and_the_next_one_goes_on(tmp_path)
         }  # fmt: skip
 
 
-def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
+def test_a_compaction_on_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     save(tmp_path, ROWS[:3])
     before = everything(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Compacted files that are damaged or lost, and their manifest: nothing that is whole is given up for them."""
+"""Compacted files and manifests that are damaged or lost: no intact row is given up."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ READERS = {"trials": store.read_rows, "epochs": store.read_epochs}
 
 @pytest.fixture(scope="module")
 def whole_study(tmp_path_factory):
-    """All of it compacted, but for two trials."""
+    """A study that is compacted except for two trials."""
     folder = tmp_path_factory.mktemp("whole") / "study"
     store.save_plan(folder, plan_to_json(PLAN))
     save(folder, ROWS[:-2])
@@ -71,7 +71,7 @@ def ids(study):
     ],
     ids=["lost", "torn", "other json", "altered", "leads elsewhere", "another kind", "a folder", "a loop"],
 )
-def test_a_manifest_that_is_lost_is_made_again_from_what_it_stood_for(study, damage):
+def test_a_lost_manifest_is_rebuilt_from_the_compacted_files(study, damage):
     before = read_manifest(study)
     damage(study / "manifest.json")
     rows, damaged = store.read_rows(study)
@@ -85,7 +85,7 @@ def test_a_manifest_that_is_lost_is_made_again_from_what_it_stood_for(study, dam
     assert store.read_rows(study).damaged == []
 
 
-def test_a_first_compaction_that_was_killed_before_its_manifest_is_no_damage(tmp_path):
+def test_a_first_compaction_killed_before_its_manifest_is_not_damage(tmp_path):
     save(tmp_path, ROWS[:5])
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*.parquet")}
     compact(tmp_path)
@@ -139,7 +139,7 @@ def test_the_next_run_replaces_a_damaged_compacted_file_from_its_copy(study):
 
 
 @pytest.mark.parametrize("place", [0.1, 0.4, 0.6])
-def test_the_same_damage_to_both_costs_the_rows_around_it(study, place):
+def test_the_same_damage_to_both_files_costs_only_the_damaged_groups(study, place):
     for file in files_of(study, "trials"):
         flip(file, place)
     rows, damaged = store.read_rows(study)
@@ -157,7 +157,7 @@ def test_the_same_damage_to_both_costs_the_rows_around_it(study, place):
     assert store.read_result(study, again.trial_id, 1)["top1_pct"] == again.top1_pct
 
 
-def test_of_different_damage_to_both_what_is_whole_in_one_of_them_counts(study):
+def test_different_damage_to_both_files_costs_nothing(study):
     for file, place in zip(files_of(study, "trials"), (0.1, 0.6), strict=True):
         flip(file, place)
     assert ids(study) == IDS
@@ -166,7 +166,7 @@ def test_of_different_damage_to_both_what_is_whole_in_one_of_them_counts(study):
     assert read_status(study).damaged == ()
 
 
-def test_a_footer_that_names_a_column_wrongly_is_not_believed(study):
+def test_a_footer_that_renames_a_column_is_damage(study):
     for file in files_of(study, "trials"):
         data = file.read_bytes()
         file.write_bytes(data[:-8].replace(b"top1_pct", b"top2_pct") + data[-8:])
@@ -177,7 +177,7 @@ def test_a_footer_that_names_a_column_wrongly_is_not_believed(study):
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("no Parquet")])
 @pytest.mark.parametrize("kind", READERS)
-def test_a_compacted_file_that_is_gone_with_its_copy_takes_nothing_else_with_it(study, kind, damage):
+def test_a_compacted_file_that_is_lost_with_its_copy_costs_only_its_own_rows(study, kind, damage):
     whole = {name: len(read(study)[0]) for name, read in READERS.items()}
     files = files_of(study, kind)
     for file in files:
@@ -194,7 +194,7 @@ def test_a_compacted_file_that_is_gone_with_its_copy_takes_nothing_else_with_it(
         assert read(study)[1] == []
 
 
-def test_a_report_is_written_without_the_curves_that_are_gone(tmp_path):
+def test_a_report_is_written_without_lost_curves(tmp_path):
     store.save_plan(tmp_path, plan_to_json(PLAN))
     save(tmp_path, ROWS[:3])
     compact(tmp_path)
@@ -203,7 +203,7 @@ def test_a_report_is_written_without_the_curves_that_are_gone(tmp_path):
     assert "These files could not be read" in write_report(tmp_path).index.read_text()
 
 
-def test_a_curve_is_there_whole_or_not_at_all(study):
+def test_damage_costs_whole_curves_or_nothing_of_them(study):
     whole = store.read_epochs(study)[0].groupby("trial_id").size()
     for file in files_of(study, "epochs"):
         flip(file, 0.5)
@@ -216,7 +216,7 @@ def test_a_curve_is_there_whole_or_not_at_all(study):
 
 @pytest.mark.parametrize("kind", [TRIALS, EPOCHS])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7, 100])
-def test_groups_of_rows_divide_no_part_and_lose_none(study, monkeypatch, kind, rows):
+def test_row_groups_never_split_a_part_and_keep_all_rows(study, monkeypatch, kind, rows):
     monkeypatch.setattr(compacted, "SMALLEST_GROUP", 3)
     table = compacted.read_compacted(study, kind, read_manifest(study)[kind.name]).table.slice(5, rows)
     groups = list(compacted._split_rows(table, kind))
@@ -227,7 +227,7 @@ def test_groups_of_rows_divide_no_part_and_lose_none(study, monkeypatch, kind, r
         assert len(groups) > 2
 
 
-def test_a_file_of_rows_that_nothing_else_has_is_not_removed(study):
+def test_a_compacted_file_with_rows_found_nowhere_else_is_kept(study):
     manifest = (study / "manifest.json").read_bytes()
     compact(study)
     newer, _ = files_of(study, "trials")
@@ -236,7 +236,7 @@ def test_a_file_of_rows_that_nothing_else_has_is_not_removed(study):
     assert newer.exists()
 
 
-def test_a_compacted_file_has_the_checksum_of_itself_alone(whole_study):
+def test_a_compacted_file_holds_no_checksum_but_its_own(whole_study):
     for kind in READERS:
         for file in files_of(whole_study, kind):
             assert file.read_bytes().count(b"famba-sweep crc32:") == 1

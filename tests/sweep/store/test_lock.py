@@ -1,4 +1,4 @@
-"""One driver for a study at a time, and none once its process is gone."""
+"""The lock of a study: one driver at a time, and none after its process has died."""
 
 import datetime as dt
 import errno
@@ -18,7 +18,7 @@ DRIVER = (
 )
 
 
-def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
+def test_one_driver_at_a_time_holds_the_lock_and_none_after_kill_9(tmp_path):
     assert lock.read_lock_holder(tmp_path) is None
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "locked\n"
@@ -37,7 +37,7 @@ def test_one_driver_at_a_time_and_none_after_kill_9(tmp_path):
     assert lock.read_lock_holder(tmp_path) is None
 
 
-def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     read, write = os.pipe()
     with lock.lock_study(tmp_path):
         child = os.fork()
@@ -53,19 +53,19 @@ def test_the_lock_does_not_live_on_in_a_forked_child(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_every_driver_has_a_token_of_its_own(tmp_path):
+def test_every_driver_has_its_own_token(tmp_path):
     assert lock.read_last_holder_token(tmp_path) == ""
     tokens = []
     for _ in range(2):
         with lock.lock_study(tmp_path):
             tokens.append(lock.read_last_holder_token(tmp_path))
             assert lock.read_lock_holder(tmp_path)["token"] == tokens[-1]
-        assert lock.read_last_holder_token(tmp_path) == tokens[-1], "what the last one started is still told apart"
+        assert lock.read_last_holder_token(tmp_path) == tokens[-1], "work that it has started can still be attributed"
     assert len({"", *tokens}) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pid": 1}'])
-def test_a_lock_without_a_whole_word_still_locks(tmp_path, text):
+def test_a_lock_file_with_damaged_content_still_locks(tmp_path, text):
     with lock.lock_study(tmp_path):
         (tmp_path / "driver.lock").write_text(text)
         assert lock.read_last_holder_token(tmp_path) == ""
@@ -74,7 +74,7 @@ def test_a_lock_without_a_whole_word_still_locks(tmp_path, text):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "written"])
-def test_a_disk_that_fills_up_before_the_lock_is_signed(tmp_path, monkeypatch, kind):
+def test_a_disk_that_is_full_when_the_holder_is_written_is_a_user_error(tmp_path, monkeypatch, kind):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_before_the_lock_is_signed(tmp_path, monkeypatch, k
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_is_a_user_error(tmp_path, monkeypatch, number):
     with lock.lock_study(tmp_path):
         pass
 
@@ -95,10 +95,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
     monkeypatch.setattr("fcntl.flock", unable)
     with pytest.raises(UserError, match=r"a study needs hard links and flock"), lock.lock_study(tmp_path):
         pass
-    assert lock.read_lock_holder(tmp_path) is None, "a copy there can still be looked at"
+    assert lock.read_lock_holder(tmp_path) is None, "a copy of a study there can still be read"
 
 
-def test_a_new_driver_removes_what_killed_ones_were_writing(tmp_path):
+def test_a_new_driver_removes_temporary_files_of_killed_ones(tmp_path):
     names = [
         ".plan.json.0a.tmp", "trials/.a.1.parquet.0a.tmp", "epochs/.a.1.parquet.0a.tmp", "checkpoints/a/.last.pt.7.tmp",
         "measurements/.m.parquet.0a.tmp", "compacted/.trials-1.parquet.0a.tmp",
@@ -113,7 +113,7 @@ def test_a_new_driver_removes_what_killed_ones_were_writing(tmp_path):
     assert found == {*kept, "driver.lock"}
 
 
-def test_who_does_not_get_the_lock_removes_nothing(tmp_path):
+def test_a_process_without_the_lock_removes_nothing(tmp_path):
     with lock.lock_study(tmp_path):
         writing = tmp_path / "trials" / ".a.1.parquet.0a.tmp"
         writing.touch()
