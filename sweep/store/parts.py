@@ -33,7 +33,7 @@ from sweep.store.layout import StudyPaths
 from sweep.store.row_kinds import RowKind
 from sweep.store.tables import arrow_errors_as_corrupt, concat_tables, conform
 
-# Up to this many parts, all columns are read, which takes a second and also shows damage in columns not asked for.
+# Up to this many parts, all columns are read, which takes a second and also shows damage in the other columns.
 READ_WHOLE_UP_TO = 1000
 
 
@@ -45,7 +45,7 @@ def list_compacted_parts(folder: Path, kind: RowKind) -> frozenset[str]:
 
 def list_parts(folder: Path, kind: RowKind) -> set[str]:
     """Return the names of all stored parts, loose and compacted."""
-    loose = list_loose_parts(folder, kind)  # first: a part may be compacted meanwhile
+    loose = list_loose_parts(folder, kind)  # first: a part may be compacted concurrently
     return {*loose, *list_compacted_parts(folder, kind)}
 
 

@@ -1,4 +1,4 @@
-"""The progress of an unfinished trial: a small file beside its checkpoint, read by `status` and by a resumed trial."""
+"""The progress of an unfinished trial: a small file next to its checkpoint, read by `status` and by a resumed trial."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Arrival(NamedTuple):
 
 def read_rung(rung: Path) -> dict[str, Arrival]:
     """Return the arrivals at a rung by trial_id. Raises OSError if the folder does not exist."""
-    names = os.listdir(rung)  # before the lines: a file that is folded meanwhile is in both
+    names = os.listdir(rung)  # before the lines: a file that is folded concurrently is in both
     lines = (rung / FOLDED).read_text(encoding="utf-8", errors="replace").splitlines() if FOLDED in names else []
     return {arrival.trial_id: arrival for name in [*lines, *names] if (arrival := _parse_name(name))}
 

@@ -1,4 +1,4 @@
-"""Reading parts: some of the columns, one attempt, damaged parts, and parts that move meanwhile."""
+"""Reading parts: some of the columns, one attempt, damaged parts, and parts that move concurrently."""
 
 import contextlib
 import os
