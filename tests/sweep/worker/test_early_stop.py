@@ -137,7 +137,7 @@ def test_a_rung_is_one_listing(tmp_path, monkeypatch):
     assert opened == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 100).map(float) | st.just(math.nan), min_size=1, max_size=25),
     st.integers(2, 5),
