@@ -20,7 +20,7 @@ ASK_HEAD_S = 2.0
 
 
 class Link:
-    """Sends to the driver and queues what it sends. Its thread leaves the main thread to Ray Tune."""
+    """Sends messages to the driver, and queues those that arrive in a thread, because the main thread is Ray Tune's."""
 
     def __init__(self, pipe: Connection, start: Start) -> None:
         self.inbox: queue.SimpleQueue[ToRay] = queue.SimpleQueue()
@@ -28,9 +28,7 @@ class Link:
         self._pipe, self._start = pipe, start
         self._sending = threading.Lock()
         self._ray_node: Any = None  # Ray's handle of the servers that it started in this process group
-        self._head_silent_s = (
-            0.0  # since the head's last answer; time in which this process was suspended is not counted
-        )
+        self._head_silent_s = 0.0  # time since the head's last answer in which this process was not suspended
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: ToDriver) -> None:
@@ -39,7 +37,7 @@ class Link:
             self._pipe.send(message)
 
     def watch_ray(self) -> None:
-        """End this process, from now on, when one of Ray's servers here dies or Ray's head stops answering."""
+        """From now on, end this process if one of Ray's servers here dies or Ray's head stops answering."""
         import ray
 
         self._ray_node = ray._private.worker._global_node

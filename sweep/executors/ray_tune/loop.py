@@ -22,7 +22,7 @@ from sweep.executors.ray_tune.nodes import NodePool
 
 @dataclass(kw_only=True)
 class _State:
-    """What Tune's hooks share."""
+    """The jobs in Tune, and the connections of its hooks."""
 
     link: Link
     nodes: NodePool
@@ -57,7 +57,7 @@ def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
 
 def _work(run: RunJob, probe: FolderProbe | None, job: Job, folder: Path) -> None:
     """Run a job, in its worker process."""
-    if probe and (problem := probe.find_problem()):  # since its check the node has lost the folder
+    if probe and (problem := probe.find_problem()):  # the node has changed since it passed its check
         lost = Lost(job_id=job.job_id, reason="its machine failed a check", machine_left=True)
         tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
@@ -79,6 +79,8 @@ def _request_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 class _Hook:
+    """An object that Tune calls, with the state that all of them share."""
+
     def __init__(self, state: _State) -> None:
         super().__init__()
         self._state = state
@@ -92,7 +94,7 @@ class _JobSource(_Hook, Searcher):
         state = self._state
         while True:
             try:
-                # Block while nothing runs: Tune would sleep for a second between two calls, and the next job wait.
+                # Wait here while nothing runs. If Tune got None, it would sleep for a second before its next call.
                 message = state.requeued.popleft() if state.requeued else state.link.inbox.get(block=not state.trials)
             except queue.Empty:
                 return None
@@ -115,7 +117,10 @@ class _JobStopper(_Hook, FIFOScheduler):
     """Stops jobs. It is a scheduler because Tune passes its controller only to schedulers."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Stop and requeue jobs, and choose none: Tune starts pending trials anyway. Called in each step of Tune."""
+        """Stop jobs, and requeue waiting ones if the nodes have changed. Tune calls this in each of its steps.
+
+        It chooses no trial: Tune starts pending trials by itself.
+        """
         state = self._state
         for job_id in list(state.trials) if state.link.closing.is_set() else state.to_stop:
             if (trial := state.trials.get(job_id)) is None:
@@ -126,7 +131,7 @@ class _JobStopper(_Hook, FIFOScheduler):
             else:
                 tune_controller.stop_trial(trial)  # it has no worker yet
         state.to_stop.clear()
-        # Ray cannot change the nodes that a waiting job may use, so the job is requeued when they have changed.
+        # Ray cannot change the nodes that a waiting job may use, so it gets a new trial.
         selector = state.nodes.selector
         for job_id, trial in list(state.trials.items()):
             if trial.temporary_state.ray_actor is None and trial.config["nodes"] != selector:
@@ -172,9 +177,9 @@ class _EventReporter(_Hook, tune.Callback):
 
 
 def _read_loss(job_id: str, error_file: str | None) -> Lost:
-    """Return why a worker ended, from the text of Ray's error. Ray has exceptions for these, but Tune keeps only text.
+    """Return why a worker ended, from the text of Ray's exception, which is all that Tune keeps of it.
 
-    The file is read here, because Tune's `get_error` looks in the folder of a snapshot. Checked with Ray 2.60.
+    Checked with Ray 2.50.0 and 2.60.0. Tune's `get_error` is not used: it looks for the file in a snapshot's folder.
     """
     text = Path(error_file).read_text().strip() if error_file else ""
     if "running low on memory" in text:

@@ -1,10 +1,13 @@
-"""The nodes of a Ray cluster that jobs may use: nodes are checked when they join, and again after they failed."""
+"""The nodes of a Ray cluster that jobs may use. Each is checked when it joins, and again some time after a failure."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from famba_core.errors import Problem
 from sweep.errors import UserError
@@ -19,10 +22,10 @@ WATCH_S = 1.0
 
 
 class NodePool:
-    """The nodes of the cluster that this process has joined, as places for jobs with one request.
+    """Decides which nodes get jobs: those that fit the request and have passed a check.
 
-    A node gets jobs only after it has passed a check. Without a probe Ray runs on this machine only, which passes.
-    One thread updates the pool; another one reads `selector` and calls `exclude`.
+    Without a probe Ray runs on this machine only, which needs no check. One thread updates the pool; another one reads
+    `selector` and calls `exclude`.
     """
 
     def __init__(self, request: ResourceRequest, probe: FolderProbe | None) -> None:
@@ -44,8 +47,6 @@ class NodePool:
 
     def update(self, wait_s: float = 0.0) -> ClusterCapacity:
         """Start the checks that are due, wait up to `wait_s` for their results, and return the capacity now."""
-        import ray
-
         nodes = {node["NodeID"]: node for node in ray.nodes() if count_slots([node], self._request)}
         if due := list(filter(self._is_due, nodes)):
             for node_id, check in self._run_checks(due, wait_s).items():
@@ -60,8 +61,6 @@ class NodePool:
 
         Raises UserError that names each node that cannot run jobs, or if no node has what a job needs.
         """
-        import ray
-
         capacity = self.update(CHECK_TIMEOUT_S)
         if problems := self.list_problems():
             raise UserError(problems)
@@ -91,8 +90,6 @@ class NodePool:
 
     def list_problems(self) -> list[Problem]:
         """List why nodes of the cluster get no jobs, by their addresses."""
-        import ray
-
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
         checks = self._checks.copy()  # because the other thread may add one
         problems = {node_id: check.problem for node_id, (check, _) in checks.items() if node_id in addresses}
@@ -109,8 +106,6 @@ class NodePool:
 
     def _run_checks(self, node_ids: list[str], wait_s: float) -> dict[str, NodeCheck]:
         """Start a check on each of these nodes that has none; return the results that come within `wait_s`."""
-        import ray
-
         now = time.monotonic()
         with_gpu = self._request.gpus > 0
         if self._probe is None:
@@ -134,9 +129,6 @@ class NodePool:
 
 def _start_check(node_id: str, probe: FolderProbe, with_gpu: bool) -> Any:
     """Start a check on a node and return Ray's reference to its NodeCheck."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     # Each check has a worker process of its own, so that no worker stays with what it has imported or opened.
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(check_node)
     on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -144,8 +136,6 @@ def _start_check(node_id: str, probe: FolderProbe, with_gpu: bool) -> Any:
 
 
 def _read_result(reference: Any, node_id: str, probe: FolderProbe) -> NodeCheck:
-    import ray
-
     try:
         check: NodeCheck = ray.get(reference)
     except ray.exceptions.RayError as error:

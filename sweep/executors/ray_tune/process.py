@@ -19,7 +19,6 @@ from typing import Any
 
 from sweep.executors.ray_tune.link import Link, end_process
 from sweep.executors.ray_tune.messages import Failure, RayFailed, Start
-from sweep.executors.ray_tune.nodes import NodePool
 
 # Ray reads these when it is imported. It sends no usage statistics and writes no screens, warnings or result files of
 # its own. The working directory stays, so that relative paths mean what they mean to the user. A call after Ray's
@@ -63,6 +62,7 @@ def main(pipe_fd: int) -> None:
         import ray
 
         from sweep.executors.ray_tune.loop import run_tune
+        from sweep.executors.ray_tune.nodes import NodePool
 
         link.watch_ray()
         nodes = NodePool(start.request, start.probe)
