@@ -80,7 +80,7 @@ class RayExecutor:
                 head_timeout_s=HEAD_TIMEOUT_S,
             )
             self._send(start)
-            self.poll(START_TIMEOUT_S)
+            self._receive(START_TIMEOUT_S)
             if not self._started:
                 raise self._ray_failed(f"it has not come up within {START_TIMEOUT_S:g} s")
         except BaseException:
@@ -94,24 +94,7 @@ class RayExecutor:
         self._send(Stop(job_id))
 
     def poll(self, timeout_s: float) -> list[Event]:
-        events: list[Event] = []
-        try:
-            while self._pipe.poll(0 if events else timeout_s):
-                message: ToDriver = self._pipe.recv()
-                match message:
-                    case ClusterCapacity():
-                        self.capacity, self.gpu_memory_mib = message.slots, message.gpu_memory_mib
-                        self._started = True
-                        break  # the runner may start more jobs at once
-                    case Note(sentence):
-                        warnings.warn(sentence, stacklevel=2)
-                    case Failure():
-                        raise self._error_of(message)
-                    case event:
-                        events.append(event)
-        except (EOFError, OSError):
-            raise self._ray_failed("its process ended") from None
-        return events
+        return self._receive(timeout_s)
 
     def close(self) -> None:
         if self._pipe.closed:
@@ -126,6 +109,26 @@ class RayExecutor:
         self._scratch.remove()
         if self._probe:
             self._probe.remove()
+
+    def _receive(self, timeout_s: float) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while self._pipe.poll(0 if events else timeout_s):
+                message: ToDriver = self._pipe.recv()
+                match message:
+                    case ClusterCapacity():
+                        self.capacity, self.gpu_memory_mib = message.slots, message.gpu_memory_mib
+                        self._started = True
+                        break  # the runner may start more jobs at once
+                    case Note(sentence):
+                        warnings.warn(sentence, stacklevel=3)  # names the caller of `poll`
+                    case Failure():
+                        raise self._error_of(message)
+                    case event:
+                        events.append(event)
+        except (EOFError, OSError):
+            raise self._ray_failed("its process ended") from None
+        return events
 
     def _error_of(self, failure: Failure) -> Exception:
         if failure.traceback:
