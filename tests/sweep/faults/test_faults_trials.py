@@ -26,8 +26,8 @@ class SkippingExecutor(RayExecutor):
     skipped_s = 0.0
 
     def __init__(self, folder: Path, resources: ResourceRequest) -> None:
+        super().__init__(folder, resources, run=faulty_job)
         self.running: dict[str, bool] = {}  # by trial, whether an epoch has ended
-        super().__init__(folder, resources, run=faulty_job)  # polls until Ray is up
 
     def submit(self, job: Job) -> None:
         self.running[job.job_id] = False
