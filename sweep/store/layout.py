@@ -5,26 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 
+class _Below:
+    """A path below the study's folder, made when it is read: most callers need one of many."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: StudyPaths, owner: type) -> Path:
+        return paths.root / self._name
+
+
 class StudyPaths:
     """Paths of the files and folders in a study's folder, whether they exist or not."""
 
+    plan = _Below("plan.json")
+    trials = _Below("trials")
+    epochs = _Below("epochs")
+    measurements = _Below("measurements")  # also holds the progress of the measuring phase while it lasts
+    compacted = _Below("compacted")
+    manifest = _Below("manifest.json")
+    checkpoints = _Below("checkpoints")
+    rungs = _Below("rungs")
+    quarantine = _Below("quarantine")
+    logs = _Below("logs")
+    folded_log = _Below("logs/folded.txt")
+    run_log = _Below("run.log")
+    optuna_log = _Below("optuna.log")
+    report = _Below("report")
+    lock = _Below("driver.lock")
+
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.plan = root / "plan.json"
-        self.trials = root / "trials"
-        self.epochs = root / "epochs"
-        self.measurements = root / "measurements"  # also holds the progress of the measuring phase while it lasts
-        self.compacted = root / "compacted"
-        self.manifest = root / "manifest.json"
-        self.checkpoints = root / "checkpoints"
-        self.rungs = root / "rungs"
-        self.quarantine = root / "quarantine"
-        self.logs = root / "logs"
-        self.folded_log = self.logs / "folded.txt"
-        self.run_log = root / "run.log"
-        self.optuna_log = root / "optuna.log"
-        self.report = root / "report"
-        self.lock = root / "driver.lock"
 
     def checkpoint(self, trial_id: str) -> Path:
         """Return the folder of an unfinished trial's checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -19,7 +20,7 @@ class RowKind:
     key: tuple[str, ...]  # the columns whose values name a part
     sort_columns: tuple[str, ...]  # the key, and one more column where a part has several rows
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         return arrow_schema(self.row_type)
 
