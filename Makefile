@@ -37,7 +37,7 @@ test: .venv/ready-test
 test-long: .venv/ready-test
 	.venv/bin/pytest -m long
 	@mkdir -p build
-	.venv/bin/pytest -n 2 -m "long or not long" --tries 20 --fault-table build/faults.md tests/sweep/test_faults_*.py
+	.venv/bin/pytest -n 2 -m "long or not long" --tries 20 --fault-table build/faults.md tests/sweep/faults
 
 clean:
 	rm -rf .venv build *.egg-info
