@@ -82,7 +82,7 @@ ORDER = {
     ),
     "sweep": (
         "errors", "text", "schema", "files", "grid", "store", "plan", "executors", "price", "report", "search",
-        "worker", "run", "simulated", "cli",
+        "worker", "run", "cli",
     ),
 }  # fmt: skip
 

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from fake_training import fake_trial, plan_of, screen_of
+from simulated.trainer import run_job
 
 from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.plan.model import Plan
 from sweep.run.runner import run_plan
-from sweep.simulated.trainer import run_job
 
 
 def plan(trials: int) -> Plan:

@@ -49,7 +49,7 @@ def test_seeds_and_samplers_differ():
 
 def test_another_process_with_another_hash_seed_suggests_the_same():
     script = (
-        "import itertools, sweep.simulated.comparison as c\n"
+        "import itertools, simulated.comparison as c\n"
         "for name in ('tpe', 'nsga2', 'random'):\n"
         "    print(*itertools.islice(c.suggested(c.grid_plan(name, 0)), 25), sep='\\n')"
     )
@@ -57,7 +57,7 @@ def test_another_process_with_another_hash_seed_suggests_the_same():
         subprocess.run(
             [sys.executable, "-c", script],
             cwd=Path(__file__).parents[3],
-            env=os.environ | {"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
             check=True,
             capture_output=True,
             text=True,

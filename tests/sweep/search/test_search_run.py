@@ -14,6 +14,7 @@ from fake_executor import FakeExecutor
 from fake_training import job_of, screen_of
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from simulated.trainer import run_job
 
 from sweep.executors.base import Event, Progress
 from sweep.executors.local import LocalExecutor
@@ -24,7 +25,6 @@ from sweep.plan.build import make_plan
 from sweep.plan.model import Plan
 from sweep.run.result_cache import ResultCache
 from sweep.run.runner import RunSummary, missing_trials, run_plan
-from sweep.simulated.trainer import run_job
 from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
 from sweep.store.study import read_rows, write_result

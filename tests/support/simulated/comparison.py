@@ -1,4 +1,4 @@
-"""How much of a grid's training a search saves, on the simulated surface: `python -m sweep.simulated.comparison`.
+"""How much of a grid's training a search saves, on the simulated surface.
 
 Grid order, random order, TPE and NSGA-II run over the space of the paper's four strategies, layers 1 to 24 and r 1 to
 15, for Vim-Ti. Each run adds up the simulated training time of its trials until they dominate 95 % and 99 % of the
@@ -7,7 +7,8 @@ unfused time and memory, and a top-1 of 0 %, as in the reports, or of 60 %, whic
 published rows. A run ends at 99 % of both hypervolumes, or when it has cost MOST of the whole grid.
 
 Writes results/published/search-simulated/hours_to_hypervolume.csv, draws the held-out seeds in
-docs/images/search_comparison.png, and prints the tables of docs/search.md. It takes tens of minutes on two cores.
+docs/images/search_comparison.png, and prints the tables of docs/search.md. It takes tens of minutes on two cores:
+`PYTHONPATH=tests/support python -m simulated.comparison` in the root of the repository.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import numpy as np
 import pandas as pd
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
+from simulated.surface import Simulated, simulate
 from sweep.grid.budget import PAPER_GRID, apply_budget, schedule_on
 from sweep.grid.search import Search
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.figures.style import render
 from sweep.report.pareto import REFERENCE_MARGIN, hypervolume
-from sweep.simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
-from sweep.simulated.surface import Simulated, simulate
 
-ROOT = Path(__file__).parents[2]  # of the repository
+ROOT = Path(__file__).parents[3]  # of the repository
 BACKBONE = "vim_tiny"
 CHOSEN_ON, HELD_OUT = range(20), range(1000, 1020)  # seeds: the searches' settings were tuned on the first alone
 _LAYER_KEYS = {"lower": "stop_layer", "upper": "start_layer"}

@@ -13,9 +13,9 @@ import numpy as np
 
 from famba_core.config import FusionSchedule, ModelConfig, TrainConfig
 from famba_core.cost.work import cost
+from simulated.surface import PAPER_EPOCHS, STEPS_PER_EPOCH, simulate
 from sweep.executors.base import Finished, Job, Lost, Measured
 from sweep.plan.model import Trial
-from sweep.simulated.surface import PAPER_EPOCHS, STEPS_PER_EPOCH, simulate
 from sweep.worker import job as real
 
 if TYPE_CHECKING:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-
-from sweep.simulated import comparison
-from sweep.simulated.comparison import CHOSEN_ON, HELD_OUT, grid_plan, publish
-from sweep.simulated.runs import REFERENCES_PCT, Method, Run
+from simulated import comparison
+from simulated.comparison import CHOSEN_ON, HELD_OUT, grid_plan, publish
+from simulated.runs import REFERENCES_PCT, Method, Run
 
 
 def test_the_compared_space_is_every_feasible_schedule_once():

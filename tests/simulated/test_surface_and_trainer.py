@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_training import fake_trial, job_of
+from simulated.surface import published_rows, simulate
+from simulated.trainer import SimulatedTrainer, new_trainer, run_job
 
 from famba_core.config import FusionSchedule
 from famba_core.fusion.schedule import spread
 from sweep.executors.base import Finished, MeasureJob
-from sweep.simulated.surface import published_rows, simulate
-from sweep.simulated.trainer import SimulatedTrainer, new_trainer, run_job
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_epochs, read_rows
 
