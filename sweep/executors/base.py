@@ -117,7 +117,7 @@ class Lost:
     job_id: str
     reason: str
     out_of_memory: bool = False  # it may fit alone on a device
-    machine_left: bool = False  # its node left the cluster, which is not the job's fault
+    node_left: bool = False  # its node left the cluster, which is not the job's fault
     folder_failed: bool = False  # the study's folder is full or read-only, so no job can store a row
 
 

@@ -94,7 +94,7 @@ class _Phase:
         while self._pending and losses < MOST_LOSSES:
             if (lost := self._run_job()) is None:
                 return
-            if not lost.machine_left:
+            if not lost.node_left:
                 losses += 1
         if self._pending:
             reason = _not_measured("the measuring worker died again")
@@ -119,7 +119,7 @@ class _Phase:
         """Drop what the dead worker had stored, and the measurement that it died in."""
         for name in _stored_ids(self._folder, self._is_device) & self._pending.keys():
             del self._pending[name]
-        if lost.machine_left:
+        if lost.node_left:
             self._listener.note(f"measuring: {lost.reason}; it continues on another node")
         elif died_in := next(iter(self._pending), None):
             del self._pending[died_in]

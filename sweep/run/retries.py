@@ -35,7 +35,7 @@ class RetryPolicy:
             self._alone.add(job.job_id)
             alone = replace(job, resources=replace(job.resources, gpus=1.0)) if job.resources.gpus else job
             return alone, f"{lost.reason}; retrying with a device to itself"
-        if not lost.machine_left:
+        if not lost.node_left:
             if epoch <= self._lost_at.get(job.job_id, -1):
                 return None, f"lost twice: {lost.reason}"
             self._lost_at[job.job_id] = epoch

@@ -58,7 +58,7 @@ def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
 def _work(run: RunJob, probe: FolderProbe | None, job: Job, folder: Path) -> None:
     """Run a job, in its worker process."""
     if probe and (problem := probe.find_problem()):  # the node has changed since it passed its check
-        lost = Lost(job_id=job.job_id, reason="its machine failed a check", machine_left=True)
+        lost = Lost(job_id=job.job_id, reason="its machine failed a check", node_left=True)
         tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
     steps = run(job, folder)
@@ -186,10 +186,10 @@ def _read_loss(job_id: str, error_file: str | None) -> Lost:
         reason = "the machine ran out of memory, and Ray ended the worker"
         return Lost(job_id=job_id, reason=reason, out_of_memory=True)
     if "actor died" in text and "its node has died" in text:
-        return Lost(job_id=job_id, reason="its machine left", machine_left=True)
+        return Lost(job_id=job_id, reason="its machine left", node_left=True)
     if "actor died" in text:
         return Lost(job_id=job_id, reason="its worker process died")
     if "is temporarily unavailable" in text:  # as is every worker of a node that left, until Ray notices
-        return Lost(job_id=job_id, reason="its worker cannot be reached", machine_left=True)
+        return Lost(job_id=job_id, reason="its worker cannot be reached", node_left=True)
     last_line = text.splitlines()[-1] if text else "the worker exited without reporting an error"
     return Lost(job_id=job_id, reason=last_line)

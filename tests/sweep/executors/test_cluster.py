@@ -102,7 +102,7 @@ def test_jobs_survive_nodes_that_leave_fail_their_check_or_join(
         (lost,) = (event for event in events if isinstance(event, Lost))
         assert lost.job_id == "A100"
         assert lost.reason in ("its machine left", "its worker cannot be reached")
-        assert lost.machine_left
+        assert lost.node_left
         executor.submit(jobs[0])  # waits for a slot
 
         with pytest.warns(UserWarning, match=BLIND.format(tmp_path)) if can_hide else nullcontext([True]) as notes:
@@ -224,7 +224,7 @@ def test_a_node_that_loses_sight_of_the_folder_gets_no_more_jobs(
         with pytest.warns(UserWarning, match=BLIND.format(tmp_path)):
             events = until(executor, lambda events: bool(loss_reasons(events)) and executor.capacity == 0)
         (lost,) = (event for event in events if isinstance(event, Lost))
-        assert lost.machine_left
+        assert lost.node_left
         executor.submit(job)  # waits for another node
         other = cluster.ray.add(cpus=8)
         events += until(executor, finished([job]))

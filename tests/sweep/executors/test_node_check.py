@@ -64,7 +64,7 @@ def test_a_worker_with_another_version_runs_nothing(tmp_path: Path, monkeypatch:
     (report,) = reported
     assert report["node_id"] == "node"
     assert "but the driver has famba-sweep 0.0: install the same version" in report["problem"]
-    assert report["end"].machine_left
+    assert report["end"].node_left
 
 
 class FakeCluster:

@@ -180,7 +180,7 @@ def test_a_run_waits_when_its_last_machine_leaves(tmp_path: Path) -> None:
                 executor.capacity = 0
                 return []
             case 1:
-                return [executor.lose("fake-seed0", machine_left=True)]
+                return [executor.lose("fake-seed0", node_left=True)]
             case 5:
                 executor.capacity = 1
         return complete_first(executor) if executor.running else []
@@ -195,7 +195,7 @@ def test_machines_may_leave_as_often_as_they_like(tmp_path: Path) -> None:
     def act(executor: FakeExecutor) -> list[Event]:
         if next(losses, None) is None:
             return complete_first(executor)
-        return [executor.lose("fake-seed0", machine_left=True)]
+        return [executor.lose("fake-seed0", node_left=True)]
 
     assert run(trials(1), tmp_path, FakeExecutor(act)).completed == 1
 

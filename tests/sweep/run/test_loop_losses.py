@@ -30,8 +30,8 @@ def test_a_node_that_leaves_does_not_count_as_a_loss_of_a_trial(
         return [*progress, executor.lose(trial_id, **how)]
 
     steps: list[Callable[[FakeExecutor], list[Event]]] = [
-        lambda executor: lost(executor, machine_left=True), lambda executor: lost(executor, machine_left=True), lost,
-        lambda executor: lost(executor, machine_left=True), complete_first,
+        lambda executor: lost(executor, node_left=True), lambda executor: lost(executor, node_left=True), lost,
+        lambda executor: lost(executor, node_left=True), complete_first,
     ]  # fmt: skip
     plan = plan_of(fake_trial(0))
     executor = FakeExecutor(lambda executor: steps.pop(0)(executor), capacity=1)

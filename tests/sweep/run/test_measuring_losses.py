@@ -117,7 +117,7 @@ class LeavingExecutor(LocalExecutor):
         if not self._events and self.left < 4 and (self.left != 2 or batches(self._folder)):
             self.left += 1
             self.close()
-            return [Lost(job_id=self.job.job_id, reason="its machine left", machine_left=True)]
+            return [Lost(job_id=self.job.job_id, reason="its machine left", node_left=True)]
         return super().poll(timeout_s)
 
 
