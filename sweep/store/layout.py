@@ -49,6 +49,10 @@ class StudyPaths:
         """Return the file of one traceback."""
         return self.logs / f"{name}.txt"
 
+    def node_check(self, name: str) -> Path:
+        """Return the file of one run by which nodes show that they see this folder."""
+        return self.root / f".node-check-{name}"
+
     def list_temporaries(self) -> list[Path]:
         """List the temporary files that killed processes have left."""
         folders = (self.trials, self.epochs, self.measurements, self.compacted, self.checkpoints, self.logs)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famba_core import semantics
+from sweep.store.layout import StudyPaths
 
-PREFIX = ".node-check-"
 READ_TIMEOUT_S = 4.0  # a network file system may show a new file late, or fail for a moment
 
 
@@ -32,29 +32,33 @@ class NodeCheck:
 class FolderProbe:
     """A token file in the study's folder; a node passes if it can read it there."""
 
-    folder: Path
-    name: str  # of the file; new for each run, because a network file system may cache the contents of an old one
+    file: Path  # new for each run, because a network file system may cache the contents of an old one
     token: str  # the file's contents
     version: str  # of the driver's program
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
 
     @classmethod
     def create(cls, folder: Path) -> FolderProbe:
         """Write the token file. Raises OSError."""
-        for old in folder.glob(f"{PREFIX}*"):  # left by killed runs
+        paths = StudyPaths(folder)
+        for old in folder.glob(paths.node_check("*").name):  # left by killed runs
             old.unlink(missing_ok=True)
-        name, token = PREFIX + secrets.token_hex(8), secrets.token_hex(16)
-        (folder / name).write_text(token)
-        return cls(folder=folder, name=name, token=token, version=program_version())
+        file, token = paths.node_check(secrets.token_hex(8)), secrets.token_hex(16)
+        file.write_text(token)
+        return cls(file=file, token=token, version=program_version())
 
     def restore(self) -> None:
         """Write the token file again if it was deleted; without it no node would pass."""
         with contextlib.suppress(OSError):
-            if not (self.folder / self.name).exists():
-                (self.folder / self.name).write_text(self.token)
+            if not self.file.exists():
+                self.file.write_text(self.token)
 
     def find_problem(self) -> str | None:
         """Return why the machine that this runs on must not run jobs, or None."""
-        if not _holds(self.folder / self.name, self.token):
+        if not _holds(self.file, self.token):
             return (
                 f"the machine does not see {self.folder}: --out must be a folder that all machines share under one "
                 "path (this machine has another folder there, or none)"
@@ -84,10 +88,10 @@ class FolderProbe:
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):
-            (self.folder / self.name).unlink(missing_ok=True)
+            self.file.unlink(missing_ok=True)
 
     def _answer_file(self, node_id: str) -> Path:
-        return self.folder / f"{self.name}-{node_id}"
+        return self.file.with_name(f"{self.file.name}-{node_id}")
 
 
 def _holds(file: Path, token: str) -> bool:

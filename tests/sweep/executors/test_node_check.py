@@ -32,10 +32,10 @@ def test_a_probe_waits_for_a_file_system_that_fails_for_a_moment(
 ) -> None:
     monkeypatch.setattr(node_check, "READ_TIMEOUT_S", 60)
     probe = FolderProbe.create(tmp_path)
-    (tmp_path / probe.name).rename(tmp_path / "away")
-    threading.Timer(0.5, (tmp_path / "away").rename, [tmp_path / probe.name]).start()
+    probe.file.rename(tmp_path / "away")
+    threading.Timer(0.5, (tmp_path / "away").rename, [probe.file]).start()
     assert probe.find_problem() is None
-    answer = tmp_path / f"{probe.name}-node"
+    answer = tmp_path / f"{probe.file.name}-node"
     threading.Timer(0.5, answer.write_text, [probe.token]).start()
     assert probe.collect_answer("node")
     assert not answer.exists()
@@ -45,7 +45,7 @@ def test_a_probe_reports_another_folder_at_once_and_a_missing_one_after_the_time
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = FolderProbe.create(tmp_path)
-    assert "does not see" in (replace(probe, name="missing").find_problem() or "")
+    assert "does not see" in (replace(probe, file=tmp_path / "missing").find_problem() or "")
     monkeypatch.setattr(node_check, "READ_TIMEOUT_S", 1e6)
     assert "does not see" in (replace(probe, token="other").find_problem() or "")
 
