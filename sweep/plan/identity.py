@@ -26,7 +26,7 @@ def trial_id(trial: Trial) -> str:
     The case's labels stay out even of the readable part: in a grid with other cases, another case may be the
     first with this trial, and the stored result must still be found.
     """
-    digest = _digest(_workload(trial) | {"train": _train(trial)} | _content(trial) | _meaning())
+    digest = _digest(trial, _workload(trial), _train(trial))
     return f"{_readable(trial)}-seed{trial.train.seed}-{digest}"
 
 
@@ -36,7 +36,7 @@ def measure_id(trial: Trial) -> str:
     Trials that differ only in seed, length, learning rate and the like share it, and so one measurement.
     """
     train = {name: value for name, value in _train(trial).items() if name not in _NOT_IN_STEP_COST}
-    return f"{_readable(trial)}-{_digest(_workload(trial) | {'train': train} | _content(trial) | _meaning())}"
+    return f"{_readable(trial)}-{_digest(trial, _workload(trial), train)}"
 
 
 def rung_group(trial: Trial) -> str:
@@ -46,8 +46,7 @@ def rung_group(trial: Trial) -> str:
     """
     workload = {name: value for name, value in _workload(trial).items() if name not in ("schedule", "fusion", "device")}
     train = {name: value for name, value in _train(trial).items() if name != "seed"}
-    digest = _digest(workload | {"train": train} | _content(trial) | _meaning())
-    return f"{trial.model.backbone}-{digest}"
+    return f"{trial.model.backbone}-{_digest(trial, workload, train)}"
 
 
 def _workload(trial: Trial) -> dict[str, Any]:
@@ -69,15 +68,6 @@ def _train(trial: Trial) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != _ADDED.get(name, ...)}
 
 
-def _content(trial: Trial) -> dict[str, Any]:
-    """Return the fingerprint of the images; nothing for a data set that a library ships."""
-    return {"fingerprint": trial.data_fingerprint} if trial.data_fingerprint else {}
-
-
-def _meaning() -> dict[str, Any]:
-    return {"semantics": semantics.VERSION} if semantics.VERSION > 1 else {}
-
-
 def _readable(trial: Trial) -> str:
     fusing = _fusing_layers(trial)
     fused = f"{fusing[0]}to{fusing[-1]}-{sum(trial.fusion.schedule)}tokens" if fusing else "none"
@@ -88,5 +78,11 @@ def _fusing_layers(trial: Trial) -> list[int]:
     return [layer for layer, r in enumerate(trial.fusion.schedule, start=1) if r]
 
 
-def _digest(defining: dict[str, Any]) -> str:
+def _digest(trial: Trial, workload: dict[str, Any], train: dict[str, Any]) -> str:
+    """Return the hash of a workload, its training settings, its images, and the version of what they mean."""
+    defining = workload | {"train": train}
+    if trial.data_fingerprint:  # a data set that a library ships has none
+        defining["fingerprint"] = trial.data_fingerprint
+    if semantics.VERSION > 1:
+        defining["semantics"] = semantics.VERSION
     return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:10]

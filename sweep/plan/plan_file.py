@@ -8,59 +8,43 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweep.errors import UserError
+from famba_core.errors import Problem
+from famba_core.files import write_atomically
+from sweep.errors import UserError, as_user_error
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
 from sweep.files.names import is_safe_name
 from sweep.grid.objectives import NUMERIC
-from sweep.grid.search import Search
-from sweep.plan.model import Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialOutline:
-    """One planned trial."""
-
-    trial_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseOutline:
-    """One row that the grid asks for."""
-
-    trial_id: str
-    baseline: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanOutline:
-    """The fields of a Plan that `status` needs. Reading only these takes hundredths of a second, not seconds."""
-
-    study: str
-    profile: str
-    trials: tuple[TrialOutline, ...]
-    cases: tuple[CaseOutline, ...]
-    search: Search | None = None
-
-
-_OUTLINE = TypeAdapter(PlanOutline)
-
-
-def plan_outline_from_json(text: bytes, folder: Path) -> PlanOutline:
-    """Return the outline of the plan in plan.json. Raises UserError as `plan_from_json`."""
-    return validated(_OUTLINE, text, folder)
+from sweep.plan.model import Plan, PlanOutline
+from sweep.store.layout import StudyPaths
+from sweep.store.study import create_study
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanFile(Plan):
-    """plan.json."""
+    """A plan with the checksum that plan.json adds."""
 
     checksum: str = CHECKSUM_PLACEHOLDER
 
 
-_PLAN, _PLAN_FILE = TypeAdapter(Plan), TypeAdapter(_PlanFile)
+_PLAN, _PLAN_FILE, _OUTLINE = TypeAdapter(Plan), TypeAdapter(_PlanFile), TypeAdapter(PlanOutline)
+P = TypeVar("P", Plan, PlanOutline)
 
 
-P = TypeVar("P", "Plan", "PlanOutline")
+def save_plan(folder: Path, plan: Plan) -> None:
+    """Write or replace plan.json. Raises UserError if the folder cannot be written."""
+    create_study(folder)
+    with as_user_error(folder):
+        write_atomically(StudyPaths(folder).plan, plan_to_json(plan).encode())
+
+
+def read_plan(folder: Path) -> Plan:
+    """Return the plan of a study. Raises UserError if plan.json cannot be read or is damaged."""
+    return plan_from_json(_read_plan_json(folder), folder)
+
+
+def read_plan_outline(folder: Path) -> PlanOutline:
+    """Return the outline of a study's plan. Raises UserError as `read_plan`."""
+    return _validated(_OUTLINE, _read_plan_json(folder), folder)
 
 
 def plan_to_json(plan: Plan) -> str:
@@ -72,7 +56,7 @@ def plan_to_json(plan: Plan) -> str:
 
 def plan_from_json(text: str | bytes, folder: Path) -> Plan:
     """Return the plan that `plan_to_json` wrote. Raises UserError, naming `folder`, if the text is not a plan."""
-    plan = validated(_PLAN, text, folder)
+    plan = _validated(_PLAN, text, folder)
     if not plan.trials:
         raise _damaged(folder, "it has no trial")
     if not plan.objectives or not set(plan.objectives) <= set(NUMERIC):
@@ -84,7 +68,16 @@ def plan_from_json(text: str | bytes, folder: Path) -> Plan:
     return plan
 
 
-def validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
+def _read_plan_json(folder: Path) -> bytes:
+    plan = StudyPaths(folder).plan
+    try:
+        return plan.read_bytes()
+    except OSError as error:
+        sentence = f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>"
+        raise UserError([Problem(str(folder), plan.name, sentence)]) from None
+
+
+def _validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
     """Return a plan, or its outline, from the text of plan.json. Raises UserError if the text is damaged."""
     if verify_checksum(text.encode() if isinstance(text, str) else text) is False:
         raise _damaged(folder, "it is not as it was written")

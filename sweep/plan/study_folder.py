@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sweep.errors import UserError
 from sweep.plan.model import Plan
-from sweep.plan.plan_file import plan_outline_from_json
+from sweep.plan.plan_file import read_plan_outline
 from sweep.store.layout import StudyPaths
-from sweep.store.study import read_plan_json
 
 
 def study_folder(out: Path, plan: Plan) -> Path:
@@ -44,7 +43,7 @@ def _is_study(folder: Path) -> bool:
 def _plan_of(folder: Path) -> tuple[str, str] | None:
     """Return study and profile of the plan in a folder; None if it is damaged, as the next run writes it again."""
     try:
-        outline = plan_outline_from_json(read_plan_json(folder), folder)
+        outline = read_plan_outline(folder)
     except UserError:
         return None
     return outline.study, outline.profile

@@ -14,13 +14,13 @@ from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.grid.search import Search
 from sweep.plan.model import candidate_ids
-from sweep.plan.plan_file import plan_outline_from_json
+from sweep.plan.plan_file import read_plan_outline
 from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.lock import read_lock_holder
 from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import list_damaged_compacted
-from sweep.store.study import read_measurements, read_plan_json, read_rows
+from sweep.store.study import read_measurements, read_rows
 from sweep.text import plural
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]
@@ -60,7 +60,7 @@ def read_status(folder: Path) -> StudyStatus:
 
 
 def _read_status(folder: Path) -> StudyStatus:
-    plan, paths = plan_outline_from_json(read_plan_json(folder), folder), StudyPaths(folder)
+    plan, paths = read_plan_outline(folder), StudyPaths(folder)
     driver = read_lock_holder(folder)
     token = driver.get("token") if driver else None
     unreadable: list[Problem] = []
@@ -75,7 +75,7 @@ def _read_status(folder: Path) -> StudyStatus:
     with _collect(unreadable):
         begun = set(os.listdir(paths.checkpoints))
     measuring = TrialProgress.read(paths.measurements) if driver else None
-    chosen_from = candidate_ids(plan.cases) if plan.search else frozenset()
+    chosen_from = candidate_ids(plan)
     trials = []
     for trial_id in (trial.trial_id for trial in plan.trials):
         if trial_id not in chosen_from or trial_id in stored or trial_id in begun:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from sweep.plan.model import Plan, candidate_ids
-from sweep.plan.plan_file import plan_from_json
+from sweep.plan.plan_file import read_plan
 from sweep.store.outcomes import select_outcomes
-from sweep.store.study import read_epochs, read_plan_json, read_rows
+from sweep.store.study import read_epochs, read_rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +29,7 @@ class StudyData:
 
         Raises UserError if the folder holds no plan.
         """
-        plan = plan_from_json(read_plan_json(folder), folder)
+        plan = read_plan(folder)
         rows, damaged_rows = read_rows(folder)
         epochs, damaged_epochs = read_epochs(folder)
         planned = {trial.trial_id for trial in plan.trials}
@@ -53,7 +53,7 @@ class StudyData:
     @cached_property
     def candidates(self) -> frozenset[str]:
         """The ids of the trials that the search chooses from; empty without a search."""
-        return candidate_ids(self.plan.cases) if self.plan.search else frozenset()
+        return candidate_ids(self.plan)
 
     @cached_property
     def trials_to_run(self) -> int:

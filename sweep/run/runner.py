@@ -15,7 +15,7 @@ import pandas as pd
 from sweep.errors import as_user_error
 from sweep.executors.base import Executor, ExecutorFactory, ResourceRequest
 from sweep.plan.model import Plan, Trial
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.run.listeners.base import Broadcast, RunListener
 from sweep.run.listeners.log_file import LogFile
 from sweep.run.loop import TrialLoop
@@ -28,7 +28,7 @@ from sweep.store.log import logging_to
 from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import quarantine
-from sweep.store.study import StoredRows, is_current, read_rows, save_plan
+from sweep.store.study import StoredRows, is_current, read_rows
 
 # The columns that resuming a grid reads. A search reads all of them.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")
@@ -89,7 +89,7 @@ def run_plan(
     with lock_study(folder), logging_to(StudyPaths(folder).run_log):
         listener = Broadcast([*listeners, LogFile()])
         rows = _read_stored(plan, folder, stored, listener)
-        save_plan(folder, plan_to_json(plan))
+        save_plan(folder, plan)
         found = by_trial(rows)
         _remove_stale_checkpoints(found, folder)
         queue = TrialQueue(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)

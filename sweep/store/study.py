@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from famba_core.errors import Problem
 from famba_core.files import write_atomically
 from sweep.errors import UserError, as_user_error
 from sweep.schema import EpochRow, MeasureRow, ResultRow
@@ -52,23 +51,6 @@ def check_is_study(folder: Path) -> None:
     """Raise UserError if a folder holds no study."""
     if not StudyPaths(folder).trials.is_dir():
         raise UserError("holds no study; a study is a folder results/<study>-<profile>", folder)
-
-
-def save_plan(folder: Path, text: str) -> None:
-    """Write or replace plan.json. Raises UserError if the folder cannot be written."""
-    create_study(folder)
-    with as_user_error(folder):
-        write_atomically(StudyPaths(folder).plan, text.encode())
-
-
-def read_plan_json(folder: Path) -> bytes:
-    """Return the content of plan.json. Raises UserError if it cannot be read."""
-    plan = StudyPaths(folder).plan
-    try:
-        return plan.read_bytes()
-    except OSError as error:
-        sentence = f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>"
-        raise UserError([Problem(str(folder), plan.name, sentence)]) from None
 
 
 def write_result(folder: Path, row: ResultRow, epochs: Sequence[EpochRow]) -> None:

@@ -11,7 +11,7 @@ from synthetic_study import OBJECTIVES, data_of, result, results, save, table_pl
 from famba_core.palette import GREY
 from sweep.grid.objectives import Constraint
 from sweep.grid.search import Search
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.report import table_text
 from sweep.report.caption import table_caption
 from sweep.report.figures import frontier
@@ -165,7 +165,7 @@ def test_the_legend_mentions_crosses_only_if_there_are_any(tmp_path):
 @pytest.mark.parametrize(("rows", "drawn"), [(ROWS, True), (ROWS[:1], True), ([], False)])
 def test_the_page_of_a_study_where_nothing_meets_the_constraints(tmp_path, rows, drawn):
     plan = replace(FREE, constraints=(replace(MEMORY, bound=10.0),))
-    store.save_plan(save(tmp_path, rows), plan_to_json(plan))
+    save_plan(save(tmp_path, rows), plan)
     paths = write_report(tmp_path)
     page = " ".join(paths.index.read_text().split())
     assert "The search must meet peak_memory_mib &lt;= 10. A configuration does not count" in page

@@ -7,9 +7,8 @@ import pytest
 from synthetic_study import table_plan
 
 from sweep.errors import UserError
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.plan.study_folder import study_folder
-from sweep.store.study import save_plan
 
 PLAN = table_plan(2)
 NAME = f"{PLAN.study}-{PLAN.profile}"
@@ -19,14 +18,14 @@ def test_a_new_folder_and_the_studys_own(tmp_path):
     folder = study_folder(tmp_path / "out", PLAN)
     assert folder == tmp_path / "out" / NAME
     assert not folder.exists()
-    save_plan(folder, plan_to_json(dataclasses.replace(PLAN, objectives={"top1_pct": "max"})))
+    save_plan(folder, dataclasses.replace(PLAN, objectives={"top1_pct": "max"}))
     assert study_folder(tmp_path / "out", PLAN) == folder
     (folder / "plan.json").write_text("{")  # the next run writes it again
     assert study_folder(tmp_path / "out", PLAN) == folder
 
 
 def test_another_studys_folder_under_this_name(tmp_path):
-    save_plan(tmp_path / NAME, plan_to_json(dataclasses.replace(PLAN, study="other")))
+    save_plan(tmp_path / NAME, dataclasses.replace(PLAN, study="other"))
     with pytest.raises(
         UserError, match=rf"{NAME}: holds study 'other' with profile '{PLAN.profile}', not '{PLAN.study}'"
     ):
@@ -35,7 +34,7 @@ def test_another_studys_folder_under_this_name(tmp_path):
 
 @pytest.mark.parametrize("inside", ["", "report", "report/new"])
 def test_a_results_folder_in_a_study(tmp_path, inside):
-    save_plan(tmp_path / "study", plan_to_json(PLAN))
+    save_plan(tmp_path / "study", PLAN)
     with pytest.raises(
         UserError, match=rf"--out: .* is in a study's folder, {tmp_path}/study; name one beside it, such as"
     ):

@@ -16,7 +16,7 @@ from synthetic_study import results, save, table_plan
 from famba_core.arrow import arrow_schema
 from famba_core.config import DataConfig, FusionSchedule, TrainConfig
 from sweep.errors import UserError
-from sweep.plan.plan_file import plan_from_json, plan_to_json
+from sweep.plan.plan_file import plan_from_json, plan_to_json, save_plan
 from sweep.report.status import describe, read_status
 from sweep.report.write import write_report
 from sweep.run.result_cache import ResultCache
@@ -59,7 +59,7 @@ def test_a_row_whose_id_is_no_plain_name_is_damaged(tmp_path, trial_id):
 @pytest.mark.parametrize("trial_id", OUTSIDE)
 def test_a_plan_whose_id_is_no_plain_name_is_refused(tmp_path, trial_id):
     plan = dataclasses.replace(PLAN, trials=(dataclasses.replace(PLAN.trials[0], trial_id=trial_id),), cases=())
-    store.save_plan(tmp_path, plan_to_json(plan))
+    save_plan(tmp_path, plan)
     for read in (read_status, write_report):
         with pytest.raises(UserError, match=r"plan\.json is damaged: it has ids that cannot name a folder"):
             read(tmp_path)
@@ -108,7 +108,7 @@ def test_nothing_in_a_results_folder_is_unpickled(tmp_path):
     )
     plan = plan_of(trial)
     save(study, [])
-    store.save_plan(study, plan_to_json(plan))
+    save_plan(study, plan)
     checkpoint = study / "checkpoints" / trial.trial_id
     for folder in (study, study / "compacted", study / "quarantine" / "trials", checkpoint, study / "rungs"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _with_cases(tmp_path, study):
     """A study like this one with a plan that has a table."""
     copy = tmp_path / "copy"
     shutil.copytree(study, copy)
-    store.save_plan(copy, plan_to_json(PLAN))
+    save_plan(copy, PLAN)
     return copy
 
 

@@ -13,14 +13,14 @@ from synthetic_study import curve, result, results, save, table_plan
 
 from sweep.errors import UserError
 from sweep.grid.search import Search
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.report.write import write_report
 from sweep.store import study as store
 
 
 def study(folder, plan, rows):
     save(folder, rows)
-    store.save_plan(folder, plan_to_json(plan))
+    save_plan(folder, plan)
     return folder
 
 
@@ -266,7 +266,8 @@ def test_a_folder_without_a_plan_raises_user_error(tmp_path):
 
 
 def test_an_incomplete_plan_raises_user_error(tmp_path):
-    store.save_plan(tmp_path, json.dumps({"study": "x"}))
+    store.create_study(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps({"study": "x"}))
     with pytest.raises(UserError):
         write_report(tmp_path)
 

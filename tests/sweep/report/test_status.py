@@ -14,13 +14,13 @@ from fake_training import FAULTS, FakeTrainer, fake_measure, fake_trial, job_of,
 from sweep.errors import UserError
 from sweep.grid.search import Search
 from sweep.plan.model import Case
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.report.status import describe, read_status
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study, read_last_holder_token
 from sweep.store.progress import PROGRESS_FILE, TrialProgress
 from sweep.store.recovery import quarantine
-from sweep.store.study import save_plan, write_result
+from sweep.store.study import write_result
 from sweep.worker.rows import failed_row
 from sweep.worker.trial import run_trial
 
@@ -159,7 +159,7 @@ def test_a_search_shows_only_suggested_trials(tmp_path: Path) -> None:
     trials = [fake_trial(seed) for seed in range(300)]
     cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
     plan = replace(plan_of(*trials), cases=tuple(cases), search=Search(trials=40))
-    save_plan(tmp_path, plan_to_json(plan))
+    save_plan(tmp_path, plan)
     assert printed(tmp_path) == ["optuna (tpe): 0 of 40 trials tried", "baselines: 1 missing"]
     for seed, status in ((0, "completed"), (5, "completed"), (9, "completed"), (8, "pruned"), (3, "failed")):
         row = failed_row(job_of(trials[seed]), "x")
@@ -185,13 +185,13 @@ def test_a_search_counts_no_more_trials_than_it_can_choose_from(tmp_path: Path) 
     cases = [Case(baseline=i == 0, trial_id=trial.trial_id, **LABELS) for i, trial in enumerate(trials)]
     for planned, tried in ((trials, "0 of 2 trials tried"), (trials[:2], "0 of 1 trial tried")):
         plan = replace(plan_of(*planned), cases=tuple(cases[: len(planned)]), search=Search(trials=40))
-        save_plan(tmp_path, plan_to_json(plan))
+        save_plan(tmp_path, plan)
         assert printed(tmp_path)[0] == f"optuna (tpe): {tried}"
 
 
 def test_thousands_of_trials_are_counted_without_a_lookup_for_each(tmp_path: Path, monkeypatch: Any) -> None:
     trials = [fake_trial(seed) for seed in range(2000)]
-    save_plan(tmp_path, plan_to_json(plan_of(*trials)))
+    save_plan(tmp_path, plan_of(*trials))
     TrialProgress.begin(1, 3).write(StudyPaths(tmp_path).checkpoint("fake-seed7"))
     looked = []
     real = TrialProgress.read.__func__
@@ -214,7 +214,7 @@ def test_a_failed_trial_that_is_retried_is_running(study: Path) -> None:
             list(run_trial(job_of(fake_trial(106)), study))
         finally:
             del FAULTS[106]
-        save_plan(study, plan_to_json(plan_of(fake_trial(106))))
+        save_plan(study, plan_of(fake_trial(106)))
         assert (StudyPaths(study).checkpoint("fake-seed106") / PROGRESS_FILE).exists()
         assert states(study) == {"seed106": "failed"}, "the failed attempt is not running"
 

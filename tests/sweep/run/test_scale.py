@@ -16,8 +16,9 @@ from synthetic_study import curve, result
 
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.price.device import find_pool_device
+from sweep.store.study import write_result
 
 HERE = Path(__file__).parents[2] / "support"
 TRIALS = 10_000
@@ -72,17 +73,17 @@ def test_ten_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_command_resumes_a_grid_of_ten_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """From `famba-sweep GRID` to the one trial that is missing: the plan, what is stored, the price, the agenda."""
+    """From `famba-sweep GRID` to the one trial that is missing: the plan, what is stored, the price, the queue."""
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID)
     plan = make_plan(load_spec(grid), "laptop")
     assert len(plan.trials) == TRIALS
     study, device = tmp_path / "out" / "scale-laptop", find_pool_device(plan, address=None)
     now = dt.datetime.now(dt.UTC)
-    study.save_plan(study, plan_to_json(plan))
+    save_plan(study, plan)
     for trial in plan.trials[:-1]:
         row = result(trial, top1_best_pct=90.0, top1_pct=90.0, train_time_s=1.0, peak_memory_mib=100.0, finished_at=now)
-        study.write_result(study, replace(row, device_name=device.name), curve(row))
+        write_result(study, replace(row, device_name=device.name), curve(row))
 
     command = [sys.executable, "-um", "sweep.cli.main", grid, "--executor", "in-process", "--profile", "laptop"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

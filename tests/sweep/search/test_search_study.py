@@ -6,7 +6,7 @@ import pytest
 from synthetic_study import data_of, result, results, save, table_plan
 
 from sweep.grid.search import Search
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.report import table_text
 from sweep.report.tables import build_table
 from sweep.report.write import write_report
@@ -19,7 +19,7 @@ ROWS = results(PLAN)
 
 def study(folder, plan, rows):
     save(folder, rows)
-    store.save_plan(folder, plan_to_json(plan))
+    save_plan(folder, plan)
     return folder
 
 

@@ -5,7 +5,7 @@ import struct
 import subprocess
 import sys
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from synthetic_study import curve, files, result, results, save, table_plan
 
 import sweep
 from famba_core.arrow import arrow_schema
+from sweep.plan.plan_file import read_plan, save_plan
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import study as store
 from sweep.store.outcomes import select_completed, select_outcomes
@@ -196,9 +197,9 @@ def test_a_curve_that_a_crash_left_without_its_row_is_replaced(tmp_path):
 
 
 def test_the_plan_is_replaced_as_a_whole(tmp_path):
-    store.save_plan(tmp_path, '{"study": "ä"}')
-    store.save_plan(tmp_path, "{}")
-    assert store.read_plan_json(tmp_path) == b"{}"
+    save_plan(tmp_path, replace(PLAN, study="ä"))
+    save_plan(tmp_path, PLAN)
+    assert read_plan(tmp_path) == PLAN
     assert files(tmp_path) == ["plan.json"]
 
 

@@ -8,11 +8,13 @@ from synthetic_study import files, results, table_plan
 
 import sweep
 from sweep.errors import UserError
+from sweep.plan.plan_file import read_plan, save_plan
 from sweep.store import lock
 from sweep.store import study as store
 from sweep.store.recovery import quarantine
 
-ROWS = results(table_plan(2))
+PLAN = table_plan(2)
+ROWS = results(PLAN)
 
 
 def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
@@ -27,12 +29,12 @@ def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
     assert not isinstance(caught.value, UserError)
     assert files(tmp_path) == []
     with pytest.raises(UserError, match=r"cannot be written: No space left.*--out"):
-        store.save_plan(tmp_path, "{}")
+        save_plan(tmp_path, PLAN)
 
 
 def test_a_file_instead_of_a_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    for function in (store.create_study, lambda folder: store.save_plan(folder, "{}")):
+    for function in (store.create_study, lambda folder: save_plan(folder, PLAN)):
         with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
             function(tmp_path / "file" / "study")
     with pytest.raises(UserError, match="cannot be written"), lock.lock_study(tmp_path / "file" / "study"):
@@ -52,7 +54,7 @@ def test_a_folder_without_a_study_is_a_user_error(tmp_path):
         with pytest.raises(UserError, match="holds no study"):
             load(tmp_path)
     with pytest.raises(UserError, match=r"plan.json"):
-        store.read_plan_json(tmp_path)
+        read_plan(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be read: Not a directory"):
         store.read_rows(tmp_path / "file" / "study")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from synthetic_study import results, save, table_plan
 
-from sweep.plan.plan_file import plan_to_json
+from sweep.plan.plan_file import save_plan
 from sweep.report.status import describe, read_status
 from sweep.report.write import write_report
 from sweep.store import study as store
@@ -26,7 +26,7 @@ READERS = {"trials": store.read_rows, "epochs": store.read_epochs}
 def whole_study(tmp_path_factory):
     """A study that is compacted except for two trials."""
     folder = tmp_path_factory.mktemp("whole") / "study"
-    store.save_plan(folder, plan_to_json(PLAN))
+    save_plan(folder, PLAN)
     save(folder, ROWS[:-2])
     compact(folder)
     save(folder, ROWS[-2:])
@@ -195,7 +195,7 @@ def test_a_compacted_file_that_is_lost_with_its_copy_costs_only_its_own_rows(stu
 
 
 def test_a_report_is_written_without_lost_curves(tmp_path):
-    store.save_plan(tmp_path, plan_to_json(PLAN))
+    save_plan(tmp_path, PLAN)
     save(tmp_path, ROWS[:3])
     compact(tmp_path)
     for file in files_of(tmp_path, "epochs"):
