@@ -167,7 +167,7 @@ def _prepare(options: argparse.Namespace) -> _Prepared:
     from sweep.price.calibration import calibrate
     from sweep.price.device import find_pool_device
     from sweep.price.estimate import price_plan
-    from sweep.price.fit import keep_fitting
+    from sweep.price.memory import keep_fitting
     from sweep.run.runner import resume_columns
     from sweep.store.study import read_rows
 

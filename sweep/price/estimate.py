@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from famba_core.fusion.schedule import tokens_per_layer
 from sweep.plan.model import Plan, Trial
 from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
-from sweep.price.makespan import makespan
 from sweep.price.training_time import device_seconds
 
 NAMED_CASES = 4  # of one trial; in a space on small images dozens may share it
@@ -120,6 +120,21 @@ def wall_hours(plan: Plan, price: Price, limit: int | None, *, concurrent: int) 
     certain, chosen = trials_to_run(plan, limit)
     each = [trial.hours for trial in price.of(plan.candidates)] or [0.0]
     return makespan([], [trial.hours for trial in price.of(certain)] + [fmean(each)] * chosen, concurrent)
+
+
+def makespan(running: Sequence[float], waiting: Sequence[float], capacity: int) -> float:
+    """Return the time until all trials have ended. Waiting ones start in order, each when one of the slots is free.
+
+    Args:
+        running: time left of each running trial.
+        waiting: duration of each trial that has not started.
+        capacity: number of slots.
+    """
+    ends = [*running, *[0.0] * (capacity - len(running))]
+    heapq.heapify(ends)
+    for duration in waiting:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)
 
 
 def plan_table(plan: Plan, price: Price) -> pd.DataFrame:

@@ -17,10 +17,9 @@ from sweep.plan.model import candidate_ids
 from sweep.plan.plan_file import read_plan_outline
 from sweep.store.layout import StudyPaths, is_compacted_file
 from sweep.store.lock import read_lock_holder
-from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import list_damaged_compacted
-from sweep.store.study import read_measurements, read_rows
+from sweep.store.study import read_measurements, read_rows, select_outcomes
 from sweep.text import plural
 
 State = Literal["completed", "failed", "pruned", "running", "missing"]

@@ -10,8 +10,7 @@ import pandas as pd
 
 from sweep.plan.model import Plan, candidate_ids
 from sweep.plan.plan_file import read_plan
-from sweep.store.outcomes import select_outcomes
-from sweep.store.study import read_epochs, read_rows
+from sweep.store.study import read_epochs, read_rows, select_outcomes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

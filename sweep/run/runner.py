@@ -25,10 +25,9 @@ from sweep.run.signals import Signals
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.log import logging_to
-from sweep.store.outcomes import select_outcomes
 from sweep.store.progress import TrialProgress
 from sweep.store.recovery import quarantine
-from sweep.store.study import StoredRows, is_current, read_rows
+from sweep.store.study import StoredRows, is_current, read_rows, select_outcomes
 
 # The columns that resuming a grid reads. A search reads all of them.
 RESUME_COLUMNS = ("trial_id", "attempt", "status", "error", "suggestion")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
 import pandas as pd
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers.nsgaii import PolynomialMutation
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweep.grid.search import Search
 from sweep.plan.model import Plan, Trial
 from sweep.search.dashboard_log import DashboardLog, Direction
-from sweep.search.samplers import new_sampler
 from sweep.search.space import SearchSpace
 
 RETRIES = 20  # draws of a sampler before a trial is drawn at random
+STARTUP_TRIALS, STARTUP_SHARE = 20, 0.25  # random trials at the start of TPE; at most a quarter of a short search
+POPULATION = 10  # of NSGA-II: number of parents, and of random trials at the start
 EXPLORE_EVERY = 3  # with TPE every third trial is random: alone it stays in the first good region that it finds
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -79,10 +83,10 @@ class OptunaSearch:
     def _choose(self, untried: Collection[str], running: Collection[str], number: int) -> str:
         rng = random.Random(f"{self._search.seed} {number}")
         explores = self._search.sampler == "tpe" and number % EXPLORE_EVERY == 0
-        study = self._study(running, new_sampler(self._search, seed=rng.getrandbits(32)))
+        study = self._study(running, _new_sampler(self._search, seed=rng.getrandbits(32)))
         for _ in range(0 if explores else RETRIES):
-            trial = study.ask()
-            trial_id = self._space.sample(trial)
+            trial = study.ask(self._space.distributions)
+            trial_id = self._space.trial_at(trial.params)
             if trial_id is not None and trial_id in untried:
                 return trial_id
             study.tell(trial, state=TrialState.FAIL)  # teaches the sampler nothing; its next draw differs
@@ -118,6 +122,33 @@ class OptunaSearch:
             user_attrs={"trial_id": trial_id},
             **known,
         )
+
+
+def _new_sampler(search: Search, *, seed: int) -> BaseSampler:
+    """Return a new sampler of the kind that the search names."""
+    if search.sampler == "tpe":
+        startup = min(STARTUP_TRIALS, int(STARTUP_SHARE * search.trials))
+        return TPESampler(multivariate=True, n_startup_trials=startup, seed=seed)
+    if search.sampler == "nsga2":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            mutation = PolynomialMutation()
+        return _ElitistSampler(population_size=POPULATION, mutation=mutation, seed=seed)
+    return RandomSampler(seed=seed)
+
+
+class _ElitistSampler(NSGAIISampler):
+    """NSGA-II that selects its parents among all completed trials.
+
+    Optuna's own selects them from the last full generation, so it learns nothing from a trial until its generation
+    is full.
+    """
+
+    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        return int(len(self.get_population(study, 0)) >= POPULATION)
+
+    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if generation == 0 else []
 
 
 def _value(row: Mapping[str, Any], column: str) -> float | None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from sweep.plan.model import Case
-
-if TYPE_CHECKING:
-    from optuna.trial import Trial
 
 LABELS = ("backbone", "seed", "strategy", "start_layer", "stop_layer", "r", "order", "weighting")
 
@@ -33,7 +30,9 @@ class SearchSpace:
         for _, labels in labelled:
             for name, value in labels.items():
                 values[name].add(value)
-        self.distributions = {name: _distribution(values[name]) for name in LABELS if len(values[name]) > 1}
+        self.distributions: dict[str, BaseDistribution] = {
+            name: _distribution(values[name]) for name in LABELS if len(values[name]) > 1
+        }
         self._strategy = cases[0].strategy  # of all candidates, if it is not a parameter
         self._names: dict[str, list[str]] = {}  # strategy -> its parameters
         self._params: dict[str, dict[str, Any]] = {}  # trial_id -> parameters of its first case
@@ -53,9 +52,8 @@ class SearchSpace:
         filler = {name: _random_value(d, f"{trial_id} {name}") for name, d in self.distributions.items()}
         return filler | self._params[trial_id]
 
-    def sample(self, trial: Trial) -> str | None:
-        """Let the trial's sampler choose a point. Return the candidate at this point, or None if there is none."""
-        point = {name: _suggest(trial, name, distribution) for name, distribution in self.distributions.items()}
+    def trial_at(self, point: Mapping[str, Any]) -> str | None:
+        """Return the trial_id of the candidate at a point, or None if there is none."""
         strategy = point.get("strategy", self._strategy)
         return self._trial_ids.get((strategy, *(point[name] for name in self._names[strategy])))
 
@@ -75,21 +73,16 @@ def _labels(case: Case, free_r: bool) -> dict[str, Any]:
     return {name: value for name, value in labels.items() if value is not None}
 
 
-def _distribution(values: set[Any]) -> CategoricalDistribution | IntDistribution:
+def _distribution(values: set[Any]) -> BaseDistribution:
     if not all(isinstance(value, int) for value in values):
         return CategoricalDistribution(sorted(values))
     low = min(values)
     return IntDistribution(low, max(values), step=math.gcd(*(value - low for value in values)))
 
 
-def _random_value(distribution: CategoricalDistribution | IntDistribution, seed: str) -> Any:
+def _random_value(distribution: BaseDistribution, seed: str) -> Any:
     rng = random.Random(seed)
     if isinstance(distribution, CategoricalDistribution):
         return rng.choice(distribution.choices)
+    assert isinstance(distribution, IntDistribution)
     return rng.choice(range(distribution.low, distribution.high + 1, distribution.step))
-
-
-def _suggest(trial: Trial, name: str, distribution: CategoricalDistribution | IntDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)

@@ -1,4 +1,4 @@
-"""Creates a study's folder, stores rows there and reads them back."""
+"""Creates a study's folder, stores rows there, reads them back, and selects one row per trial."""
 
 from __future__ import annotations
 
@@ -121,6 +121,18 @@ def read_measurement(folder: Path, measure_id: str) -> dict[str, Any] | None:
     """Return one isolated measurement as plain values, or None if it is not stored or damaged."""
     rows = read_part(folder, MEASUREMENTS, measure_id)
     return rows[0] if rows else None
+
+
+def select_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per stored trial, indexed by trial_id: its first completed attempt, else its last attempt.
+
+    Args:
+        rows: as `read_rows` returns them, with at least trial_id, attempt and status.
+    """
+    done = rows["status"] == "completed"
+    rank = rows["attempt"].where(~done, -rows["attempt"])
+    ranked = rows.assign(done=done, rank=rank).sort_values(["trial_id", "done", "rank"])
+    return ranked.drop(columns=["done", "rank"]).drop_duplicates("trial_id", keep="last").set_index("trial_id")
 
 
 def load(folder: str | os.PathLike[str], read: Callable[[Path], StoredRows]) -> pd.DataFrame:

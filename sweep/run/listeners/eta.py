@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sweep.price.makespan import makespan
+from sweep.price.estimate import makespan
 
 
 class Pace:

@@ -13,8 +13,7 @@ from fault_study import cost, faulty_job, run, stored, study
 
 from sweep.executors.base import Event, Finished, Job, Lost, Progress, ResourceRequest
 from sweep.executors.ray_tune.executor import RayExecutor
-from sweep.store.outcomes import select_outcomes
-from sweep.store.study import read_rows
+from sweep.store.study import read_rows, select_outcomes
 
 SEEDS = (0, RAISES, HANGS, OUT_OF_MEMORY, DIVERGES, ALWAYS_OUT_OF_MEMORY)
 LIMIT_H = 2.0

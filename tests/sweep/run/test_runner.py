@@ -16,8 +16,7 @@ from sweep.executors.base import Event, Finished, Lost
 from sweep.run.runner import RunSummary, missing_trials, run_plan
 from sweep.store.compaction.compact import compact
 from sweep.store.layout import StudyPaths
-from sweep.store.outcomes import select_outcomes
-from sweep.store.study import read_rows, write_result
+from sweep.store.study import read_rows, select_outcomes, write_result
 from sweep.worker.rows import failed_row
 from sweep.worker.trial import run_trial
 

@@ -13,7 +13,7 @@ from fake_training import epoch_metrics, fake_trial, job_of
 from rich.console import Console
 
 from sweep.executors.base import TrainJob
-from sweep.price.makespan import makespan
+from sweep.price.estimate import makespan
 from sweep.run.listeners.eta import Pace
 from sweep.run.listeners.screen import LAST_ENDED, Screen
 from sweep.text import clock

@@ -18,7 +18,6 @@ from sweep.store import parts
 from sweep.store import study as store
 from sweep.store.compaction import manifest
 from sweep.store.compaction.compact import compact
-from sweep.store.outcomes import select_outcomes
 from sweep.store.row_kinds import EPOCHS, TRIALS
 
 ROWS = results(table_plan(2))
@@ -42,7 +41,7 @@ def test_some_columns_equal_those_of_a_full_read(tmp_path):
     assert damaged == []
     assert list(some) == ["trial_id", "attempt", "status", "error", "schedule", "started_at"]
     pd.testing.assert_frame_equal(some, everything[list(some)])
-    pd.testing.assert_frame_equal(select_outcomes(some), select_outcomes(everything)[list(some)[1:]])
+    pd.testing.assert_frame_equal(store.select_outcomes(some), store.select_outcomes(everything)[list(some)[1:]])
 
 
 @pytest.mark.parametrize("cut", [1, 9, 4000])

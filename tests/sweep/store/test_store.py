@@ -19,7 +19,6 @@ from famba_core.arrow import arrow_schema
 from sweep.plan.plan_file import read_plan, save_plan
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import study as store
-from sweep.store.outcomes import select_completed, select_outcomes
 from sweep.store.recovery import quarantine
 
 PLAN = table_plan(2)
@@ -231,9 +230,10 @@ def test_outcomes_are_the_first_completed_attempts(tmp_path):
         ],
     )
     rows = store.read_rows(tmp_path)[0]
-    done = select_completed(rows)
-    assert done.set_index("trial_id")["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
-    assert select_outcomes(rows)["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
+    outcomes = store.select_outcomes(rows)
+    completed = outcomes[outcomes["status"] == "completed"]
+    assert completed["top1_pct"].to_dict() == {trial.trial_id: 2.0, third.trial_id: 5.0}
+    assert outcomes["attempt"].to_dict() == {trial.trial_id: 2, other.trial_id: 1, third.trial_id: 1}
 
 
 def test_import_sweep_is_light():

@@ -12,7 +12,7 @@ from sweep.errors import UserError
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.price.device import PoolDevice, find_pool_device
-from sweep.price.fit import keep_fitting
+from sweep.price.memory import keep_fitting
 
 GRID = """
 study: x
