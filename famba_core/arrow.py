@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import types
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_origin, get_type_hints
+
+from famba_core.errors import unwrap_optional
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,9 +31,9 @@ def arrow_schema(row_type: type, column_types: Mapping[Any, pa.DataType] | None 
     }
     hints = get_type_hints(row_type)
     columns = []
-    for name, hint in ((field.name, hints[field.name]) for field in fields(row_type)):
-        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        kind = next(option for option in options if option is not types.NoneType)
+    for field in fields(row_type):
+        hint = hints[field.name]
+        kind = unwrap_optional(hint)
         column = pa.string() if get_origin(kind) is Literal else arrow[kind]
-        columns.append(pa.field(name, column, nullable=types.NoneType in options))
+        columns.append(pa.field(field.name, column, nullable=kind is not hint))
     return pa.schema(columns)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+# the bounds that a setting can declare
+_HOLDS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
 
 
 @dataclass(frozen=True)
@@ -98,18 +107,12 @@ def _broken_rules(name: str, value: Any, hint: Any, declared: Any) -> Iterator[s
         noun = name.replace("_", " ")
         article = "an" if noun[0] in "aeiou" else "a"
         yield f"{value!r} is not {article} {noun}; choose from {', '.join(choices)}"
-    low, above, high, below = (declared.get(key) for key in ("at_least", "above", "at_most", "below"))
-    if not isinstance(value, int | float) or (
-        (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-        and (below is None or value < below)
-    ):
+    bounds = {key: declared[key] for key in _HOLDS if key in declared}
+    if not isinstance(value, int | float) or all(_HOLDS[key](value, bound) for key, bound in bounds.items()):
         return
-    bounds = (("at least", low), ("above", above), ("at most", high), ("below", below))
-    text = " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)
-    if low is not None and high is not None:
-        text = f"from {low} to {high}"
+    text = " and ".join(f"{key.replace('_', ' ')} {bound}" for key, bound in bounds.items())
+    if "at_least" in bounds and "at_most" in bounds:
+        text = f"from {bounds['at_least']} to {bounds['at_most']}"
     yield f"must be {text}, not {value}"
 
 

@@ -12,10 +12,6 @@ from famba_core.fusion.schedule import resolve, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES, read_published_table
 
 NUM_CLASSES = 100
-# patches along a side: 65, 145, 197, 257, 401, 577 and 785 tokens
-GROWTH_SIDES = (8, 12, 14, 16, 20, 24, 28)
-GROWTH_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-GROWTH_DEPTHS = (1, 2, 4, 8, 16, 24, 48)
 
 
 @dataclass(frozen=True, kw_only=True)

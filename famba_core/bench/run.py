@@ -6,26 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from famba_core.bench.growth import BATCH, DEPTH, TOKENS, run_growth
-from famba_core.bench.kernels import run_mixer, run_model, run_scan
 from famba_core.bench.peers import choose_auto, mambapy_registered
 from famba_core.bench.plot import write_plot
-from famba_core.bench.rooflines import run_roofline
 from famba_core.bench.rows import BenchRow, write_parquet
+from famba_core.bench.sections import BATCH, DEPTH, RUNNERS, TOKENS
 from famba_core.bench.session import Session
 from famba_core.bench.settings import Settings
 from famba_core.bench.table import section_text
-from famba_core.bench.training import run_step
 from famba_core.errors import ConfigError
 
-RUNNERS: dict[str, Callable[[Session], None]] = {
-    "scan": run_scan,
-    "mixer": run_mixer,
-    "model": run_model,
-    "step": run_step,
-    "growth": run_growth,
-    "roofline": run_roofline,
-}
 PARQUET = "bench.parquet"
 
 

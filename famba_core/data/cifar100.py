@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.cache import Arrays, cached_arrays
-from famba_core.data.fingerprint import fingerprint_files
+from famba_core.data.file_cache import Arrays, cached_arrays, fingerprint_files
 from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
 
 HUB_REPOSITORY = "uoft-cs/cifar100"  # of the Hugging Face hub

@@ -1,13 +1,15 @@
-"""The data sets by name."""
+"""The data sets by name, and the class-balanced subset that a run trains on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
 from famba_core.data.image_dataset import DatasetInfo, DatasetMissing, FoundDataset, ImageDataset, Split
-from famba_core.data.subset import choose_subset, subset_size
 
 __all__ = ["DatasetInfo", "DatasetMissing", "ImageDataset", "Split", "describe_dataset", "load_dataset"]
 
@@ -28,7 +30,7 @@ def describe_dataset(config: DataConfig) -> DatasetInfo:
         found = _FIND[config.dataset](config)
         return DatasetInfo(
             num_classes=found.num_classes,
-            train_images=subset_size(config, found.train_images),
+            train_images=_subset_size(config, found.train_images),
             test_images=found.test_images,
             fingerprint=found.fingerprint(),
         )
@@ -49,7 +51,7 @@ def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDat
     Raises ConfigError as `describe_dataset` does, and for images that cannot be decoded or do not fit in memory.
     """
     found = _FIND[config.dataset](config)
-    train, test = found.load(image_size, lambda labels: choose_subset(labels, subset_size(config, len(labels)), seed))
+    train, test = found.load(image_size, lambda labels: choose_subset(labels, _subset_size(config, len(labels)), seed))
     return ImageDataset(
         name=config.dataset,
         train=train,
@@ -58,3 +60,34 @@ def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDat
         mean=found.mean,
         std=found.std,
     )
+
+
+def _subset_size(config: DataConfig, available: int) -> int:
+    """Return how many of the `available` training images to use. Raises ConfigError if there are too few."""
+    wanted = config.train_images
+    if wanted is not None and wanted > available:
+        sentence = f"must be at most {available}, the size of the training set of {config.dataset}, not {wanted}"
+        raise ConfigError.of("train_images", sentence)
+    return wanted or available
+
+
+def choose_subset(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Return the indices of `size` random images in ascending order, int64 [size], with balanced classes.
+
+    Class counts differ by at most one, except that a class with too few images contributes all it has. With one seed,
+    a smaller subset lies inside every larger one. The whole set needs no choice and draws no random numbers.
+
+    Args:
+        labels: int64 [n].
+        size: at most n.
+    """
+    if size == len(labels):
+        return torch.arange(size)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = labels[order]
+    by_class = shuffled.argsort(stable=True)
+    class_starts = shuffled.bincount().cumsum(0) - shuffled.bincount()
+    # The rank of each image in its class. Taking first all of rank 0, then all of rank 1, ... balances the classes.
+    rank = torch.empty_like(order)
+    rank[by_class] = torch.arange(len(labels)) - class_starts[shuffled[by_class]]
+    return order[rank.argsort(stable=True)[:size]].sort().values

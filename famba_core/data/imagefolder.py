@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.fingerprint import fingerprint_strings
+from famba_core.data.file_cache import fingerprint_strings
 from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -19,39 +17,41 @@ MARGIN = 256 / 224  # side of a stored image over that of the model's input, for
 MOST_GIB = 16  # of decoded images, which are all in memory
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Listing:
-    """The files of both splits."""
-
-    classes: list[str]
-    train: list[tuple[Path, int]]  # (file, class)
-    test: list[tuple[Path, int]]
+Files = list[tuple[Path, int]]  # images with the indices of their classes
 
 
 def find(config: DataConfig) -> FoundDataset:
     """Return the set in the first folder with both splits."""
-    listing = _list(config)
-
-    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
-        chosen = choose(torch.tensor([label for _, label in listing.train]))
-        train = [listing.train[i] for i in chosen.tolist()]
-        side = round(image_size * MARGIN)
-        _check_memory(len(train) + len(listing.test), side)
-        return _decode(train, side), _decode(listing.test, side)
-
-    return FoundDataset(
-        num_classes=len(listing.classes),
-        train_images=len(listing.train),
-        test_images=len(listing.test),
-        fingerprint=lambda: _fingerprint(listing),
-        load=load,
+    for folder in search_folders(config):
+        train = folder / "train"
+        test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+        if train.is_dir() and test is not None:
+            return _found(*_list_splits(train, test))
+    raise missing_dataset(
+        config,
+        wanted="train/<class>/ and val/<class>/ (or test/<class>/)",
+        remedy="name the folder that contains them with --data-dir or FAMBA_DATA",
     )
 
 
-def _fingerprint(listing: _Listing) -> str:
-    """Return the fingerprint of names inside the folder and of sizes; reading every image would take too long."""
-    files = (file for file, _ in (*listing.train, *listing.test))
-    return fingerprint_strings(f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" for file in files)
+def _found(train: Files, test: Files) -> FoundDataset:
+    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
+        chosen = choose(torch.tensor([label for _, label in train]))
+        side = round(image_size * MARGIN)
+        _check_memory(len(chosen) + len(test), side)
+        return _decode([train[i] for i in chosen.tolist()], side), _decode(test, side)
+
+    def fingerprint() -> str:  # of names inside the folder and of sizes; reading every image would take too long
+        files = (file for file, _ in (*train, *test))
+        return fingerprint_strings(f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" for file in files)
+
+    return FoundDataset(
+        num_classes=len({label for _, label in train}),
+        train_images=len(train),
+        test_images=len(test),
+        fingerprint=fingerprint,
+        load=load,
+    )
 
 
 def _check_memory(images: int, side: int) -> None:
@@ -62,20 +62,8 @@ def _check_memory(images: int, side: int) -> None:
         raise ConfigError.of("train_images", f"{sentence}; train on fewer or smaller images")
 
 
-def _list(config: DataConfig) -> _Listing:
-    for folder in search_folders(config):
-        train = folder / "train"
-        test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
-        if train.is_dir() and test is not None:
-            return _list_splits(train, test)
-    raise missing_dataset(
-        config,
-        wanted="train/<class>/ and val/<class>/ (or test/<class>/)",
-        remedy="name the folder that contains them with --data-dir or FAMBA_DATA",
-    )
-
-
-def _list_splits(train: Path, test: Path) -> _Listing:
+def _list_splits(train: Path, test: Path) -> tuple[Files, Files]:
+    """Return the images of both splits. Raises ConfigError unless both have images of the same classes."""
     by_class = {split: _images_by_class(split) for split in (train, test)}
     problems = [
         f"{split} has no folder {name}, which {other} has"
@@ -92,12 +80,11 @@ def _list_splits(train: Path, test: Path) -> _Listing:
         problems.append(f"{train} must have a folder for each class, but has none")
     if problems:
         raise ConfigError.of("data_dir", *problems)
-    classes = list(by_class[train])
-    return _Listing(
-        classes=classes,
-        train=[(file, label) for label, name in enumerate(classes) for file in by_class[train][name]],
-        test=[(file, label) for label, name in enumerate(classes) for file in by_class[test][name]],
+    train_files, test_files = (
+        [(file, label) for label, files in enumerate(by_class[split].values()) for file in files]
+        for split in (train, test)
     )
+    return train_files, test_files
 
 
 def _images_by_class(split: Path) -> dict[str, list[Path]]:
@@ -110,7 +97,7 @@ def _images_by_class(split: Path) -> dict[str, list[Path]]:
     }
 
 
-def _decode(files: Sequence[tuple[Path, int]], side: int) -> Split:
+def _decode(files: Files, side: int) -> Split:
     """Return square RGB images of `side` pixels: the shorter side resized, the centre kept.
 
     Raises ConfigError with the names of the images that cannot be read.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from famba_core.bench.memory import peak_mib, saved_bytes_per_image
+from famba_core.bench.workloads import peak_mib, saved_bytes_per_image
 
 MIB = 2**20
 

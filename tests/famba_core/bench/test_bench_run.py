@@ -11,7 +11,7 @@ import torch
 from backends import changed_backend
 
 from famba_core import ConfigError, ModelConfig
-from famba_core.bench import cases, cli, run, session, timing, training
+from famba_core.bench import cases, cli, run, sections, session, timing
 from famba_core.bench.cases import FusionCase
 from famba_core.bench.limits import device_limits
 from famba_core.bench.settings import SECTIONS, Settings
@@ -31,12 +31,12 @@ def small(small_backbone, monkeypatch):
     monkeypatch.setattr(session, "model_config", lambda name: ModelConfig(backbone=name, image_size=8, num_classes=100))
     monkeypatch.setattr(session, "device_limits", lambda device, precision: LIMITS)
     monkeypatch.setattr(
-        training,
+        sections,
         "fusion_cases",
         lambda model: [FusionCase(name="none", fusion=FusionConfig()), FusionCase(name="upper", fusion=UPPER)],
     )
-    monkeypatch.setattr("famba_core.bench.growth.GROWTH_SIDES", (4, 5, 6, 8))
-    monkeypatch.setattr("famba_core.bench.growth.GROWTH_DEPTHS", (1, 2, 3, 4))
+    monkeypatch.setattr("famba_core.bench.sections.GROWTH_SIDES", (4, 5, 6, 8))
+    monkeypatch.setattr("famba_core.bench.sections.GROWTH_DEPTHS", (1, 2, 3, 4))
     return small_backbone
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from famba_core.data import cache
+from famba_core.data import file_cache
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ class Reader:
         return {"images": np.full(10_000, int(self.file.read_text())), "labels": np.arange(3)}
 
     def read(self):
-        arrays = cache.cached_arrays("numbers", [self.file], self.build)
+        arrays = file_cache.cached_arrays("numbers", [self.file], self.build)
         assert arrays.keys() == {"images", "labels"}
         assert np.array_equal(arrays["labels"], np.arange(3))
         assert (arrays["images"] == int(self.file.read_text())).all()

@@ -12,8 +12,7 @@ from PIL import Image
 
 import famba_core.data
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.datasets import describe_dataset, load_dataset
-from famba_core.data.subset import choose_subset
+from famba_core.data.datasets import choose_subset, describe_dataset, load_dataset
 
 
 def test_digits_contain_every_image_once_with_its_label():
