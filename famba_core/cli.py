@@ -9,14 +9,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from famba_core.config import (
-    AugmentConfig,
-    DataConfig,
-    FusionConfig,
-    FusionSchedule,
-    ModelConfig,
-    TrainConfig,
-)
+from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.errors import ConfigError, Problem, raise_problems, unwrap_optional
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 

@@ -1,4 +1,4 @@
-"""The implementations to compare: this project's backends, and those of other projects that are installed."""
+"""The backends to compare: this project's backends, and those of other projects (peers) that are installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -19,41 +18,27 @@ FLOAT_BYTES = 4
 NEVER_TIMED = "reference"  # float64 and one step at a time, for comparing numbers
 # tensors of E x N values per token that mambapy saves or works on: decay, input, both padded, states, gradient
 MAMBAPY_TENSORS = 6
+AUTO = "auto"  # the name that stands for the fastest backend that fits
 PEERS = {"mambapy": "mambapy", "mamba_ssm": "mamba_ssm"}  # backend -> package that it imports
 
 
-@dataclass(frozen=True, kw_only=True)
-class Implementation:
-    """A backend to measure."""
-
-    backend: str  # its name in the registry
-    missing: str | None = None  # why it cannot run here
-
-    @property
-    def is_peer(self) -> bool:
-        """True for a backend of another project."""
-        return self.backend in PEERS
-
-    def bytes_per_image(self, sizes: Backbone, tokens: int) -> float:
-        """Return roughly what a layer saves for backward beyond what all implementations save; 0 if that is little."""
-        if self.backend != "mambapy":
-            return 0.0
-        padded = 1 << (tokens - 1).bit_length()
-        return 2.0 * MAMBAPY_TENSORS * FLOAT_BYTES * padded * 2 * sizes.width * sizes.state_size
-
-
-AUTO = Implementation(backend="auto")
-
-
-def list_implementations(device: torch.device, sizes: Backbone) -> list[Implementation]:
-    """Return every backend and every peer, with the reason if it cannot run here."""
+def unsupported_reasons(device: torch.device, sizes: Backbone) -> dict[str, str | None]:
+    """Return every backend and every peer by name, with the reason if it cannot run here."""
     own = [name for name in registry.backend_names() if name not in (NEVER_TIMED, *PEERS)]
-    return [Implementation(backend=name, missing=_unsupported_reason(name, device, sizes)) for name in (*own, *PEERS)]
+    return {name: _unsupported_reason(name, device, sizes) for name in (*own, *PEERS)}
+
+
+def peer_bytes_per_image(backend: str, sizes: Backbone, tokens: int) -> float:
+    """Return roughly what a layer saves for backward beyond what all backends save; 0 if that is little."""
+    if backend != "mambapy":
+        return 0.0
+    padded = 1 << (tokens - 1).bit_length()
+    return 2.0 * MAMBAPY_TENSORS * FLOAT_BYTES * padded * 2 * sizes.width * sizes.state_size
 
 
 def choose_auto(device: torch.device, sizes: Backbone) -> str:
     """Return the name of the backend that "auto" takes."""
-    return registry.choose("auto", torch.empty(1, 1, 1, device=device), state_size=sizes.state_size).name
+    return registry.choose(AUTO, torch.empty(1, 1, 1, device=device), state_size=sizes.state_size).name
 
 
 def _unsupported_reason(backend: str, device: torch.device, sizes: Backbone) -> str | None:

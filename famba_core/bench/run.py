@@ -42,10 +42,10 @@ def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[Benc
 
 
 def heading(session: Session) -> str:
-    """Return device, versions, missing implementations and limits, a line each."""
+    """Return device, versions, missing backends and limits, a line each."""
     auto = choose_auto(session.device, session.model.sizes)
     lines = [f"{session.device_name}; {session.versions}", f"{session.model.backbone}; auto takes the backend {auto}"]
-    lines += [f"not available: {i.backend}: {i.missing}" for i in session.implementations if i.missing]
+    lines += [f"not available: {name}: {reason}" for name, reason in session.backends.items() if reason]
     for precision in session.precisions:
         limits = session.limits(precision)
         lines.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 from famba_core.bench.cases import FusionCase, backbone_of_depth, fusion_cases, token_ratio
 from famba_core.bench.fusion_share import fusion_ms
-from famba_core.bench.peers import AUTO
+from famba_core.bench.peers import AUTO, PEERS
 from famba_core.bench.rows import BenchRow, fastest
 from famba_core.bench.session import Entry, Session
 from famba_core.bench.timing import Call
@@ -38,9 +38,9 @@ TOKENS, BATCH, DEPTH = "growth-tokens", "growth-batch", "growth-depth"
 def compare_layers(session: Session, *, section: str, make: Callable[[Workload], Call]) -> None:
     """Measure one layer, or its scan alone, on every backend and peer."""
     loads = [
-        session.workload(precision, implementation)
+        session.workload(precision, backend)
         for precision in session.precisions
-        for implementation in (AUTO, *session.implementations)
+        for backend in (AUTO, *session.backends)
     ]
     entries = [_layer_entry(session, section, load.backend, load, make) for load in loads]
     session.measure(entries, session.rounds(), fastest)
@@ -51,15 +51,15 @@ def compare_models(session: Session) -> None:
     entries = []
     for precision in session.precisions:
         batches = {session.batch}
-        for implementation in session.implementations:
-            load = session.workload(precision, implementation)
+        for backend, missing in session.backends.items():
+            load = session.workload(precision, backend)
             while load.batch > 1 and not session.fits(load, session.model.sizes.depth):
                 load = replace(load, batch=load.batch // 2)
-            entries.append(_model_entry(session, "model", load.backend, load))
-            if implementation.missing is None:
+            entries.append(_model_entry(session, "model", backend, load))
+            if missing is None:
                 batches.add(load.batch)
         entries += [
-            _model_entry(session, "model", AUTO.backend, replace(session.workload(precision), batch=batch))
+            _model_entry(session, "model", AUTO, replace(session.workload(precision), batch=batch))
             for batch in sorted(batches, reverse=True)
         ]
     session.measure(entries, session.rounds(least=3, budget_s=40), fastest)
@@ -71,7 +71,7 @@ def compare_strategies(session: Session) -> None:
     for precision in session.precisions:
         load = session.workload(precision)
         recomputed = [case for case in cases if case.fusion.strategy in RECOMPUTED]
-        peers = [session.workload(precision, i) for i in session.implementations if i.is_peer]
+        peers = [session.workload(precision, backend) for backend in session.backends if backend in PEERS]
         entries = [_step_entry(session, "step", case, load) for case in cases]
         entries += [_step_entry(session, "step", case, load, recompute=True) for case in recomputed]
         entries += [_step_entry(session, "step", cases[0], peer) for peer in peers]
@@ -126,10 +126,10 @@ RUNNERS: dict[str, Callable[[Session], None]] = {
 
 def _measure_layers(session: Session, section: str, size: str, model: ModelConfig, batch: int) -> None:
     loads = [
-        replace(session.workload(precision, implementation), model=model, batch=batch)
+        replace(session.workload(precision, backend), model=model, batch=batch)
         for precision in session.precisions
-        for implementation in session.implementations
-        if implementation.missing is None  # other sections report it
+        for backend, missing in session.backends.items()
+        if missing is None  # other sections report it
     ]
     entries = [_layer_entry(session, section, size, load) for load in loads]
     session.measure(entries, session.rounds(least=3, budget_s=3), fastest)
@@ -172,7 +172,7 @@ def _build_with_peak(load: Workload, make: Callable[[Workload], Call]) -> Callab
 
 def _step_entry(session: Session, section: str, case: FusionCase, load: Workload, *, recompute: bool = False) -> Entry:
     """Return an entry for the training step of a strategy."""
-    model, batch, is_peer = load.model, load.batch, load.implementation.is_peer
+    model, batch, is_peer = load.model, load.batch, load.is_peer
     schedule = resolve(case.fusion, model.token_grid).schedule
     ratio = token_ratio(model, case.fusion)
     settings = StepSettings(batch=batch, precision=load.precision, recompute=recompute)

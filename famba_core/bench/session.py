@@ -12,7 +12,7 @@ import torch
 
 from famba_core.bench.cases import model_config
 from famba_core.bench.limits import device_limits
-from famba_core.bench.peers import AUTO, Implementation, list_implementations, list_versions
+from famba_core.bench.peers import AUTO, list_versions, peer_bytes_per_image, unsupported_reasons
 from famba_core.bench.rows import BenchRow, with_ratios
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BATCH, Settings
 from famba_core.bench.timing import Call, Rounds, TimedCall, interleave, release
@@ -49,7 +49,7 @@ class Session:
         self.quick = settings.quick
         self.batch = settings.batch or (QUICK_BATCH if settings.quick else DEFAULT_BATCH)[kind]
         self.model = model_config(settings.backbone)
-        self.implementations = list_implementations(self.device, self.model.sizes)
+        self.backends = unsupported_reasons(self.device, self.model.sizes)
         self.rows: list[BenchRow] = []
         self.progress = progress
         self.device_name = device_name(self.device)
@@ -64,9 +64,9 @@ class Session:
             return Rounds(warmup=1, least=2, most=5, budget_s=min(1.0, budget_s), calls=calls)
         return Rounds(warmup=2 if least > 3 else 1, least=least, budget_s=budget_s, calls=calls)
 
-    def workload(self, precision: Precision, implementation: Implementation = AUTO) -> Workload:
+    def workload(self, precision: Precision, backend: str = AUTO) -> Workload:
         """Return a workload of the session's model and batch, on its device."""
-        return Workload(self.model, self.batch, precision, self.device, implementation)
+        return Workload(self.model, self.batch, precision, self.device, backend)
 
     def entry(
         self,
@@ -84,14 +84,14 @@ class Session:
 
         Args:
             build: makes the call, and can add columns of the row.
-            skipped: why it is not measured, beside a missing implementation.
+            skipped: why it is not measured, if its backend can run here.
             layers: of the call; None for all of the model.
         """
         row = BenchRow(
             section=section,
             name=name,
             backend=load.backend,
-            peer=load.implementation.is_peer,
+            peer=load.is_peer,
             backbone=load.model.backbone,
             precision=load.precision,
             batch=load.batch,
@@ -106,7 +106,7 @@ class Session:
             name=f"{name} ({load.backend}, {load.precision}, {load.batch} images)",
             build=build,
             prepare=lambda: prepare(self.device, load.precision, None),
-            skipped=load.implementation.missing or skipped,
+            skipped=self.backends.get(load.backend) or skipped,
             row=row,
             work=None if row.peer else work,
         )
@@ -127,7 +127,7 @@ class Session:
 
     def fits(self, load: Workload, layers: int) -> bool:
         """True if the tensors that only this peer saves leave most of the device's memory free."""
-        per_image = layers * load.implementation.bytes_per_image(load.model.sizes, load.model.num_tokens)
+        per_image = layers * peer_bytes_per_image(load.backend, load.model.sizes, load.model.num_tokens)
         return load.batch * per_image <= PEER_SHARE * self.memory_bytes
 
     @functools.cached_property

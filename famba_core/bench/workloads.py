@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from famba_core.bench.cases import NUM_CLASSES
-from famba_core.bench.peers import AUTO, Implementation
+from famba_core.bench.peers import AUTO, PEERS
 from famba_core.bench.timing import Call
 from famba_core.config import AugmentConfig, FusionConfig, ModelConfig, Precision, TrainConfig
-from famba_core.cost.measure import mib, peak_tensor_bytes, tensors_of
+from famba_core.cost.measure import mib, peak_tensor_bytes
 from famba_core.data.image_dataset import IMAGENET_MEAN, IMAGENET_STD, ImageDataset, Split
 from famba_core.device import autocast
 from famba_core.models.classifier import Classifier
@@ -29,17 +29,18 @@ CIFAR_SIDE = 32  # pixels; the augmentation of the step resizes them to the mode
 
 @dataclass(frozen=True)
 class Workload:
-    """The sizes of a call, and the implementation that computes it."""
+    """The sizes of a call, and the backend that computes it."""
 
     model: ModelConfig
     batch: int  # images
     precision: Precision
     device: torch.device
-    implementation: Implementation = AUTO
+    backend: str = AUTO
 
     @property
-    def backend(self) -> str:
-        return self.implementation.backend
+    def is_peer(self) -> bool:
+        """True for a backend of another project."""
+        return self.backend in PEERS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,12 +124,7 @@ class StepWorkload:
         labels = torch.randint(NUM_CLASSES, (load.batch,), generator=generator)
         self.split = Split(images=pixels, labels=labels).to(load.device)
         dataset = ImageDataset(
-            name="random",
-            train=self.split,
-            test=self.split,
-            num_classes=NUM_CLASSES,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            train=self.split, test=self.split, num_classes=NUM_CLASSES, mean=IMAGENET_MEAN, std=IMAGENET_STD
         )
         self.generator = torch.Generator(load.device).manual_seed(0)
         model = _new_model(load, fusion, recompute=recompute)
@@ -137,18 +133,14 @@ class StepWorkload:
     def __call__(self) -> None:
         self.step(self.split.images, self.split.labels, 1e-4, self.generator)
 
-    def resident(self) -> list[Tensor]:
-        """Return the tensors that exist between two steps, without gradients."""
-        self.step.optimizer.zero_grad(set_to_none=True)
-        return [*tensors_of(self.step.state_dict()), self.split.images, self.split.labels]
-
 
 def step_with_peak(load: Workload, fusion: FusionConfig, *, recompute: bool = False) -> tuple[StepWorkload, float]:
     """Return a training step that has run, and the peak of its memory in MiB, model and optimizer included."""
     if load.device.type == "cpu":
         step = StepWorkload(load, fusion, recompute=recompute)
         step()  # creates the state of the optimizer
-        return step, peak_mib(step, load.device, step.resident())
+        resident = [*step.step.resident_tensors(), step.split.images, step.split.labels]
+        return step, mib(peak_tensor_bytes(step, resident))
     built: list[StepWorkload] = []
 
     def build_and_warm_up() -> None:  # the allocator does not see the memory of a replayed graph
@@ -173,17 +165,16 @@ def saved_bytes(load: Workload, fusion: FusionConfig, *, recompute: bool = False
     return saved_bytes_per_image(forward, model.parameters())
 
 
-def peak_mib(call: Call, device: torch.device, resident: Iterable[Tensor] = ()) -> float:
-    """Return the peak of the memory of tensors during `call`, in MiB, with `resident`, which exists before."""
+def peak_mib(call: Call, device: torch.device) -> float:
+    """Return the peak of the memory of tensors that exist only during `call`, in MiB."""
     if device.type == "cpu":
-        return mib(peak_tensor_bytes(call, resident))
+        return mib(peak_tensor_bytes(call, resident=()))
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()
     torch.cuda.synchronize(device)
-    kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in resident}
-    return mib(torch.cuda.max_memory_allocated(device) - before + sum(kept.values()))
+    return mib(torch.cuda.max_memory_allocated(device) - before)
 
 
 def saved_bytes_per_image(forward: Callable[[int], Tensor], parameters: Iterable[nn.Parameter]) -> float:

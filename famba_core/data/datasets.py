@@ -9,9 +9,7 @@ from torch import Tensor
 
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
-from famba_core.data.image_dataset import DatasetInfo, DatasetMissing, FoundDataset, ImageDataset, Split
-
-__all__ = ["DatasetInfo", "DatasetMissing", "ImageDataset", "Split", "describe_dataset", "load_dataset"]
+from famba_core.data.image_dataset import DatasetInfo, FoundDataset, ImageDataset
 
 _FIND: dict[str, Callable[[DataConfig], FoundDataset]] = {
     "digits": digits.find,
@@ -52,14 +50,7 @@ def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDat
     """
     found = _FIND[config.dataset](config)
     train, test = found.load(image_size, lambda labels: choose_subset(labels, _subset_size(config, len(labels)), seed))
-    return ImageDataset(
-        name=config.dataset,
-        train=train,
-        test=test,
-        num_classes=found.num_classes,
-        mean=found.mean,
-        std=found.std,
-    )
+    return ImageDataset(train=train, test=test, num_classes=found.num_classes, mean=found.mean, std=found.std)
 
 
 def _subset_size(config: DataConfig, available: int) -> int:

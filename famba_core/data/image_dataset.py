@@ -38,7 +38,6 @@ class Split:
 class ImageDataset:
     """Both splits of a data set, whole in memory. `mean` and `std` normalise pixels that were scaled to 0..1."""
 
-    name: str
     train: Split
     test: Split
     num_classes: int

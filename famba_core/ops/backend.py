@@ -11,10 +11,6 @@ from torch import Tensor
 from famba_core.ops.kernels import Kernels
 
 
-def _supports_everything(*tensors: Tensor, state_size: int, taps: int) -> None:
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One implementation of the scan and of the convolution before it, and of the fused block if it has the kernels."""
@@ -23,7 +19,7 @@ class Backend:
     selective_scan: Callable[..., Tensor]  # as `ops.interface.selective_scan`, without `backend`
     causal_conv_silu: Callable[..., Tensor]  # as `ops.interface.causal_conv_silu`, without `backend`
     # (*tensors, state_size=, taps=) -> why the backend cannot take them, or None
-    unsupported_reason: Callable[..., str | None] = _supports_everything
+    unsupported_reason: Callable[..., str | None] = lambda *tensors, state_size, taps: None
     load_kernels: Callable[[], Kernels] | None = None  # called when the kernels are first needed
 
     @functools.cached_property

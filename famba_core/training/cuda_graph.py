@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -19,16 +18,6 @@ WARMUP_CALLS = 3  # before a capture, because libraries load and tune themselves
 _FAILED: list[torch.cuda.CUDAGraph] = []
 
 
-class Recorder(Protocol):
-    """Captures work: with CUDA, or with a stand-in of the tests."""
-
-    def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
-        """Run the work under the conditions of a capture, and return its result."""
-
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Capture the work without running it. Returns the replay, and the tensor that each replay writes."""
-
-
 class GraphedFunction:
     """A function of tensors with static shapes that becomes a graph after its first calls.
 
@@ -36,7 +25,7 @@ class GraphedFunction:
     result. Calls whose shapes differ from those of the first call, such as an incomplete last batch, are not captured.
     """
 
-    def __init__(self, function: Callable[..., Tensor], recorder: Recorder | None, name: str):
+    def __init__(self, function: Callable[..., Tensor], recorder: CudaRecorder | None, name: str):
         """recorder: None never captures; name: the subject of the warning that the function cannot be captured."""
         self._function = function
         self._recorder = recorder
@@ -101,6 +90,7 @@ class CudaRecorder:
         self.stream = torch.cuda.Stream(device)
 
     def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
+        """Run the work under the conditions of a capture, and return its result."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -109,6 +99,7 @@ class CudaRecorder:
         return output
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Capture the work without running it. Returns the replay, and the tensor that each replay writes."""
         graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
             # a replay then starts at the generator's offset and advances it as the work itself would

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from famba_core.config import AugmentConfig, ModelConfig, Precision
 from famba_core.data.augment import prepare_evaluation
-from famba_core.data.datasets import ImageDataset, Split
+from famba_core.data.image_dataset import ImageDataset, Split
 from famba_core.device import autocast
 from famba_core.training.cuda_graph import wrap_in_graph
 
@@ -40,8 +39,18 @@ class Evaluator:
         """model: on the device of the split's images."""
         self.model = model
         self.split = split
-        count = partial(_hits, model, dataset, config, augmentation, precision)
-        self._count = wrap_in_graph(count, split.images.device, name="the evaluation")
+
+        def count_hits(images: Tensor, labels: Tensor) -> Tensor:
+            """Count the images whose label is the first, and those whose label is among the first five classes: [2]."""
+            inputs = prepare_evaluation(
+                images, config=augmentation, image_size=config.image_size, mean=dataset.mean, std=dataset.std
+            )
+            with autocast(inputs.device, precision):
+                logits = model(inputs)
+            ranked = logits.float().topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
+            return torch.stack((ranked[:, 0].sum(), ranked.sum()))
+
+        self._count_hits = wrap_in_graph(count_hits, split.images.device, name="the evaluation")
 
     @torch.inference_mode()
     def __call__(self) -> Accuracy:
@@ -51,26 +60,7 @@ class Evaluator:
         images, labels = self.split.images, self.split.labels
         hits = torch.zeros(2, device=images.device)
         for batch in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
-            hits += self._count(*batch)
+            hits += self._count_hits(*batch)
         self.model.train(training)
         top1, top5 = (100 * hits / len(labels)).tolist()
         return Accuracy(top1, top5)
-
-
-def _hits(
-    model: nn.Module,
-    dataset: ImageDataset,
-    config: ModelConfig,
-    augmentation: AugmentConfig,
-    precision: Precision,
-    images: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Count the images whose label is the first, and those whose label is among the first five classes: [2]."""
-    inputs = prepare_evaluation(
-        images, config=augmentation, image_size=config.image_size, mean=dataset.mean, std=dataset.std
-    )
-    with autocast(inputs.device, precision):
-        logits = model(inputs)
-    ranked = logits.float().topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-    return torch.stack((ranked[:, 0].sum(), ranked.sum()))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from famba_core.config import AugmentConfig, TrainConfig
+from famba_core.cost.measure import tensors_of
 from famba_core.data.augment import augment
-from famba_core.data.datasets import ImageDataset
+from famba_core.data.image_dataset import ImageDataset
 from famba_core.device import autocast
 from famba_core.models.classifier import Classifier
 from famba_core.training.cuda_graph import GraphedFunction, wrap_in_graph
@@ -42,17 +43,15 @@ class TrainStep:
         self.config = config
         self.device = model.head.weight.device
         self.lr = torch.full((), config.warmup_lr, device=self.device)  # a tensor, because a graph reads it from memory
-        on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay),
             lr=config.warmup_lr,
             betas=BETAS,
             fused=True,
-            capturable=on_gpu,
+            capturable=self.device.type == "cuda",
         )
-        self.optimizer._warned_capturable_if_run_uncaptured = (
-            True  # silences a warning: the first steps are not captured
-        )
+        # silences a warning: the first steps are not captured
+        self.optimizer._warned_capturable_if_run_uncaptured = True
         self.ema = copy.deepcopy(model).requires_grad_(False) if config.ema else None
         decay = config.ema_decay if config.ema_decay is not None else max(0.0, 1 - 1 / (EMA_SPAN * steps))
         self.average = get_ema_multi_avg_fn(decay)
@@ -122,6 +121,11 @@ class TrainStep:
             self.ema.load_state_dict(state["ema"])
         self._run = None  # a graph would still use the optimizer's old tensors
         self._share_lr()
+
+    def resident_tensors(self) -> list[Tensor]:
+        """Drop the gradients, and return the tensors that then exist between two steps."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return list(tensors_of(self.state_dict()))
 
     def _share_lr(self) -> None:
         for group in self.optimizer.param_groups:

@@ -23,7 +23,7 @@ from famba_core.config import (
     ModelConfig,
     TrainConfig,
 )
-from famba_core.cost.measure import mib, peak_tensor_bytes, tensors_of
+from famba_core.cost.measure import mib, peak_tensor_bytes
 from famba_core.cost.work import cost
 from famba_core.data.datasets import load_dataset
 from famba_core.device import choose_device, device_name, prepare, synchronize
@@ -64,9 +64,7 @@ class TrainResult:
     parameters: int
     flops_per_image: float  # forward, 2 per multiply-add
     train_time_s: float  # training steps of all epochs, without evaluation and set-up
-    step_time_ms: (
-        float  # median over epochs of the mean step; the first epoch, a warm-up, is excluded if there are others
-    )
+    step_time_ms: float  # median over epochs of the mean step, without the first epoch if there are others
     throughput_img_per_s: float
     peak_memory_mib: float
     peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"]
@@ -219,8 +217,7 @@ class Trainer:
         images, labels = self.train_split.images[: self.batch_size], self.train_split.labels[: self.batch_size]
         generator = torch.Generator().manual_seed(_seed(self.config.seed, 0))
         step(images, labels, 0.0, generator)
-        step.optimizer.zero_grad(set_to_none=True)
-        resident = [*tensors_of(step.state_dict()), images, labels]
+        resident = [*step.resident_tensors(), images, labels]
         return peak_tensor_bytes(lambda: step(images, labels, 0.0, generator), resident)
 
     def _save(self) -> None:

@@ -20,7 +20,7 @@ from sweep.plan.identity import trial_id
 from sweep.plan.model import Case, Plan, Trial
 
 if TYPE_CHECKING:
-    from famba_core.data.datasets import DatasetInfo
+    from famba_core.data.image_dataset import DatasetInfo
 
 
 def make_plan(

@@ -47,7 +47,7 @@ def measure(trial: Trial) -> MeasureRow:
     """Measure time and memory of the trial's training step, in this process."""
     import torch
 
-    from famba_core.cost.measure import measure_step, mib, peak_tensor_bytes, tensors_of
+    from famba_core.cost.measure import measure_step, mib, peak_tensor_bytes
     from famba_core.device import device_name
 
     trainer = new_trainer(trial, checkpoint=None)
@@ -67,8 +67,7 @@ def measure(trial: Trial) -> MeasureRow:
     if on_gpu:
         peak_bytes = torch.cuda.max_memory_allocated(device)
     else:
-        training.optimizer.zero_grad(set_to_none=True)
-        peak_bytes = peak_tensor_bytes(step, tensors_of(training.state_dict()))
+        peak_bytes = peak_tensor_bytes(step, training.resident_tensors())
     planned = trial_columns(trial)
     return MeasureRow(
         measure_id=measure_id(trial),

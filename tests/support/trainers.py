@@ -23,7 +23,7 @@ def made_split(count: int, seed: int) -> Split:
 
 def made_dataset() -> ImageDataset:
     return ImageDataset(
-        name="made", train=made_split(44, 0), test=made_split(25, 1), num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3
+        train=made_split(44, 0), test=made_split(25, 1), num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3
     )
 
 

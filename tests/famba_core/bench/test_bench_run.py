@@ -129,7 +129,7 @@ def test_peer_that_is_not_installed_is_skipped_with_the_reason(small, tmp_path, 
 
 def test_peer_with_large_memory_gets_fewer_images_and_auto_is_measured_with_both(small, tmp_path, monkeypatch):
     def fits(self, load, layers):
-        return not load.implementation.is_peer or load.batch <= 2
+        return not load.is_peer or load.batch <= 2
 
     monkeypatch.setattr(session.Session, "fits", fits)
     monkeypatch.setattr("famba_core.bench.peers._unsupported_reason", lambda backend, device, sizes: None)

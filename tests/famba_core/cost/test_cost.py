@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from famba_core import FusionConfig, ModelConfig, build_model, token_schedule
 from famba_core.bench.cases import NUM_CLASSES
-from famba_core.bench.peers import Implementation
 from famba_core.bench.workloads import Workload, saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib
@@ -78,7 +77,7 @@ def test_activation_bytes_equal_those_that_autograd_keeps(fusion, precision, rec
 @pytest.mark.parametrize("fusion", ["upper", "lower"])
 @pytest.mark.parametrize("backend", FAST)
 def test_saving_by_fusion_is_predicted_on_every_backend(backend, fusion):
-    load = replace(workload("vim_nano_small"), implementation=Implementation(backend=backend))
+    load = replace(workload("vim_nano_small"), backend=backend)
     predicted, measured = [], []
     for name in (fusion, "none"):
         schedule = token_schedule(SCHEDULES[name], 24, load.model.num_tokens)

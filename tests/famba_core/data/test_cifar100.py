@@ -18,7 +18,8 @@ from PIL import Image
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100
 from famba_core.data.cifar100 import download_cifar100
-from famba_core.data.datasets import DatasetMissing, describe_dataset, load_dataset
+from famba_core.data.datasets import describe_dataset, load_dataset
+from famba_core.data.image_dataset import DatasetMissing
 
 REAL = [Path(folder) for folder in (os.environ.get("FAMBA_DATA"), Path(__file__).parents[4] / "shared/data") if folder]
 

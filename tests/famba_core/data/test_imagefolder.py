@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.datasets import DatasetMissing, describe_dataset, load_dataset
+from famba_core.data.datasets import describe_dataset, load_dataset
+from famba_core.data.image_dataset import DatasetMissing
 
 
 def sentence(error):

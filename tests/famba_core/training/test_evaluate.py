@@ -31,7 +31,7 @@ def test_accuracy_counts_every_image_once(count, shift, top1, top5):
     labels = torch.arange(count) % 10 + 10
     images = (labels + shift).to(torch.uint8)[:, None, None, None].expand(count, 3, 4, 4)
     split = Split(images=images, labels=labels)
-    dataset = ImageDataset(name="made", train=split, test=split, num_classes=30, mean=(0.0,) * 3, std=(1.0,) * 3)
+    dataset = ImageDataset(train=split, test=split, num_classes=30, mean=(0.0,) * 3, std=(1.0,) * 3)
     model = ReadsTheAnswer(30)
     evaluate = Evaluator(
         model,
@@ -47,7 +47,7 @@ def test_accuracy_counts_every_image_once(count, shift, top1, top5):
 
 def test_top5_of_fewer_than_five_classes_counts_every_image():
     split = Split(images=torch.full((2, 3, 4, 4), 2, dtype=torch.uint8), labels=torch.tensor([0, 2]))
-    dataset = ImageDataset(name="made", train=split, test=split, num_classes=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    dataset = ImageDataset(train=split, test=split, num_classes=3, mean=(0.0,) * 3, std=(1.0,) * 3)
     config = ModelConfig(image_size=4, patch_size=2, num_classes=3)
     evaluate = Evaluator(ReadsTheAnswer(3), split, dataset, config=config, augmentation=AugmentConfig(eval_crop=1.0))
     assert evaluate() == (50.0, 100.0)
@@ -62,7 +62,7 @@ def test_replayed_batches_count_like_plain_ones_and_follow_the_weights(count, mo
     )
     labels = torch.arange(count) % 10 + 10
     split = Split(images=labels.to(torch.uint8)[:, None, None, None].expand(count, 3, 4, 4), labels=labels)
-    dataset = ImageDataset(name="made", train=split, test=split, num_classes=30, mean=(0.0,) * 3, std=(1.0,) * 3)
+    dataset = ImageDataset(train=split, test=split, num_classes=30, mean=(0.0,) * 3, std=(1.0,) * 3)
     model = ReadsTheAnswer(30)
     config = ModelConfig(image_size=4, patch_size=2, num_classes=30)
     evaluate = Evaluator(model, split, dataset, config=config, augmentation=AugmentConfig(eval_crop=1.0))

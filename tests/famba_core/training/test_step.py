@@ -39,7 +39,7 @@ def new_step(
     model = build_model(ModelConfig(backbone=backbone, image_size=8, num_classes=5), fusion, backend)
     model.load_state_dict(reference_weights(model.state_dict()))
     empty = Split(images=torch.empty(0, 3, 8, 8, dtype=torch.uint8), labels=torch.empty(0, dtype=torch.long))
-    dataset = ImageDataset(name="made", train=empty, test=empty, num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3)
+    dataset = ImageDataset(train=empty, test=empty, num_classes=5, mean=(0.5,) * 3, std=(0.25,) * 3)
     return TrainStep(model, dataset, augmentation, config, steps)
 
 
