@@ -13,7 +13,7 @@ from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSch
 from famba_core.errors import ConfigError, Problem, raise_problems, unwrap_optional
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 
-# The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a set that is not photographs needs another.
+# The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a data set that is not photographs needs another.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "image_size": 8,
@@ -41,7 +41,7 @@ GROUPS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `famba-train`; returns the exit code: 0, 2 for wrong input, 1 for a run that failed, 130 for Ctrl-C."""
+    """Run `famba-train` and return the exit code: 0, 1 for a failed run, 2 for wrong input, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         return _train(options)
@@ -50,25 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"famba-train: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "the same command goes on from there" if options.checkpoint else "--checkpoint DIR would keep the state"
-        print(f"\nfamba-train: stopped; {again}", file=sys.stderr)
+        advice = "the same command resumes the run" if options.checkpoint else "--checkpoint DIR would keep the state"
+        print(f"\nfamba-train: stopped; {advice}", file=sys.stderr)
         return 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every field of the configuration as an option."""
+    """Return the parser of the command line: every field of the configuration is an option."""
     result = argparse.ArgumentParser(
         prog="famba-train",
-        description="Train one Vision Mamba, with or without token fusion, and print its figures.",
-        epilog="Defaults are the paper's recipe; for --dataset digits, image size, epochs, learning rate and "
-        "augmentation have smaller ones. Example: famba-train --dataset digits --backbone vim_nano --strategy upper "
+        description="Train one Vision Mamba, with or without token fusion, and print its accuracy, speed and memory.",
+        epilog="The defaults are the paper's recipe. --dataset digits has defaults of its own for image size, epochs, "
+        "learning rate and augmentation. Example: famba-train --dataset digits --backbone vim_nano --strategy upper "
         "--start-layer 6 --r 3",
     )
     for title, config in GROUPS.items():
         group = result.add_argument_group(title)
         hints = get_type_hints(config)
         for field in fields(config):
-            if field.name != "num_classes":  # the data set's
+            if field.name != "num_classes":  # comes from the data set
                 _add_option(group, field, hints[field.name])
         if config is FusionConfig:
             group.add_argument(
@@ -76,25 +76,25 @@ def parser() -> argparse.ArgumentParser:
                 default=argparse.SUPPRESS,
                 type=_schedule,
                 metavar="R,R,...",
-                help="tokens removed in each layer, by hand",
+                help="tokens removed in each layer; replaces --strategy, its layers and --r",
             )
     group = result.add_argument_group("run")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA where there is one)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA if available)")
     group.add_argument(
         "--backend",
         default="auto",
         metavar="NAME",
-        help="of the layers' kernels: cpu, triton, mamba_ssm, torch (default: the fastest that fits)",
+        help="implementation of the layers: cpu, triton, mamba_ssm, torch (default: the fastest that fits)",
     )
     group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     group.add_argument(
-        "--checkpoint", type=_folder, metavar="DIR", help="keep the state here; the same command resumes"
+        "--checkpoint", type=_folder, metavar="DIR", help="folder for the state of the run; the same command resumes it"
     )
     return result
 
 
 def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
-    """Add the option of one field. Without a default, so that the data set's can fill in what is not given."""
+    """Add the option of one field, without a default: a data set can have defaults of its own."""
     text = field.metadata["doc"] + ("" if field.default is None else f"; default: {field.default}")
     option: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     kind = unwrap_optional(hint)
@@ -108,8 +108,8 @@ def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
 
 
 def _folder(text: str) -> Path:
-    if not text:  # what a script's unset variable leaves, and would otherwise mean the current folder
-        raise argparse.ArgumentTypeError("it is empty")
+    if not text:  # from an unset variable in a script; Path would take it as the current folder
+        raise argparse.ArgumentTypeError("must be a folder, not an empty text")
     return Path(text)
 
 
@@ -117,7 +117,7 @@ def _schedule(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(r) for r in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 0,0,9,9") from None
+        raise argparse.ArgumentTypeError(f"must be whole numbers such as 0,0,9,9, not {text!r}") from None
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -138,9 +138,9 @@ def _train(options: argparse.Namespace) -> int:
         progress=lambda batches: tqdm(batches, unit="step", leave=False),
     )
     fusion, effective = configs["fusion"], trainer.schedule
-    asked = fusion.schedule if isinstance(fusion, FusionSchedule) else requested_schedule(fusion, len(effective))
-    if asked != effective:
-        print(f"clamped: layers 1 to {len(effective)} remove {', '.join(map(str, effective))}; more cannot fuse there")
+    requested = fusion.schedule if isinstance(fusion, FusionSchedule) else requested_schedule(fusion, len(effective))
+    if requested != effective:
+        print(f"clamped: layers 1 to {len(effective)} remove {', '.join(map(str, effective))}; no layer can fuse more")
     if trainer.history:
         print(f"resumed after epoch {len(trainer.history)} of {trainer.config.epochs}")
     try:
@@ -164,7 +164,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _configs(values: dict[str, Any]) -> dict[str, Any]:
-    """Each group's configuration. Raises one ConfigError with the problems of all of them."""
+    """Return the configuration of each group. Raises one ConfigError with the problems of all groups."""
     configs: dict[str, Any] = {}
     problems: list[Problem] = []
     groups = GROUPS | {"fusion": FusionSchedule if "schedule" in values else FusionConfig}

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from famba_core.backbones import BACKBONES
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, PRECISIONS, SECTIONS, Settings
@@ -22,16 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        settings = Settings(
-            device=options.device,
-            precision=_tuple(options.precision),
-            batch=options.batch,
-            backbone=options.backbone,
-            sections=_tuple(options.sections) or tuple(SECTIONS),
-            quick=options.quick,
-            threads=options.threads,
-            out=options.out,
-        )
+        chosen: dict[str, Any] = vars(options)
+        for key, value in chosen.items():
+            if isinstance(value, list):
+                chosen[key] = tuple(dict.fromkeys(value))  # without repetitions
+        settings = Settings(**chosen)
         from famba_core.bench.run import run  # torch takes seconds to import
 
         with _sigterm_interrupts():
@@ -57,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="sections:\n" + "\n".join(f"  {name:<10}{text}" for name, text in SECTIONS.items()),
     )
-    result.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA if there is a device)")
+    result.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA if available)")
     precisions = ", ".join(f"{' and '.join(default)} on {kind}" for kind, default in DEFAULT_PRECISION.items())
     result.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, help=f"one or more, timed in turns (default: {precisions})"
@@ -65,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     batches = ", ".join(f"{batch} on {kind}" for kind, batch in DEFAULT_BATCH.items())
     result.add_argument("--batch", type=int, metavar="N", help=f"images in a step (default: {batches})")
     result.add_argument("--backbone", choices=BACKBONES, default=Settings.backbone, help="default: %(default)s")
-    result.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="SECTION", help="default: all of them")
+    result.add_argument(
+        "--sections", nargs="+", choices=SECTIONS, metavar="SECTION", default=[*SECTIONS], help="default: all of them"
+    )
     result.add_argument("--quick", action="store_true", help="few rounds and sizes, to check that everything runs")
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     result.add_argument("--out", type=Path, metavar="DIR", help="write bench.parquet, bench.svg and bench.png there")
@@ -83,10 +81,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(dict.fromkeys(values))
 
 
 if __name__ == "__main__":

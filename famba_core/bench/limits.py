@@ -6,17 +6,14 @@ import torch
 
 from famba_core.bench.timing import Call
 from famba_core.config import Precision
-from famba_core.cost.data_sheets import known_limits
+from famba_core.cost.data_sheets import CPU_OPS_PER_EXP, START_S, known_limits
 from famba_core.cost.measure import times_ms
 from famba_core.cost.roofline import Limits
 from famba_core.device import device_name
 
 MATMUL_SIZES = {"cpu": 1536, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
-# a vector unit without an instruction for exponentials computes and scales a polynomial, in about as many instructions
-INSTRUCTIONS_PER_EXP = 10
 BEST_OF = 7
-START_S = {"cpu": 15e-6, "cuda": 2e-6}  # of an operator of torch, autograd included; on CUDA in a graph
 
 
 def device_limits(device: torch.device, precision: Precision) -> Limits:
@@ -30,7 +27,7 @@ def device_limits(device: torch.device, precision: Precision) -> Limits:
     return Limits(
         matmul_flops_per_s=matmul,
         vector_ops_per_s=float32 / 2,
-        exps_per_s=float32 / 2 / INSTRUCTIONS_PER_EXP,
+        exps_per_s=float32 / 2 / CPU_OPS_PER_EXP,
         start_s=START_S[device.type],
         bytes_per_s=_copied_bytes_per_s(device),
         source="measured",

@@ -25,7 +25,10 @@ def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[Benc
     precision or folder that cannot be used, before anything is measured.
     """
     if settings.out is not None:
-        _make_folder(settings.out)
+        try:
+            settings.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError.of("out", f"{settings.out} cannot be a folder: {error.strerror}") from None
     with mambapy_registered():
         session = Session(settings, progress=show_progress)
         show(heading(session))
@@ -34,7 +37,7 @@ def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[Benc
             try:
                 RUNNERS[section](session)
             finally:
-                clear_progress()
+                show_progress("")
                 show(_tables(section, session.rows[before:], session.rows))
                 if settings.out is not None:
                     write_files(session, settings.out)
@@ -68,17 +71,11 @@ def write_files(session: Session, folder: Path) -> None:
 
 
 def show_progress(action: str) -> None:
-    """Show an action on stderr: in one line on a terminal, elsewhere only the warm-ups."""
+    """Show an action on stderr: in one line on a terminal, which "" clears; elsewhere only the warm-ups."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{action}", end="", file=sys.stderr, flush=True)
     elif "warming up" in action:
         print(action, file=sys.stderr, flush=True)
-
-
-def clear_progress() -> None:
-    """Clear the progress line of a terminal."""
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _tables(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow]) -> str:
@@ -89,10 +86,3 @@ def _tables(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow])
     names = (TOKENS, BATCH, DEPTH) if section == "growth" else (section,)
     texts = [section_text(name, [row for row in new if row.section == name]) for name in names]
     return "\n".join(text for text in texts if text)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError.of("out", f"{folder} cannot be a folder: {error.strerror}") from None

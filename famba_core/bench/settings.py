@@ -29,7 +29,7 @@ DEFAULT_PRECISION: dict[str, tuple[Precision, ...]] = {"cpu": ("float32",), "cud
 class Settings:
     """Options of one run of the benchmark."""
 
-    device: str | None = None  # None: CUDA if there is a device, else the CPU
+    device: str | None = None  # None: CUDA if available, else the CPU
     precision: tuple[str, ...] | None = None  # None: float32 on the CPU and bf16 on CUDA
     batch: int | None = setting(None, "images; None: the paper's 128 on CUDA and 8 on the CPU", at_least=1)
     backbone: str = setting("vim_tiny", "name of the model's sizes", choices=BACKBONES)

@@ -32,11 +32,12 @@ _MEMORY_GIB = {
 # One CPU thread with AVX-512: half of what two threads of an EPYC reached in matrix products and copies.
 _THREAD_FLOPS_PER_S = {"bf16": 2.07e11, "tf32": 1.0e11, "float32": 1.0e11}
 _THREAD_BYTES_PER_S = 1.67e10
-_CPU_OPS_PER_EXP = 10  # a polynomial and its scaling
-_CPU_START_S = 15e-6  # an operator of torch, with its share of autograd
+CPU_OPS_PER_EXP = 10  # a polynomial and its scaling
+# Of an operator of torch, with its share of autograd; on CUDA of a small kernel in a graph, including the wait for the
+# kernel before.
+START_S = {"cpu": 15e-6, "cuda": 2e-6}
 
 _EXPS_PER_CLOCK = 16  # per streaming multiprocessor
-_GRAPH_START_S = 2e-6  # a small kernel in a CUDA graph, including the wait for the kernel before
 
 # NVIDIA's data sheets. A device has the first sheet that matches its name.
 _SHEETS = {
@@ -60,7 +61,7 @@ def known_limits(device_name: str, precision: Precision) -> Limits | None:
         vector_ops_per_s=1e12 * sheet.float32 / 2,  # the sheet counts a multiply-add as two operations
         exps_per_s=1e9 * sheet.gigahertz * sheet.processors * _EXPS_PER_CLOCK,
         bytes_per_s=1e12 * sheet.terabytes_per_s,
-        start_s=_GRAPH_START_S,
+        start_s=START_S["cuda"],
         source="data sheet",
     )
 
@@ -88,8 +89,8 @@ def cpu_limits(threads: int, precision: Precision) -> Limits:
     return Limits(
         matmul_flops_per_s=threads * _THREAD_FLOPS_PER_S[precision],
         vector_ops_per_s=vector_ops_per_s,
-        exps_per_s=vector_ops_per_s / _CPU_OPS_PER_EXP,
+        exps_per_s=vector_ops_per_s / CPU_OPS_PER_EXP,
         bytes_per_s=threads * _THREAD_BYTES_PER_S,
-        start_s=_CPU_START_S,
+        start_s=START_S["cpu"],
         source="measured",
     )

@@ -36,8 +36,8 @@ def _load(image_size: int, choose: Choose) -> tuple[Split, Split]:
     grey = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)
     images = Split(images=grey[:, None].repeat(1, 3, 1, 1), labels=torch.from_numpy(digits.target).long())
     is_test = torch.from_numpy(_is_test(digits.target))
-    train = images.subset(torch.where(~is_test)[0])
-    return train.subset(choose(train.labels)), images.subset(torch.where(is_test)[0])
+    train = images.subset(~is_test)
+    return train.subset(choose(train.labels)), images.subset(is_test)
 
 
 def _is_test(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

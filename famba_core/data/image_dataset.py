@@ -30,7 +30,7 @@ class Split:
         return Split(images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, indices: Tensor) -> Split:
-        """Return the images at the given indices, int64 [m]."""
+        """Return the images at the given indices, int64 [m], or where a mask, bool [n], is True."""
         return Split(images=self.images[indices], labels=self.labels[indices])
 
 

@@ -1,4 +1,4 @@
-"""`famba-train`: real short runs, and what wrong input, a failed run and Ctrl-C look like."""
+"""`famba-train`: real short runs, and the messages for wrong input, a failed run and Ctrl-C."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ TINY = ["--dataset", "digits", "--train-images", "40", "--backbone", "small", "-
         "--batch-size", "20", "--threads", "1", "--device", "cpu"]  # fmt: skip
 
 
-def test_a_run_from_end_to_end_and_again_from_its_checkpoint(small_backbone, tmp_path, capsys):
+def test_run_prints_its_epochs_and_resumes_from_its_checkpoint(small_backbone, tmp_path, capsys):
     command = [*TINY, "--strategy", "upper", "--start-layer", "2", "--r", "2", "--checkpoint", str(tmp_path / "run")]
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
@@ -56,7 +56,7 @@ def test_values_reach_the_configuration(monkeypatch, small_backbone):
     assert seen["train"].ema is False
     assert seen["train"].lr == 0.25
     assert seen["train"].warmup_epochs == 1, "the default for digits"
-    assert seen["augment"].flip is True, "an option outranks the default for digits"
+    assert seen["augment"].flip is True, "an option overrides the default for digits"
     assert seen["augment"].mixup == 0
     assert (seen["model"].num_classes, seen["model"].image_size, seen["model"].cls_position) == (10, 8, "middle")
     assert (seen["threads"], seen["device"], seen["checkpoint"]) == (1, "cpu", None)
@@ -88,28 +88,28 @@ def test_wrong_values_are_one_sentence_each(options, sentences, small_backbone, 
     ["--backbone", "vim_huge"], ["--epochs", "many"], ["--schedule", "1,x"], ["--precision", "fp8"], ["--unknown", "1"],
     ["--checkpoint", ""],
 ])  # fmt: skip
-def test_what_is_no_option_or_value_ends_with_2(options, capsys):
+def test_unknown_option_or_value_exits_with_2(options, capsys):
     with pytest.raises(SystemExit) as ended:
         main(options)
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("famba-train: error: ")
 
 
-def test_a_data_set_that_is_not_there(tmp_path, capsys):
+def test_missing_data_set_is_one_sentence(tmp_path, capsys):
     assert main(["--dataset", "cifar100", "--data-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("famba-train: ")
     assert str(tmp_path) in error
 
 
-def test_a_run_that_fails_ends_with_1(small_backbone, capsys):
+def test_failed_run_exits_with_1(small_backbone, capsys):
     assert main([*TINY, "--lr", "1e30", "--warmup-lr", "1e30"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert "famba-train: the training loss is" in error
     assert error.endswith("a lower --lr or float32 may help")
 
 
-def test_ctrl_c_without_a_checkpoint(small_backbone, monkeypatch, capsys):
+def test_ctrl_c_without_a_checkpoint_suggests_one(small_backbone, monkeypatch, capsys):
     def interrupt(trainer: object, epoch: int) -> None:
         raise KeyboardInterrupt
 
@@ -118,7 +118,7 @@ def test_ctrl_c_without_a_checkpoint(small_backbone, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("\nfamba-train: stopped; --checkpoint DIR would keep the state\n")
 
 
-def test_ctrl_c(tmp_path):
+def test_ctrl_c_keeps_the_checkpoint(tmp_path):
     command = [sys.executable, "-m", "famba_core.cli", "--dataset", "digits", "--train-images", "64", "--backbone",
                "vim_nano", "--epochs", "500", "--threads", "1", "--device", "cpu",
                "--checkpoint", str(tmp_path / "run")]  # fmt: skip
@@ -128,7 +128,7 @@ def test_ctrl_c(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # a shell's background jobs, of which the tests may be one, ignore Ctrl-C, and so would their children
+        # background jobs of a shell ignore Ctrl-C, and so do their children; the tests may be one
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         try:
@@ -140,12 +140,12 @@ def test_ctrl_c(tmp_path):
             process.kill()
     assert process.returncode == 130
     assert "Traceback" not in error
-    assert error.splitlines()[-1] == "famba-train: stopped; the same command goes on from there"
+    assert error.splitlines()[-1] == "famba-train: stopped; the same command resumes the run"
     assert (tmp_path / "run" / "last.pt").exists()
 
 
-def test_help_is_quick_to_come(tmp_path: Path):
-    # torch takes seconds; a stand-in that fails shows that nothing imports it
+def test_help_does_not_import_torch(tmp_path: Path):
+    # importing torch takes seconds; this stand-in fails if it is imported
     (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
     found = subprocess.run(
         [sys.executable, "-m", "famba_core.cli", "--help"],

@@ -41,18 +41,14 @@ def load_checkpoint(
 
 def _mismatches(state: Mapping[str, Tensor], own: Mapping[str, Tensor], backbone: str) -> list[str]:
     """Return a sentence for each name or shape in which a state dict differs from the model's own."""
-    missing = [f"{name} is missing" for name in own if name not in state]
-    unknown = [f"{name} is not a weight of {backbone}" for name in state if name not in own]
-    shapes = [(name, tuple(state[name].shape), tuple(own[name].shape)) for name in own if name in state]
-    return (
-        missing
-        + unknown
-        + [
-            f"{name} has shape {found}, but {backbone} needs {needed}"
-            for name, found, needed in shapes
-            if found != needed
-        ]
-    )
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not a weight of {backbone}" for name in state if name not in own]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, but {backbone} needs {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    return problems
 
 
 def _read(path: Path) -> object:
