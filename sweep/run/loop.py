@@ -13,7 +13,7 @@ from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Prog
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Plan, Trial
 from sweep.price.memory import predicted_peak_mib
-from sweep.run.limits import HOUR_S, Limits
+from sweep.run.limits import HOUR_S, Limits, Signals
 from sweep.run.listeners.base import RunListener
 from sweep.run.measuring import measure_first
 from sweep.run.packing import MOST_PER_GPU, pack, shares_devices
@@ -48,7 +48,6 @@ class TrialLoop:
     """Submits trials while slots are free; handles events, lost workers and limits.
 
     Args:
-        preempted_at: returns when this process received SIGTERM (time.monotonic()), or None.
         is_device: true for a measurement's device_name if trials may get such a device here.
     """
 
@@ -59,17 +58,16 @@ class TrialLoop:
         executor: Executor,
         folder: Path,
         listener: RunListener,
-        preempted_at: Callable[[], float | None],
+        signals: Signals,
         is_device: Callable[[str], bool],
     ) -> None:
         self._plan, self._pool, self._queue = plan, plan.pool, queue
         self._executor, self._folder, self._listener = executor, folder, listener
-        self._limits, self._is_device = Limits(plan.pool, preempted_at), is_device
+        self._limits, self._is_device = Limits(plan.pool, signals), is_device
         self._running: dict[str, _Running] = {}
         self._retries = RetryPolicy()
         self._capacity = executor.capacity
         self._gpu_s = 0.0  # spent by ended trials and by measuring
-        self._draining: str | None = None  # why nothing new starts
 
     def run(self) -> str | None:
         """Run until the queue is empty; return None, or the limit that ended the run before."""
@@ -77,12 +75,12 @@ class TrialLoop:
             self._measure(self._queue.pending)
             self._check_limits()
         while True:
-            if self._draining is None:
+            if not self._limits.reached:
                 self._fill()
             if not self._running and self._queue.peek() is None:
                 return None
-            if self._draining and self._is_drained():
-                return self._draining
+            if self._limits.reached and self._is_drained():
+                return self._limits.reached
             for event in self._executor.poll(POLL_S):
                 self._handle(event)
             self._note_capacity()
@@ -107,8 +105,7 @@ class TrialLoop:
             self._measure([job.trial for job in batch])
             for job in reversed(batch):  # measured memory may allow another number of trials on a device
                 self._queue.requeue(job)
-            self._check_limits()
-            if self._draining:
+            if self._check_limits():
                 return
             batch = self._next_batch()
         for job in batch:
@@ -154,7 +151,7 @@ class TrialLoop:
             trials,
             self._folder,
             self._listener,
-            should_end=lambda: self._reason_to_end(gpu_s()) is not None,
+            should_end=lambda: self._check_limits(gpu_s()),
             time_limit_s=None if limit_h is None else limit_h * HOUR_S,
             is_device=self._is_device,
         )
@@ -227,15 +224,13 @@ class TrialLoop:
                 running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
                 self._executor.stop(job_id)
 
-    def _reason_to_end(self, measuring_gpu_s: float = 0.0) -> str | None:
+    def _check_limits(self, measuring_gpu_s: float = 0.0) -> bool:
+        """Return whether a limit is reached, so that nothing new starts. The listener hears of the first one."""
         running = sum(running.gpu_s for running in self._running.values())
-        return self._limits.reason_to_end(self._gpu_s + running + measuring_gpu_s)
-
-    def _check_limits(self) -> None:
-        """Start draining at the first limit that is reached: nothing new starts."""
-        if self._draining is None and (reason := self._reason_to_end()):
-            self._draining = reason
-            self._listener.note(f"{reason}; epochs that end within {self._pool.grace_s:g} s still count")
+        if self._limits.check(self._gpu_s + running + measuring_gpu_s):
+            grace = f"epochs that end within {self._pool.grace_s:g} s still count"
+            self._listener.note(f"{self._limits.reached}; {grace}")
+        return self._limits.reached is not None
 
     def _is_drained(self) -> bool:
         """True if every running trial has a checkpoint since the limit was reached, or the grace time is over."""

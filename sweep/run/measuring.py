@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep.errors import as_user_error
@@ -54,7 +54,8 @@ def measure_first(
     pending = {name: trial for name, trial in pending.items() if name not in stored}
     if not pending:
         return
-    phase = _Phase(executor, folder, listener, pending, should_end, time_limit_s, is_device)
+    progress = TrialProgress.begin(1, len(pending), read_last_holder_token(folder))
+    phase = _Phase(executor, folder, listener, pending, progress, should_end, time_limit_s, is_device)
     listener.measuring_began(len(pending))
     try:
         phase.run()
@@ -71,67 +72,63 @@ def _stored_ids(folder: Path, is_device: Callable[[str], bool]) -> set[str]:
     return set(rows["measure_id"][rows["device_name"].map(is_device).astype(bool)])
 
 
+@dataclass
 class _Phase:
     """The pending measurements, and the jobs that take them."""
 
-    def __init__(
-        self,
-        executor: Executor,
-        folder: Path,
-        listener: RunListener,
-        pending: dict[str, Trial],
-        should_end: Callable[[], bool],
-        time_limit_s: float | None,
-        is_device: Callable[[str], bool],
-    ) -> None:
-        self._executor, self._folder, self._listener, self._pending = executor, folder, listener, pending
-        self._should_end, self._time_limit_s, self._is_device = should_end, time_limit_s, is_device
-        self._progress = TrialProgress.begin(1, len(pending), read_last_holder_token(folder))
+    executor: Executor
+    folder: Path
+    listener: RunListener
+    pending: dict[str, Trial]
+    progress: TrialProgress
+    should_end: Callable[[], bool]
+    time_limit_s: float | None
+    is_device: Callable[[str], bool]
 
     def run(self) -> None:
         self._save_progress()
         losses = 0
-        while self._pending and losses < MOST_LOSSES:
+        while self.pending and losses < MOST_LOSSES:
             if (lost := self._run_job()) is None:
                 return
             if not lost.node_left:
                 losses += 1
-        if self._pending:
+        if self.pending:
             reason = _not_measured("the measuring worker died again")
-            self._listener.note(f"{plural(len(self._pending), 'schedule')} more: {reason}")
+            self.listener.note(f"{plural(len(self.pending), 'schedule')} more: {reason}")
 
     def _run_job(self) -> Lost | None:
         """Take the pending measurements in one job. Return its loss, if it was lost."""
-        for event in self._events(MeasureJob(trials=tuple(self._pending.values()))):
+        for event in self._events(MeasureJob(trials=tuple(self.pending.values()))):
             match event:
                 case Lost():
                     self._handle_loss(event)
                     self._save_progress()
                     return event
                 case Progress(metrics=Measured(measure_id=name, error=error)):
-                    self._pending.pop(name, None)
+                    self.pending.pop(name, None)
                     if error:
-                        self._listener.note(f"{name}: {_not_measured(error)}")
+                        self.listener.note(f"{name}: {_not_measured(error)}")
             self._save_progress()
         return None
 
     def _handle_loss(self, lost: Lost) -> None:
         """Drop what the dead worker had stored, and the measurement that it died in."""
-        for name in _stored_ids(self._folder, self._is_device) & self._pending.keys():
-            del self._pending[name]
+        for name in _stored_ids(self.folder, self.is_device) & self.pending.keys():
+            del self.pending[name]
         if lost.node_left:
-            self._listener.note(f"measuring: {lost.reason}; it continues on another node")
-        elif died_in := next(iter(self._pending), None):
-            del self._pending[died_in]
-            self._listener.note(f"{died_in}: {_not_measured(lost.reason)}")
+            self.listener.note(f"measuring: {lost.reason}; it continues on another node")
+        elif died_in := next(iter(self.pending), None):
+            del self.pending[died_in]
+            self.listener.note(f"{died_in}: {_not_measured(lost.reason)}")
 
     def _events(self, job: MeasureJob) -> Iterator[Event]:
         """Submit the job and yield its events until it is lost or has finished, or the phase should end."""
-        self._executor.submit(job)
+        self.executor.submit(job)
         since: float | None = None  # when the current measurement began
         overdue = None
         while True:
-            for event in self._executor.poll(POLL_S):
+            for event in self.executor.poll(POLL_S):
                 if isinstance(event, Finished):
                     return
                 if isinstance(event, Lost):
@@ -139,19 +136,19 @@ class _Phase:
                     return
                 since = time.monotonic()
                 yield event
-            if self._should_end():
-                self._executor.stop(job.job_id)
+            if self.should_end():
+                self.executor.stop(job.job_id)
                 return
-            limit = self._time_limit_s
+            limit = self.time_limit_s
             if limit is not None and since is not None and not overdue and time.monotonic() - since > limit:
                 overdue = f"took longer than {clock(limit)}"
-                self._executor.stop(job.job_id)
+                self.executor.stop(job.job_id)
 
     def _save_progress(self) -> None:
-        self._progress = replace(self._progress, epoch=self._progress.epochs - len(self._pending))
-        with as_user_error(self._folder):
-            self._progress.write(StudyPaths(self._folder).measurements)
-        self._listener.measured(self._progress.epoch)
+        self.progress = replace(self.progress, epoch=self.progress.epochs - len(self.pending))
+        with as_user_error(self.folder):
+            self.progress.write(StudyPaths(self.folder).measurements)
+        self.listener.measured(self.progress.epoch)
 
 
 def _not_measured(reason: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,6 @@ class TrialQueue:
         self._paths = StudyPaths(folder)
         self._attempts: dict[str, int] = {trial_id: row["attempt"] for trial_id, row in outcomes.items()}
         self._limit, self._newly_completed = limit if plan.search else None, 0
-        self._search: OptunaSearch | None = None
         self._earlier_rows: list[Mapping[str, Any]] = []  # rows of earlier runs, for the search
         jobs = [self._job(trial) for trial in plan.trials[:limit]]
         if plan.search:
@@ -68,8 +68,13 @@ class TrialQueue:
         while self._limit is None or self._newly_completed + chosen < self._limit:
             if self._pending:
                 return self._pending.popleft()
-            job = self._suggested(running)
-            if job is None or not self._copy(job):
+            if self._plan.search is None:
+                return None
+            suggestion = self._search.suggest({job.job_id: job.suggestion or 0 for job in running})
+            if suggestion is None:
+                return None
+            self.requested.add(suggestion.trial.trial_id)
+            if not self._copy(job := self._job(suggestion.trial, suggestion.number)):
                 return job
         # the limit is for suggestions, not for baselines
         return self._pending.popleft() if self._pending and self._pending[0].suggestion is None else None
@@ -90,7 +95,7 @@ class TrialQueue:
         if self._plan.search and (row := read_result(self._folder, job.job_id, job.attempt)):
             if status == "completed" and job.suggestion is not None:
                 self._newly_completed += 1
-            self._optuna().tell(row)
+            self._search.tell(row)
 
     @property
     def pending(self) -> list[Trial]:
@@ -126,24 +131,15 @@ class TrialQueue:
             suggestion=suggestion,
         )
 
-    def _suggested(self, running: Collection[TrainJob]) -> TrainJob | None:
-        if self._plan.search is None:
-            return None
-        suggestion = self._optuna().suggest({job.job_id: job.suggestion or 0 for job in running})
-        if suggestion is None:
-            return None
-        self.requested.add(suggestion.trial.trial_id)
-        return self._job(suggestion.trial, suggestion.number)
+    @cached_property
+    def _search(self) -> OptunaSearch:
+        """The search, made when first needed: importing Optuna takes half a second."""
+        from sweep.search.optuna_search import OptunaSearch
 
-    def _optuna(self) -> OptunaSearch:
-        """Return the search, made when first needed: importing Optuna takes half a second."""
-        if self._search is None:
-            from sweep.search.optuna_search import OptunaSearch
-
-            self._search = OptunaSearch(self._plan, self._paths.optuna_log)
-            for row in sorted(self._earlier_rows, key=lambda row: _suggestion_number(row) or 0):
-                self._search.tell(row)
-        return self._search
+        search = OptunaSearch(self._plan, self._paths.optuna_log)
+        for row in sorted(self._earlier_rows, key=lambda row: _suggestion_number(row) or 0):
+            search.tell(row)
+        return search
 
     def _is_missing(self, trial: Trial) -> bool:
         status = self.statuses.get(trial.trial_id)
@@ -159,7 +155,7 @@ class TrialQueue:
         self.copied += 1
         self.statuses[job.job_id] = row["status"]
         if self._plan.search:
-            self._optuna().tell(row)
+            self._search.tell(row)
         return True
 
     def _interrupted(self, outcomes: Mapping[str, Mapping[str, Any]]) -> list[TrainJob]:

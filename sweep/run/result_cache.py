@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,7 +63,9 @@ class ResultCache:
     def _list_attempts(self) -> dict[str, list[tuple[Path, int]]]:
         """Return the stored attempts in the other studies, sorted by study and attempt."""
         stored = defaultdict(list)
-        for study in self._other_studies():
+        for study in sorted(self._results.glob("[!.]*/")):
+            if self._study.exists() and study.samefile(self._study):
+                continue
             try:
                 names = list_parts(study, TRIALS)
             except (UserError, OSError):  # a damaged study must not stop this one
@@ -75,15 +75,6 @@ class ResultCache:
                 if number.isdecimal():
                     stored[trial_id].append((study, int(number)))
         return {trial_id: sorted(places) for trial_id, places in stored.items()}
-
-    def _other_studies(self) -> Iterator[Path]:
-        try:
-            entries = sorted(os.scandir(self._results), key=lambda entry: entry.name)
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith(".") and not _is_same(entry, self._study):
-                yield Path(entry.path)
 
 
 def _read_completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
@@ -95,7 +86,3 @@ def _read_completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str,
     if row is None or curve is None or (row["trial_id"], row["status"]) != (trial_id, "completed"):
         return None
     return row, curve
-
-
-def _is_same(entry: os.DirEntry[str], study: Path) -> bool:
-    return study.exists() and os.path.samefile(entry.path, study)

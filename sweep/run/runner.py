@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import as_user_error
-from sweep.executors.base import Executor, ExecutorFactory, ResourceRequest
+from sweep.executors.base import ExecutorFactory, ResourceRequest
 from sweep.plan.model import Plan, Trial
 from sweep.plan.plan_file import save_plan
+from sweep.run.limits import Signals
 from sweep.run.listeners.base import Broadcast, RunListener
 from sweep.run.listeners.log_file import LogFile
 from sweep.run.loop import TrialLoop
 from sweep.run.queue import TrialQueue
 from sweep.run.result_cache import ResultCache
-from sweep.run.signals import Signals
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.log import logging_to
@@ -89,23 +89,17 @@ def run_plan(
         listener = Broadcast([*listeners, LogFile()])
         rows = _read_stored(plan, folder, stored, listener)
         save_plan(folder, plan)
-        found = by_trial(rows)
-        _remove_stale_checkpoints(found, folder)
-        queue = TrialQueue(plan, folder, found, limit=limit, retry_failed=retry_failed, cache=cache)
+        _remove_stale_checkpoints(rows, folder)
+        queue = TrialQueue(plan, folder, rows, limit=limit, retry_failed=retry_failed, cache=cache)
         with as_user_error(folder):
             queue.copy_cached()
         if queue.copied:
             source = f"other studies in {folder.parent}"
             listener.note(f"{queue.copied} results copied from {source} (--no-cache trains them again)")
         interrupted, limit_reached = _run(plan, queue, folder, executor_factory, listener, is_device)
-        ended_early = interrupted or limit_reached is not None
-        if ended_early:  # workers may have stored rows whose events nobody received
-            rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
-            queue.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
-        states = [queue.statuses.get(trial_id) for trial_id in queue.requested]
-        if ended_early:
-            done = f"{len(states) - states.count(None)} of {len(states)} trials are stored"
-            listener.note(f"Stopped: {done}. The same command continues with the others.")
+        if interrupted or limit_reached:
+            _note_stop(queue, folder, listener)
+    states = [queue.statuses.get(trial_id) for trial_id in queue.requested]
     return RunSummary(
         requested=len(states),
         completed=states.count("completed"),
@@ -139,15 +133,17 @@ def by_trial(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {row["trial_id"]: row for row in records}
 
 
-def _read_stored(plan: Plan, folder: Path, stored: StoredRows | None, listener: RunListener) -> pd.DataFrame:
-    """Return the stored rows, reading them again if another driver has added some, and quarantine corrupt files."""
+def _read_stored(
+    plan: Plan, folder: Path, stored: StoredRows | None, listener: RunListener
+) -> dict[str, dict[str, Any]]:
+    """Return the rows `by_trial`, read again if another driver has added some, and quarantine corrupt files."""
     if stored is None or not is_current(folder, stored):
         stored = read_rows(folder, resume_columns(plan))
     with as_user_error(folder):
         moved = quarantine(folder, stored.damaged)
     for part in moved:
         listener.note(f"{part.name} could not be read and was moved to {part.parent}; a trial without a row runs again")
-    return stored.rows
+    return by_trial(stored.rows)
 
 
 def _remove_stale_checkpoints(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
@@ -158,6 +154,16 @@ def _remove_stale_checkpoints(stored: Mapping[str, Mapping[str, Any]], folder: P
         begun_since = row and progress and progress.attempt > row["attempt"]
         if row and row["status"] != "failed" and not begun_since:
             shutil.rmtree(checkpoints / name, ignore_errors=True)
+
+
+def _note_stop(queue: TrialQueue, folder: Path, listener: RunListener) -> None:
+    """Note how many trials are stored, with those rows of workers whose events nobody received."""
+    rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
+    queue.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
+    done = len(queue.requested & queue.statuses.keys())
+    listener.note(
+        f"Stopped: {done} of {len(queue.requested)} trials are stored. The same command continues with the others."
+    )
 
 
 def _run(
@@ -175,24 +181,14 @@ def _run(
     resources = ResourceRequest.largest(map(ResourceRequest.of_trial, trials))
     with Signals() as signals:
         try:
-            with (
-                contextlib.closing(executor_factory(folder, resources)) as executor,
-                _reported(queue, executor, listener),
-                as_user_error(folder),
-            ):
-                signals.patient = True
-                loop = TrialLoop(plan, queue, executor, folder, listener, lambda: signals.preempted_at, is_device)
-                ended_by = loop.run()
+            with contextlib.closing(executor_factory(folder, resources)) as executor, as_user_error(folder):
+                expected = [trial.trial_id for trial in queue.expected]
+                listener.run_began(expected, planned=queue.planned, capacity=executor.capacity)
+                try:
+                    signals.patient = True
+                    ended_by = TrialLoop(plan, queue, executor, folder, listener, signals, is_device).run()
+                finally:
+                    listener.run_ended()
         except KeyboardInterrupt:
             return True, None
     return signals.preempted_at is not None and ended_by is not None, ended_by
-
-
-@contextlib.contextmanager
-def _reported(queue: TrialQueue, executor: Executor, listener: RunListener) -> Iterator[None]:
-    expected = [trial.trial_id for trial in queue.expected]
-    listener.run_began(expected, planned=queue.planned, capacity=executor.capacity)
-    try:
-        yield
-    finally:
-        listener.run_ended()

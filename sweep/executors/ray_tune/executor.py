@@ -14,8 +14,17 @@ from pathlib import Path
 
 from sweep.errors import UserError, as_user_error
 from sweep.executors.base import Event, Job, ResourceRequest, RunJob
-from sweep.executors.ray_tune.capacity import ClusterCapacity
-from sweep.executors.ray_tune.messages import Close, Failure, Note, Start, Stop, Submit, ToDriver, ToRay
+from sweep.executors.ray_tune.messages import (
+    Close,
+    ClusterCapacity,
+    Failure,
+    Note,
+    Start,
+    Stop,
+    Submit,
+    ToDriver,
+    ToRay,
+)
 from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.scratch import Scratch
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.executors.base import Event, Job, ResourceRequest, RunJob
-from sweep.executors.ray_tune.capacity import ClusterCapacity
 from sweep.executors.ray_tune.node_check import FolderProbe
 
 
@@ -47,6 +46,14 @@ class Stop:
 @dataclass(frozen=True)
 class Close:
     """Stop all jobs and exit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterCapacity:
+    """What the cluster has for jobs now."""
+
+    slots: int  # jobs that can run concurrently
+    gpu_memory_mib: float | None  # of the smallest GPU; None without a GPU, or if it is unknown
 
 
 @dataclass(frozen=True)

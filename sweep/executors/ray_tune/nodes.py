@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -12,13 +13,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.executors.base import ResourceRequest
-from sweep.executors.ray_tune.capacity import ClusterCapacity, count_slots, describe_shortage
-from sweep.executors.ray_tune.messages import Failure, Note, ToDriver
+from sweep.executors.ray_tune.messages import ClusterCapacity, Failure, Note, ToDriver
 from sweep.executors.ray_tune.node_check import FolderProbe, NodeCheck, check_node, read_gpu_memory_mib
 
 CHECK_TIMEOUT_S = 60.0
 RECHECK_S = 60.0  # from a node's failure to its next check
 WATCH_S = 1.0
+Node = dict[str, Any]  # as ray.nodes() describes it
 
 
 class NodePool:
@@ -144,3 +145,32 @@ def _read_result(reference: Any, node_id: str, probe: FolderProbe) -> NodeCheck:
         problem = f"the machine writes to another {probe.folder} than the driver: --out must be a shared folder"
         return NodeCheck(problem=problem)
     return check
+
+
+def count_slots(nodes: Iterable[Node], request: ResourceRequest) -> int:
+    """Return how many jobs with this request fit concurrently; a job runs on one node, a share of a GPU on one GPU."""
+    return sum(_count_on_node(node["Resources"], request) for node in nodes if node["Alive"])
+
+
+def _count_on_node(resources: dict[str, float], request: ResourceRequest) -> int:
+    if request.accelerator_type and f"accelerator_type:{request.accelerator_type}" not in resources:
+        return 0
+    on_cpus = int(resources.get("CPU", 0) // request.cpus)
+    if not request.gpus:
+        return on_cpus
+    gpus = int(resources.get("GPU", 0))
+    on_gpus = gpus // int(request.gpus) if request.gpus >= 1 else gpus * int(1 / request.gpus + 1e-6)
+    return min(on_cpus, on_gpus)
+
+
+def describe_shortage(nodes: Iterable[Node], request: ResourceRequest) -> str:
+    """Return the sentence that says that no node has what a job needs, and what the nodes have."""
+    kinds = Counter(_describe(node["Resources"]) for node in nodes if node["Alive"])
+    available = "; ".join(f"{n} x {kind}" if n > 1 else kind for kind, n in kinds.items())
+    return f"a trial takes {request}, but no machine has that much. The machines have: {available}"
+
+
+def _describe(resources: dict[str, float]) -> str:
+    types = ", ".join(sorted(name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")))
+    of_type = f" ({types})" if types else ""
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs{of_type}"

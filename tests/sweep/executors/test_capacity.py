@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweep.executors.base import ResourceRequest
-from sweep.executors.ray_tune.capacity import count_slots, describe_shortage
+from sweep.executors.ray_tune.nodes import count_slots, describe_shortage
 
 
 def node(*, alive: bool = True, **resources: float) -> dict[str, Any]:

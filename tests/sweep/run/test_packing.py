@@ -12,7 +12,7 @@ from PIL import Image
 from famba_core.config import AugmentConfig, DataConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.cost.work import StepSettings, step_cost
 from sweep.executors.base import TrainJob
-from sweep.executors.ray_tune.capacity import count_slots
+from sweep.executors.ray_tune.nodes import count_slots
 from sweep.plan.model import Trial
 from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
 from sweep.run.packing import MOST_PER_GPU, pack
