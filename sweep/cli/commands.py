@@ -15,7 +15,7 @@ from sweep.errors import UserError
 if TYPE_CHECKING:
     from sweep.executors.base import Executor, ResourceRequest
     from sweep.grid.spec import SweepSpec
-    from sweep.plan.model import Plan, Trial
+    from sweep.plan.model import Plan
     from sweep.price.estimate import Price
     from sweep.store.study import StoredRows
 
@@ -39,8 +39,12 @@ def run(options: argparse.Namespace) -> int:
 
     _, plan, folder, stored, priced = _prepare(options)
     missing = missing_trials(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
-    if missing and not options.yes:
-        _refuse_long_run(priced, missing)
+    hours = sum(trial.device_hours for trial in priced.of(missing))
+    if hours > ASK_ABOVE_DEVICE_HOURS and not options.yes:  # it may be a mistake
+        raise UserError(
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: pass --yes to start "
+            "them, --limit N for fewer, or another --profile"
+        )
     if missing and not plan.trials[0].gpus_per_trial:
         from famba_core.ops.cpu.build import library
 
@@ -160,8 +164,9 @@ def _prepare(options: argparse.Namespace) -> _Prepared:
     The rows are read once: with thousands of trials that takes seconds.
     """
     from famba_core.data.datasets import describe_dataset
+    from sweep.cli.doctor import has_cifar100, has_gpu
     from sweep.grid.resources import FLAGS
-    from sweep.grid.spec import load_spec
+    from sweep.grid.spec import default_profile, load_spec
     from sweep.plan.build import make_plan
     from sweep.plan.study_folder import study_folder
     from sweep.price.calibration import calibrate
@@ -176,7 +181,10 @@ def _prepare(options: argparse.Namespace) -> _Prepared:
     if in_process and "trial_time_limit_h" in flags:
         raise UserError("--trial-time-limit needs --executor ray; in-process cannot stop a trial that hangs")
     spec = load_spec(options.grid)
-    profile = options.profile or _choose_profile(spec, options.data_dir)
+    profile = options.profile
+    if profile is None:
+        profile, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(options.data_dir))
+        print(reason, flush=True)
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
     if in_process and plan.pool.gpus_per_trial == "pack":
         raise UserError("gpus_per_trial: pack needs --executor ray; in-process runs one trial at a time")
@@ -187,25 +195,6 @@ def _prepare(options: argparse.Namespace) -> _Prepared:
     data = plan.trials[0].data  # all trials of a plan have the same data
     calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
     return _Prepared(spec, plan, folder, stored, price_plan(plan, device, calibration))
-
-
-def _choose_profile(spec: SweepSpec, data_dir: str | None) -> str:
-    from sweep.cli.doctor import has_cifar100, has_gpu
-    from sweep.grid.spec import default_profile
-
-    name, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(data_dir))
-    print(reason, flush=True)
-    return name
-
-
-def _refuse_long_run(priced: Price, missing: Sequence[Trial]) -> None:
-    """Raise UserError, with the estimate, for a long run: it may be a mistake."""
-    hours = sum(trial.device_hours for trial in priced.of(missing))
-    if hours > ASK_ABOVE_DEVICE_HOURS:
-        raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: pass --yes to start "
-            "them, --limit N for fewer, or another --profile"
-        )
 
 
 def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:

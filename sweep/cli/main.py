@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="famba-sweep")
     choices = result.add_subparsers(required=True)
 
-    run = choices.add_parser("run", help="train the missing trials of a grid, then write its report")
+    run = choices.add_parser("run")
     _add_grid(run)
     run.add_argument(
         "--executor",
@@ -101,33 +101,24 @@ def parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(function=commands.run)
 
-    plan = choices.add_parser("plan", help="show every trial, its schedule and price; train nothing")
+    plan = choices.add_parser("plan")
     _add_grid(plan)
     plan.set_defaults(function=commands.plan, executor="ray")
 
-    _add_study_command(choices, commands.report, "write the report of a study's folder again")
-    _add_study_command(choices, commands.status, "show which trials are done, running, failed")
-    _add_study_command(choices, commands.compact, "merge a study's many files into few; no run may be active")
+    for function in (commands.report, commands.status, commands.compact):
+        command = choices.add_parser(function.__name__)
+        command.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
+        command.set_defaults(function=function)
 
-    doctor = choices.add_parser("doctor", help="show devices, scan backends, data sets and versions of this machine")
+    doctor = choices.add_parser("doctor")
     doctor.add_argument("--data-dir", type=_given, metavar="DIR", help="folder that holds cifar100/")
     doctor.set_defaults(function=commands.doctor)
 
-    data = choices.add_parser("data", help="download a data set")
+    data = choices.add_parser("data")
     data.add_argument("dataset", choices=("cifar100",))
     data.add_argument("--data-dir", type=_folder, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
     data.set_defaults(function=commands.data)
     return result
-
-
-def _add_study_command(
-    choices: argparse._SubParsersAction[argparse.ArgumentParser],
-    function: Callable[[argparse.Namespace], int],
-    help_text: str,
-) -> None:
-    command = choices.add_parser(function.__name__, help=help_text)
-    command.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
-    command.set_defaults(function=function)
 
 
 def _add_grid(command: argparse.ArgumentParser) -> None:
@@ -199,7 +190,3 @@ def _number_or_pack(text: str) -> float | str:
 
 
 _PARSERS: dict[object, Callable[[str], object]] = {str: str, int: _positive, float: _number}  # of options, by type
-
-
-if __name__ == "__main__":
-    sys.exit(main())

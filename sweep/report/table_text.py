@@ -125,11 +125,6 @@ def to_latex(columns: list[Column], caption: str, label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    """Return every column of the table in full precision. An empty field is a missing value."""
-    return table.to_csv(index=False)
-
-
 def in_few_digits(values: Iterable[float]) -> list[str]:
     """Return the numbers of one column as text, with equally many decimals: at least three digits of the smallest."""
     values = list(values)
@@ -143,8 +138,8 @@ def percent(value: float, deviation: float | None = None) -> str:
     return _with_deviation(value, deviation, 1)
 
 
-def ratio(value: float, deviation: float | None = None) -> str:
-    return _with_deviation(value, deviation, 3)
+def ratio(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def mebibytes(value: float, deviation: float | None = None) -> str:

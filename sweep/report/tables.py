@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from famba_core.backbones import BACKBONES
 from sweep.grid.objectives import Constraint
 from sweep.plan.model import Case, Plan
-from sweep.report.paper.published import paper_table
+from sweep.report.published import beside_published
 from sweep.report.study_data import StudyData
 
 # What makes a configuration: a case without its seed.
@@ -31,7 +30,6 @@ MEASURES = (
 # An isolated measurement gives these one value for all seeds, and so no standard deviation.
 MEASURED_ONCE = ("train_time_s", "peak_memory_mib", "step_time_ms", "throughput_img_per_s")
 RATIOS = {"train_time_ratio": "train_time_s", "peak_memory_ratio": "peak_memory_mib"}
-PUBLISHED = ("top1_pct", "top5_pct", "train_time_s", "peak_memory_mib", *RATIOS)
 
 
 def build_table(data: StudyData) -> pd.DataFrame:
@@ -54,7 +52,7 @@ def build_table(data: StudyData) -> pd.DataFrame:
             lines, because times of the two kinds cannot be compared
         feasible, breaks: only with constraints: whether the means meet all of them (missing: not known), and those
             that are broken. As in the search, isolated times are compared where there are any
-        published_...: the columns PUBLISHED of the paper, if the grid names one of its tables
+        published_...: the columns `published.COLUMNS` of the paper, if the grid names one of its tables
     """
     plan, completed = data.plan, data.completed
     cases = _cases_shown(data)
@@ -78,7 +76,7 @@ def build_table(data: StudyData) -> pd.DataFrame:
     if plan.constraints:
         table = _with_constraints(table, plan.constraints, _over_seeds(lines, with_isolated_times, bounded))
     table = table if cases else table[:0]
-    return table if plan.paper_table is None else _beside_published(table, plan.paper_table)
+    return table if plan.paper_table is None else beside_published(table, plan.paper_table)
 
 
 def _cases_shown(data: StudyData) -> Sequence[Case]:
@@ -146,31 +144,3 @@ def _with_constraints(table: pd.DataFrame, constraints: Sequence[Constraint], va
     broken, met = violations > 0, violations <= 0
     feasible = met.all(axis=1).astype("boolean").mask(violations.isna().any(axis=1) & ~broken.any(axis=1))
     return table.assign(feasible=feasible, breaks=[" and ".join(broken.columns[line]) for line in broken.to_numpy()])
-
-
-def _beside_published(table: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Add the published columns and sort the lines: first unfused ones, then the paper's order, then what it lacks."""
-    paper = paper_table(number)
-    position_of = {_published_key(line): position for position, line in enumerate(paper.to_dict("records"))}
-    positions = []
-    for line in table.to_dict("records"):
-        unpublished = -1 if line["strategy"] == "none" else len(paper)
-        positions.append(position_of.get(_published_key(line), unpublished))
-    published = paper[list(PUBLISHED)].reindex(positions).add_prefix("published_").set_axis(table.index)
-    return table.join(published).iloc[np.argsort(positions, kind="stable")].reset_index(drop=True)
-
-
-def _published_key(line: dict[Hashable, Any]) -> tuple[Any, ...]:
-    """Return what a measured and a published line have in common. A small backbone stands for a published one.
-
-    The paper fuses in the order "concat", by plain means. It prints start layers for every strategy, and its lower
-    fusion ends with layer 19 (section 4.1).
-    """
-    if (line.get("order", "concat"), line.get("weighting", "mean")) != ("concat", "mean"):
-        return ()
-    if line["strategy"] == "lower" and line.get("stop_layer", 19) != 19:
-        return ()
-    start_layer = line["start_layer"] if line["strategy"] == "upper" else None
-    r = 0 if line["strategy"] == "none" else line["r"]
-    backbone = BACKBONES[line["backbone"]].stands_for or line["backbone"]
-    return backbone, line["strategy"], start_layer, None if pd.isna(r) else r

@@ -35,34 +35,31 @@ def write_report(folder: Path) -> Report:
     Stored files that cannot be read are left out and listed on the page. Raises UserError if the folder holds no plan,
     or if the report cannot be written.
     """
-    content = _compute(StudyData.read(folder))
-    table = f"table{content.data.plan.paper_table or ''}"
-    files = _files(content, table)
-    report = StudyPaths(folder).report
-    with as_user_error(report):
-        report.mkdir(exist_ok=True)
-        for name, data in files.items():
-            write_atomically(report / name, data)
-    return Report(
-        index=report / "index.html",
-        table=report / f"{table}.md",
-        files=tuple(report / name for name in files),
-        columns=content.columns,
-        caption=content.caption,
-    )
-
-
-def _compute(data: StudyData) -> ReportContent:
-    table = build_table(data)
-    trade_offs = frontiers(table, data.plan.objectives)
-    return ReportContent(
+    data = StudyData.read(folder)
+    table, objectives = build_table(data), data.plan.objectives
+    trade_offs = frontiers(table, objectives)
+    content = ReportContent(
         data=data,
         table=table,
         columns=table_text.printed_columns(table),
         caption=table_caption(data, table),
         trade_offs=trade_offs,
-        frontier=frontier_rows(table, data.plan.objectives, trade_offs),
+        frontier=frontier_rows(table, objectives, trade_offs),
         pictures=draw_pictures(data, table, trade_offs),
+    )
+    name = f"table{data.plan.paper_table or ''}"
+    files = _files(content, name)
+    report = StudyPaths(folder).report
+    with as_user_error(report):
+        report.mkdir(exist_ok=True)
+        for file, contents in files.items():
+            write_atomically(report / file, contents)
+    return Report(
+        index=report / "index.html",
+        table=report / f"{name}.md",
+        files=tuple(report / file for file in files),
+        columns=content.columns,
+        caption=content.caption,
     )
 
 
@@ -74,8 +71,8 @@ def _files(content: ReportContent, table: str) -> dict[str, bytes]:
     texts = {
         f"{table}.md": table_text.to_markdown(content.columns, content.caption),
         f"{table}.tex": table_text.to_latex(content.columns, content.caption, f"tab:{content.data.plan.study}"),
-        f"{table}.csv": table_text.to_csv(content.table),
-        "frontier.csv": table_text.to_csv(content.frontier),
+        f"{table}.csv": content.table.to_csv(index=False),  # in full precision; an empty field is a missing value
+        "frontier.csv": content.frontier.to_csv(index=False),
         "index.html": render_page(content, figures),
     }
     return figures | {name: text.encode() for name, text in texts.items()}

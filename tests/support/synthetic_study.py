@@ -13,7 +13,7 @@ import pandas as pd
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.fusion.schedule import fusing_layers, spread, tokens_per_layer
 from sweep.plan.model import Case, Plan, Trial
-from sweep.report.paper.published import paper_table
+from sweep.report.published import paper_table
 from sweep.report.study_data import StudyData
 from sweep.schema import EpochRow, ResultRow
 from sweep.store import study as store

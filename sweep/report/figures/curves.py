@@ -53,9 +53,7 @@ def learning_curves_figure(epochs: pd.DataFrame, title: str) -> Figure:
     named: set[str] = set()
     for _, line in epochs.groupby("trial_id", sort=False):
         name = line["strategy" if crowded else "configuration"].iloc[0]
-        label = "no fusion" if name == "none" else name
-        if name in named:
-            label = f"_{label}"  # matplotlib leaves such a line out of the legend
+        label = None if name in named else "no fusion" if name == "none" else name
         named.add(name)
         for column, ax in axes.items():
             ax.plot(line["epoch"].astype(int), line[column], **styles[name], label=label)
@@ -75,12 +73,12 @@ def evenly(number: int, most: int) -> np.ndarray:
 
 def _configuration_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
     strategies = dict(zip(epochs["configuration"], epochs["strategy"], strict=True))
-    styles: dict[str, dict[str, Any]] = {}
-    for i, (configuration, strategy) in enumerate(strategies.items()):
-        colour = matplotlib.colormaps["viridis"](0.9 * i / len(strategies))  # its last yellows are too pale
-        fused = {"color": colour, "linestyle": ("-", "--", ":")[i % 3], "linewidth": 1.2}
-        styles[configuration] = UNFUSED if strategy == "none" else fused
-    return styles
+    colours = matplotlib.colormaps["viridis"](0.9 * np.arange(len(strategies)) / len(strategies))  # no pale yellows
+    styles = zip(strategies.items(), colours, cycle(("-", "--", ":")), strict=False)
+    return {
+        configuration: UNFUSED if strategy == "none" else {"color": colour, "linestyle": line, "linewidth": 1.2}
+        for (configuration, strategy), colour, line in styles
+    }
 
 
 def _strategy_styles(epochs: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -100,7 +98,7 @@ def knob_figure(table: pd.DataFrame, knob: Knob, title: str) -> Figure | None:
         return None
     if len(curves) > MOST_KNOB_CURVES:
         title += f": {MOST_KNOB_CURVES} of {len(curves)} curves, evenly over the table"
-        curves = [curves[i] for i in evenly(len(curves), MOST_KNOB_CURVES)]
+    curves = [curves[i] for i in evenly(len(curves), MOST_KNOB_CURVES)]
     published = "published_top1_pct" in table
     # Accuracies on different data sets are far apart: one panel each. Ratios are there to be compared: one panel.
     accuracies = ["top1_best_pct", "published_top1_pct"] if published else ["top1_best_pct"]

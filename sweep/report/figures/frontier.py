@@ -107,17 +107,13 @@ def _deviation(table: pd.DataFrame, column: str, divisor: float) -> pd.Series[fl
 
 
 def _legend(table: pd.DataFrame, colours: dict[str, str], colour_by: str) -> list[Line2D]:
-    if colour_by == "strategy":
-        unfused = BLACK
-        entries = [_entry(strategy, _marker(strategy), colour) for strategy, colour in colours.items()]
-    else:
-        unfused = GREY
-        entries = [_entry(backbone, "o", colour) for backbone, colour in colours.items()]
-        strategies = table.loc[table["strategy"] != "none", "strategy"].unique()
-        entries += [_entry(strategy, _marker(strategy), GREY) for strategy in strategies]
+    strategies = dict.fromkeys(table.loc[table["strategy"] != "none", "strategy"], GREY)
+    strategies = colours if colour_by == "strategy" else strategies
+    backbones = colours if colour_by == "backbone" else {}
     entries = [
-        _entry("no fusion", MARKERS["none"], unfused),
-        *entries,
+        _entry("no fusion", MARKERS["none"], BLACK if colour_by == "strategy" else GREY),
+        *(_entry(backbone, "o", colour) for backbone, colour in backbones.items()),
+        *(_entry(strategy, _marker(strategy), colour) for strategy, colour in strategies.items()),
         Line2D([], [], color=GREY, marker="o", linewidth=1.2, label="filled: non-dominated"),
         _entry("hollow: dominated", "o", GREY, face="white"),
     ]

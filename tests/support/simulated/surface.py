@@ -30,7 +30,7 @@ from famba_core.config import FusionConfig
 from famba_core.fusion.schedule import requested_schedule, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES
 from sweep.grid.budget import PAPER_GRID
-from sweep.report.paper.published import paper_table
+from sweep.report.published import paper_table
 
 PAPER_EPOCHS = 300
 STEPS_PER_EPOCH = 390  # of 128 images, CIFAR-100

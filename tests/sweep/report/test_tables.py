@@ -10,8 +10,8 @@ from synthetic_study import data_of, result, results, save, table_plan
 
 from sweep.report import table_text
 from sweep.report.caption import table_caption
-from sweep.report.paper.published import paper_table
-from sweep.report.tables import PUBLISHED, build_table
+from sweep.report.published import COLUMNS, paper_table
+from sweep.report.tables import build_table
 from sweep.store import study as store
 
 
@@ -71,7 +71,7 @@ def test_every_published_row_is_matched(number, tmp_path):
     shuffled = dataclasses.replace(plan, cases=tuple(reversed(plan.cases)))
     table = build_table(data_of(shuffled, frame(tmp_path, results(plan))))
     published = paper_table(number)
-    for name in PUBLISHED:
+    for name in COLUMNS:
         np.testing.assert_array_equal(table[f"published_{name}"].to_numpy(float), published[name].to_numpy(float))
 
 

@@ -51,11 +51,11 @@ def test_ten_thousand_trials(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert figures["completed"] == TRIALS
     resume, output = timed(HERE / "scale_study.py", study, str(TRIALS))
     assert json.loads(output.splitlines()[-1])["completed"] == TRIALS
-    status, output = timed("-m", "sweep.cli.main", "status", study)
+    status, output = timed("-m", "sweep.cli", "status", study)
     assert f"{TRIALS} trials planned: {TRIALS} completed" in output
-    compacting, output = timed("-m", "sweep.cli.main", "compact", study)
+    compacting, output = timed("-m", "sweep.cli", "compact", study)
     files = sum(len(names) for _, _, names in os.walk(study))
-    status_after, output = timed("-m", "sweep.cli.main", "status", study)
+    status_after, output = timed("-m", "sweep.cli", "status", study)
     assert f"{TRIALS} trials planned: {TRIALS} completed" in output
     resume_after, output = timed(HERE / "scale_study.py", study, str(TRIALS))
     assert json.loads(output.splitlines()[-1])["completed"] == TRIALS
@@ -85,7 +85,7 @@ def test_the_command_resumes_a_grid_of_ten_thousand_trials(tmp_path: Path, capsy
         row = result(trial, top1_best_pct=90.0, top1_pct=90.0, train_time_s=1.0, peak_memory_mib=100.0, finished_at=now)
         write_result(study, replace(row, device_name=device.name), curve(row))
 
-    command = [sys.executable, "-um", "sweep.cli.main", grid, "--executor", "in-process", "--profile", "laptop"]
+    command = [sys.executable, "-um", "sweep.cli", grid, "--executor", "in-process", "--profile", "laptop"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     begins = []
     for compacted in (False, True):
@@ -102,5 +102,5 @@ def test_the_command_resumes_a_grid_of_ten_thousand_trials(tmp_path: Path, capsy
             print(f"\n{begins[-1]:.1f} s to the first trial, {max(times.values()) - ended:.1f} s for the report")
         if not compacted:
             (study / "trials" / f"{plan.trials[-1].trial_id}.1.parquet").unlink()
-            timed("-m", "sweep.cli.main", "compact", study)
+            timed("-m", "sweep.cli", "compact", study)
     assert max(begins) < 10

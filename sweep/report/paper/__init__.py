@@ -1,1 +1,0 @@
-"""A study beside the published tables."""
