@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from famba_core.backbones import BACKBONES, Backbone
+from famba_core.errors import Checked, check_config, setting
 from famba_core.errors import ConfigError as ConfigError
-from famba_core.errors import check_config, setting
 
 ClsPosition = Literal["head", "middle"]
 Order = Literal["concat", "raster"]
@@ -72,7 +72,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig:
+class FusionConfig(Checked):
     """Labels of a fusion: which layers fuse how many tokens, and how (Famba-V section 3.2). Layers count from 1.
 
     `famba_core.fusion.schedule.resolve` turns them into the schedule that runs.
@@ -84,9 +84,6 @@ class FusionConfig:
     r: int | None = setting(None, "tokens removed in each fusing layer", at_least=0)
     order: Order = setting("concat", '"concat" is the published code\'s, "raster" keeps the image\'s order')
     weighting: Weighting = setting("mean", '"mean" is the paper\'s, "size" weighs a token by its patches')
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +102,7 @@ class FusionSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Checked):
     """The data set that a model trains on."""
 
     dataset: DatasetName = setting("cifar100", "name of the data set")
@@ -116,12 +113,9 @@ class DataConfig:
         None, "size of a class-balanced, seeded subset of the training set; None takes all", at_least=1
     )
 
-    def __post_init__(self) -> None:
-        check_config(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Checked):
     """Augmentation of training images, and the crop that evaluation takes (Famba-V section 4; Vim's recipe)."""
 
     crop_scale_min: float = setting(
@@ -140,12 +134,9 @@ class AugmentConfig:
         at_most=1,
     )
 
-    def __post_init__(self) -> None:
-        check_config(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """The paper's recipe (Famba-V section 4): AdamW, cosine schedule with warm-up, label smoothing, EMA."""
 
     epochs: int = setting(300, "passes over the training set", at_least=1)
@@ -165,6 +156,3 @@ class TrainConfig:
     precision: Precision = setting("float32", "of the matrix products")
     seed: int = setting(0, "of weights, order of images and augmentation", at_least=0)
     recompute: bool = setting(False, "keep only each layer's residual for backward: less memory, somewhat more time")
-
-    def __post_init__(self) -> None:
-        check_config(self)

@@ -87,6 +87,13 @@ def check_config(config: Any, *rules: tuple[str, bool, str]) -> None:
     raise_problems((*declared, *(Problem("", name, sentence) for name, holds, sentence in rules if not holds)))
 
 
+class Checked:
+    """Base of the dataclasses whose values are checked by `check_config` when they are made."""
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
 def raise_problems(problems: Iterable[Problem]) -> None:
     """Raise one ConfigError if there are any problems."""
     if found := tuple(problems):

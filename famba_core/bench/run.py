@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from famba_core.bench.peers import choose_auto, mambapy_registered
+from famba_core.bench.machine import choose_auto, mambapy_registered
 from famba_core.bench.plot import write_plot
 from famba_core.bench.rows import BenchRow, write_parquet
 from famba_core.bench.sections import BATCH, DEPTH, RUNNERS, TOKENS
-from famba_core.bench.session import Session
+from famba_core.bench.session import Session, show_progress
 from famba_core.bench.settings import Settings
 from famba_core.bench.table import section_text
 from famba_core.errors import ConfigError
@@ -18,7 +18,7 @@ from famba_core.errors import ConfigError
 PARQUET = "bench.parquet"
 
 
-def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[BenchRow]:
+def run(settings: Settings) -> list[BenchRow]:
     """Measure the sections of `settings`, show their tables and write the files; return the rows.
 
     Ctrl-C is raised after the rows measured until then are shown and written. Raises ConfigError for a device,
@@ -30,15 +30,15 @@ def run(settings: Settings, *, show: Callable[[str], None] = print) -> list[Benc
         except OSError as error:
             raise ConfigError.of("out", f"{settings.out} cannot be a folder: {error.strerror}") from None
     with mambapy_registered():
-        session = Session(settings, progress=show_progress)
-        show(heading(session))
+        session = Session(settings)
+        print(heading(session))
         for section in settings.sections:
             before = len(session.rows)
             try:
                 RUNNERS[section](session)
             finally:
                 show_progress("")
-                show(_tables(section, session.rows[before:], session.rows))
+                print(_tables(section, session.rows[before:], session.rows))
                 if settings.out is not None:
                     write_files(session, settings.out)
         return session.rows
@@ -68,14 +68,6 @@ def write_files(session: Session, folder: Path) -> None:
         print(f"famba-bench: not all files were written: {error.name} is not installed", file=sys.stderr)
     except OSError as error:
         print(f"famba-bench: {folder}: {error.strerror}", file=sys.stderr)
-
-
-def show_progress(action: str) -> None:
-    """Show an action on stderr: in one line on a terminal, which "" clears; elsewhere only the warm-ups."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{action}", end="", file=sys.stderr, flush=True)
-    elif "warming up" in action:
-        print(action, file=sys.stderr, flush=True)
 
 
 def _tables(section: str, new: Sequence[BenchRow], all_rows: Sequence[BenchRow]) -> str:

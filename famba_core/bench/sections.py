@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from famba_core.bench.cases import FusionCase, backbone_of_depth, fusion_cases, token_ratio
 from famba_core.bench.fusion_share import fusion_ms
-from famba_core.bench.peers import AUTO, PEERS
+from famba_core.bench.machine import AUTO, PEERS
 from famba_core.bench.rows import BenchRow, fastest
 from famba_core.bench.session import Entry, Session
+from famba_core.bench.settings import FusionCase, backbone_of_depth, fusion_cases, token_ratio
 from famba_core.bench.timing import Call
 from famba_core.bench.workloads import (
     Workload,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
 
-from famba_core.bench.cases import model_config
-from famba_core.bench.limits import device_limits
-from famba_core.bench.peers import AUTO, list_versions, peer_bytes_per_image, unsupported_reasons
+from famba_core.bench.machine import AUTO, device_limits, list_versions, peer_bytes_per_image, unsupported_reasons
 from famba_core.bench.rows import BenchRow, with_ratios
-from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BATCH, Settings
+from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, QUICK_BATCH, Settings, model_config
 from famba_core.bench.timing import Call, Rounds, TimedCall, interleave, release
 from famba_core.bench.workloads import Workload
 from famba_core.config import Precision
@@ -40,7 +39,7 @@ class Session:
     Raises ConfigError for a device that does not exist and a precision that the device does not support.
     """
 
-    def __init__(self, settings: Settings, progress: Callable[[str], None] = lambda action: None):
+    def __init__(self, settings: Settings):
         self.device = choose_device(settings.device)
         kind = self.device.type
         self.precisions = cast(tuple[Precision, ...], settings.precision or DEFAULT_PRECISION[kind])
@@ -51,7 +50,6 @@ class Session:
         self.model = model_config(settings.backbone)
         self.backends = unsupported_reasons(self.device, self.model.sizes)
         self.rows: list[BenchRow] = []
-        self.progress = progress
         self.device_name = device_name(self.device)
         self.threads = torch.get_num_threads() if kind == "cpu" else None
         self.versions = list_versions()
@@ -118,7 +116,7 @@ class Session:
         """
         try:
             for action in interleave(entries, device=self.device, rounds=rounds):
-                self.progress(f"{entries[0].row.section}: {action}")
+                show_progress(f"{entries[0].row.section}: {action}")
         finally:
             rows = [self._result(entry) for entry in entries if entry.times_ms or entry.skipped or entry.failed]
             found = reference([row for row in rows if row.status == "measured"])
@@ -160,3 +158,11 @@ class Session:
             }
         images_per_s = 1e3 * row.batch / time.median_ms
         return replace(row, **asdict(time), images_per_s=images_per_s, **columns)
+
+
+def show_progress(action: str) -> None:
+    """Show an action on stderr: in one line on a terminal, which "" clears; elsewhere only the warm-ups."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{action}", end="", file=sys.stderr, flush=True)
+    elif "warming up" in action:
+        print(action, file=sys.stderr, flush=True)

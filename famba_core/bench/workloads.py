@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famba_core.bench.cases import NUM_CLASSES
-from famba_core.bench.peers import AUTO, PEERS
+from famba_core.bench.machine import AUTO, PEERS
+from famba_core.bench.settings import NUM_CLASSES
 from famba_core.bench.timing import Call
 from famba_core.config import AugmentConfig, FusionConfig, ModelConfig, Precision, TrainConfig
 from famba_core.cost.measure import mib, peak_tensor_bytes

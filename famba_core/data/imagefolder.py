@@ -38,7 +38,12 @@ def _found(train: Files, test: Files) -> FoundDataset:
     def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
         chosen = choose(torch.tensor([label for _, label in train]))
         side = round(image_size * MARGIN)
-        _check_memory(len(chosen) + len(test), side)
+        images = len(chosen) + len(test)
+        if (gib := images * 3 * side**2 / 2**30) > MOST_GIB:
+            needed = (
+                f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
+            )
+            raise ConfigError.of("train_images", f"{size}; train on fewer or smaller images")
         return _decode([train[i] for i in chosen.tolist()], side), _decode(test, side)
 
     def fingerprint() -> str:  # of names inside the folder and of sizes; reading every image would take too long
@@ -52,14 +57,6 @@ def _found(train: Files, test: Files) -> FoundDataset:
         fingerprint=fingerprint,
         load=load,
     )
-
-
-def _check_memory(images: int, side: int) -> None:
-    """Raise ConfigError if the decoded images do not fit in memory. side: pixels."""
-    gib = images * 3 * side**2 / 2**30
-    if gib > MOST_GIB:
-        sentence = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
-        raise ConfigError.of("train_images", f"{sentence}; train on fewer or smaller images")
 
 
 def _list_splits(train: Path, test: Path) -> tuple[Files, Files]:

@@ -7,7 +7,7 @@ import torch
 from backends import outputs_and_gradients
 
 from famba_core import ConfigError, ModelConfig, build_model
-from famba_core.bench.peers import mambapy_registered
+from famba_core.bench.machine import mambapy_registered
 from famba_core.ops import reference, registry
 from famba_core.ops.external import mambapy_ops
 

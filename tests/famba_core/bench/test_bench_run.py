@@ -11,10 +11,9 @@ import torch
 from backends import changed_backend
 
 from famba_core import ConfigError, ModelConfig
-from famba_core.bench import cases, cli, run, sections, session, timing
-from famba_core.bench.cases import FusionCase
-from famba_core.bench.limits import device_limits
-from famba_core.bench.settings import SECTIONS, Settings
+from famba_core.bench import cli, run, sections, session, settings, timing
+from famba_core.bench.machine import device_limits
+from famba_core.bench.settings import SECTIONS, FusionCase, Settings
 from famba_core.config import FusionConfig
 from famba_core.cost.roofline import Limits
 from famba_core.ops import registry
@@ -117,7 +116,7 @@ def test_failing_backend_is_reported_and_the_others_go_on(small, tmp_path, capfd
 
 
 def test_peer_that_is_not_installed_is_skipped_with_the_reason(small, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("famba_core.bench.peers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("famba_core.bench.machine.importlib.util.find_spec", lambda name: None)
     assert bench(small, "--sections", "model", "--out", str(tmp_path)) == 0
     peers = [row for row in read(tmp_path) if row["peer"]]
     assert [(row["backend"], row["status"], row["note"]) for row in peers] == [
@@ -132,7 +131,7 @@ def test_peer_with_large_memory_gets_fewer_images_and_auto_is_measured_with_both
         return not load.is_peer or load.batch <= 2
 
     monkeypatch.setattr(session.Session, "fits", fits)
-    monkeypatch.setattr("famba_core.bench.peers._unsupported_reason", lambda backend, device, sizes: None)
+    monkeypatch.setattr("famba_core.bench.machine._unsupported_reason", lambda backend, device, sizes: None)
     assert bench(small, "--sections", "model", "--batch", "8", "--out", str(tmp_path)) == 0
     batches = [(row["backend"], row["batch"]) for row in read(tmp_path)]
     assert {("mambapy", 2), ("auto", 2), ("auto", 8), ("torch", 8)} <= set(batches)
@@ -185,7 +184,7 @@ def test_settings_name_the_choices():
 
 def test_measured_limits_are_plausible(monkeypatch):
     for name, sizes in (("MATMUL_SIZES", {"cpu": 64}), ("COPY_BYTES", {"cpu": 1 << 12})):
-        monkeypatch.setattr(f"famba_core.bench.limits.{name}", sizes)
+        monkeypatch.setattr(f"famba_core.bench.machine.{name}", sizes)
     limits = device_limits(torch.device("cpu"), "bf16")
     assert limits.source == "measured"
     assert min(limits.matmul_flops_per_s, limits.bytes_per_s) > 0
@@ -212,4 +211,4 @@ def test_run_leaves_mambapy_unregistered(small):
     assert bench(small, "--sections", "scan") == 0
     assert "mambapy" not in registry.backend_names()
     assert run.RUNNERS.keys() == SECTIONS.keys()
-    assert cases.NUM_CLASSES == 100
+    assert settings.NUM_CLASSES == 100

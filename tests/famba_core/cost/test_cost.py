@@ -8,7 +8,7 @@ from backends import FAST, needs_kernels
 from torch.utils.flop_counter import FlopCounterMode
 
 from famba_core import FusionConfig, ModelConfig, build_model, token_schedule
-from famba_core.bench.cases import NUM_CLASSES
+from famba_core.bench.settings import NUM_CLASSES
 from famba_core.bench.workloads import Workload, saved_bytes, step_with_peak
 from famba_core.config import Precision
 from famba_core.cost.measure import mib

@@ -4,7 +4,7 @@ import pytest
 
 from famba_core import ModelConfig
 from famba_core.backbones import BACKBONES
-from famba_core.bench.cases import backbone_of_depth, fusion_cases, model_config, token_ratio
+from famba_core.bench.settings import backbone_of_depth, fusion_cases, model_config, token_ratio
 from famba_core.fusion.schedule import token_schedule
 from sweep.report.published import paper_table
 
