@@ -40,9 +40,7 @@ def _found(train: Files, test: Files) -> FoundDataset:
         side = round(image_size * MARGIN)
         images = len(chosen) + len(test)
         if (gib := images * 3 * side**2 / 2**30) > MOST_GIB:
-            needed = (
-                f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
-            )
+            size = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
             raise ConfigError.of("train_images", f"{size}; train on fewer or smaller images")
         return _decode([train[i] for i in chosen.tolist()], side), _decode(test, side)
 
