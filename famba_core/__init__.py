@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from famba_core.config import (
     AugmentConfig,
     ConfigError,
@@ -16,9 +13,7 @@ from famba_core.config import (
     TrainConfig,
 )
 from famba_core.fusion.schedule import resolve, token_schedule
-
-if TYPE_CHECKING:
-    from famba_core.models.registry import build_model, load_checkpoint
+from famba_core.models.registry import build_model, load_checkpoint
 
 __all__ = [
     "AugmentConfig",
@@ -34,16 +29,6 @@ __all__ = [
     "resolve",
     "token_schedule",
 ]
-
-
-# torch takes seconds to import, and a plan does not need it
-_LAZY = {"build_model": "famba_core.models.registry", "load_checkpoint": "famba_core.models.registry"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from famba_core.errors import check_config, setting
+from famba_core.errors import Checked, setting
 from sweep.grid.objectives import Constraint, read_constraints
 from sweep.grid.validator import Validator, field_types
 
@@ -14,15 +14,12 @@ Sampler = Literal["tpe", "nsga2", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Checked):
     """An Optuna search over the schedules that a grid's space and budget allow; each is tried at most once."""
 
     sampler: Sampler = setting("tpe", "Optuna's sampler")
     trials: int = setting(40, "schedules to try, without the baselines", at_least=1)
     seed: int = setting(0, "of the sampler; one trial at a time makes the search repeatable", at_least=0)
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
     def tries(self, candidates: int) -> int:
         """Return how many of the candidates the search tries: all, if there are fewer than its trials."""
@@ -30,7 +27,7 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStop:
+class EarlyStop(Checked):
     """ASHA, asynchronous successive halving: at each rung the best 1 / reduction_factor so far go on.
 
     Rungs are at min_epochs, min_epochs * reduction_factor, ... epochs. Baselines always train to their end.
@@ -38,9 +35,6 @@ class EarlyStop:
 
     min_epochs: int = setting(1, "the first rung", at_least=1)
     reduction_factor: int = setting(3, "one in so many trials continues at each rung", at_least=2)
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
 
 Kind = Literal["grid", "optuna", "asha"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from famba_core import semantics
 from famba_core.config import FusionSchedule
-from famba_core.data import fingerprint
+from famba_core.data import file_cache
 from famba_core.data.datasets import describe_dataset
 from sweep.files.names import is_safe_name
 from sweep.grid.spec import load_spec
@@ -89,14 +89,14 @@ def test_contents_name_files_wherever_they_lie(images, monkeypatch):
     files = [images / "a", images / "b"]
     for file in files:
         file.write_bytes(file.name.encode() * 100)
-    first = fingerprint.fingerprint_files(files)
-    assert first == fingerprint.fingerprint_files([Path(shutil.copy(file, f"{file}-copy")) for file in files])
-    assert first != fingerprint.fingerprint_files(files[::-1])
-    monkeypatch.setattr(fingerprint, "_sha256", lambda file: pytest.fail("it is in the cache"))
-    assert fingerprint.fingerprint_files(files) == first
+    first = file_cache.fingerprint_files(files)
+    assert first == file_cache.fingerprint_files([Path(shutil.copy(file, f"{file}-copy")) for file in files])
+    assert first != file_cache.fingerprint_files(files[::-1])
+    monkeypatch.setattr(file_cache, "_sha256", lambda file: pytest.fail("it is in the cache"))
+    assert file_cache.fingerprint_files(files) == first
     monkeypatch.undo()
     files[1].write_bytes(b"other")
-    assert fingerprint.fingerprint_files(files) != first
+    assert file_cache.fingerprint_files(files) != first
 
 
 def test_a_cifar_100_of_another_content_has_another_fingerprint(images):
