@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sweep.errors import UserError
 
@@ -148,18 +148,10 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Prepared(NamedTuple):
-    """A grid's plan, stored rows and price, before anything runs."""
+def _prepare(options: argparse.Namespace) -> tuple[SweepSpec, Plan, Path, StoredRows, Price]:
+    """Return a grid, its plan, its study's folder, the rows stored there, and the plan's price.
 
-    spec: SweepSpec
-    plan: Plan
-    folder: Path  # the study's folder
-    stored: StoredRows  # in this folder
-    priced: Price
-
-
-def _prepare(options: argparse.Namespace) -> _Prepared:
-    """Return the plan of a grid, its stored rows and its price. Print the profile if the user chose none.
+    Print the profile if the user chose none.
 
     The rows are read once: with thousands of trials that takes seconds.
     """
@@ -194,7 +186,7 @@ def _prepare(options: argparse.Namespace) -> _Prepared:
     plan = keep_fitting(plan, device, stored=set(stored.rows["trial_id"]))
     data = plan.trials[0].data  # all trials of a plan have the same data
     calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
-    return _Prepared(spec, plan, folder, stored, price_plan(plan, device, calibration))
+    return spec, plan, folder, stored, price_plan(plan, device, calibration)
 
 
 def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:

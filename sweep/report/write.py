@@ -8,13 +8,12 @@ from pathlib import Path
 from famba_core.files import write_atomically
 from sweep.errors import as_user_error
 from sweep.report import table_text
-from sweep.report.caption import table_caption
 from sweep.report.figures.style import render
 from sweep.report.page import ReportContent, render_page
 from sweep.report.pareto import frontier_rows, frontiers
 from sweep.report.pictures import draw_pictures
 from sweep.report.study_data import StudyData
-from sweep.report.tables import build_table
+from sweep.report.tables import build_table, table_caption
 from sweep.store.layout import StudyPaths
 
 

@@ -13,10 +13,9 @@ from sweep.grid.objectives import Constraint
 from sweep.grid.search import Search
 from sweep.plan.plan_file import save_plan
 from sweep.report import table_text
-from sweep.report.caption import table_caption
 from sweep.report.figures import frontier
 from sweep.report.pareto import dominated_share, frontier_rows, frontiers
-from sweep.report.tables import build_table
+from sweep.report.tables import build_table, table_caption
 from sweep.report.write import write_report
 from sweep.store import study as store
 

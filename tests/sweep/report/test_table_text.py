@@ -10,8 +10,7 @@ from synthetic_study import data_of, results, save, table_plan
 
 from sweep.plan.model import Plan
 from sweep.report import table_text
-from sweep.report.caption import table_caption
-from sweep.report.tables import build_table
+from sweep.report.tables import build_table, table_caption
 from sweep.store import study as store
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,9 +9,8 @@ import pytest
 from synthetic_study import data_of, result, results, save, table_plan
 
 from sweep.report import table_text
-from sweep.report.caption import table_caption
 from sweep.report.published import COLUMNS, paper_table
-from sweep.report.tables import build_table
+from sweep.report.tables import build_table, table_caption
 from sweep.store import study as store
 
 

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from sweep.executors.base import TrainJob
 from sweep.price.estimate import makespan
-from sweep.run.listeners.eta import Pace
-from sweep.run.listeners.screen import LAST_ENDED, Screen
+from sweep.run.listeners.screen import LAST_ENDED, Pace, Screen
 from sweep.text import clock
 
 
