@@ -15,7 +15,7 @@ from sweep.plan.model import Plan, Trial
 from sweep.price.memory import predicted_peak_mib
 from sweep.run.limits import HOUR_S, Limits, Signals
 from sweep.run.listeners.base import RunListener
-from sweep.run.measuring import measure_first
+from sweep.run.measuring import MeasuringPhase
 from sweep.run.packing import MOST_PER_GPU, pack, shares_devices
 from sweep.run.queue import TrialQueue
 from sweep.run.retries import RetryPolicy
@@ -146,15 +146,14 @@ class TrialLoop:
             return (time.monotonic() - began) * gpus
 
         limit_h = self._pool.trial_time_limit_h
-        measure_first(
-            self._executor,
-            trials,
-            self._folder,
-            self._listener,
+        MeasuringPhase(
+            executor=self._executor,
+            folder=self._folder,
+            listener=self._listener,
+            is_device=self._is_device,
             should_end=lambda: self._check_limits(gpu_s()),
             time_limit_s=None if limit_h is None else limit_h * HOUR_S,
-            is_device=self._is_device,
-        )
+        ).run(trials)
         self._gpu_s += gpu_s()
 
     def _handle(self, event: Event) -> None:

@@ -62,7 +62,7 @@ def executor_factory(name: str) -> ExecutorFactory:
 def run(folder: Path, plan: Plan | None = None, executor: str | ExecutorFactory = "here", **options: Any) -> RunSummary:
     plan = plan or study()
     factory = executor_factory(executor) if isinstance(executor, str) else executor
-    with unittest.mock.patch("sweep.run.loop.measure_first"):  # made-up epochs have nothing to measure
+    with unittest.mock.patch("sweep.run.measuring.MeasuringPhase.run"):  # made-up epochs have nothing to measure
         return run_plan(plan, folder, factory, listeners=[screen_of(plan)], **options)
 
 

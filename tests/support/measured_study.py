@@ -10,7 +10,7 @@ from fake_training import fake_trial, plan_of, screen_of, with_batch
 
 from sweep.executors.base import Executor
 from sweep.plan.model import Trial
-from sweep.run.measuring import measure_first
+from sweep.run.measuring import MeasuringPhase
 from sweep.store.lock import lock_study
 from sweep.store.study import read_measurements, read_rows
 
@@ -33,4 +33,5 @@ def batch_trials(*batches: int) -> list[Trial]:
 def measured_in(folder: Path, trials: list[Trial], executor: Executor, **options: Any) -> None:
     """The phase alone, in a study that is driven."""
     with lock_study(folder):
-        measure_first(executor, trials, folder, screen_of(plan_of(*trials)), **{"is_device": bool} | options)
+        options = {"is_device": bool} | options
+        MeasuringPhase(executor=executor, folder=folder, listener=screen_of(plan_of(*trials)), **options).run(trials)

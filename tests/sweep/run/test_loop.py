@@ -21,7 +21,7 @@ from sweep.store.study import read_rows
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+    monkeypatch.setattr("sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: None)
 
 
 def run(plan: Plan, folder: Path, executor: FakeExecutor, **pool: Any) -> Any:

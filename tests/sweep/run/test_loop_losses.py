@@ -22,7 +22,7 @@ def test_a_node_that_leaves_does_not_count_as_a_loss_of_a_trial(
     tmp_path: Path, epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are those of one epoch."""
-    monkeypatch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+    monkeypatch.setattr("sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: None)
 
     def lost(executor: FakeExecutor, **how: Any) -> list[Event]:
         (trial_id,) = executor.running

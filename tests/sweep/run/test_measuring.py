@@ -95,7 +95,7 @@ def test_only_trials_to_run_are_measured_and_only_once(tmp_path: Path) -> None:
 def test_a_row_that_is_stored_already_keeps_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sweep.run.loop.measure_first", lambda *arguments, **options: None
+            "sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: None
         )  # as before there was a measuring phase
         run_in_process(plan_of(fake_trial(0)), tmp_path)
     run_in_process(plan_of(fake_trial(0), fake_trial(1)), tmp_path)

@@ -53,14 +53,14 @@ def chosen(folder: Path) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(autouse=True)
 def nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+    monkeypatch.setattr("sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: None)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, str]]:
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.run.loop.measure_first", lambda *arguments, **options: None)
+        patch.setattr("sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: None)
         assert run(search_plan(), folder) == RunSummary(requested=9, completed=9, failed=0)
     return chosen(folder)
 
@@ -220,9 +220,7 @@ def test_trials_that_share_a_device_are_measured_and_start_in_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    monkeypatch.setattr(
-        "sweep.run.loop.measure_first", lambda executor, trials, *rest, **options: measured.append(len(trials))
-    )
+    monkeypatch.setattr("sweep.run.measuring.MeasuringPhase.run", lambda phase, trials: measured.append(len(trials)))
     executor = FakeExecutor(run_first, capacity=2)
     assert run(search_plan(6), tmp_path, executor).completed == 7
     # a round starts only when nothing of the round before runs
