@@ -64,6 +64,7 @@ class TrialLoop:
         self._plan, self._pool, self._queue = plan, plan.pool, queue
         self._executor, self._folder, self._listener = executor, folder, listener
         self._limits, self._is_device = Limits(plan.pool, signals), is_device
+        self._trial_limit_s = HOUR_S * (plan.pool.trial_time_limit_h or math.inf)
         self._running: dict[str, _Running] = {}
         self._retries = RetryPolicy()
         self._capacity = executor.capacity
@@ -145,14 +146,13 @@ class TrialLoop:
         def gpu_s() -> float:
             return (time.monotonic() - began) * gpus
 
-        limit_h = self._pool.trial_time_limit_h
         MeasuringPhase(
             executor=self._executor,
             folder=self._folder,
             listener=self._listener,
             is_device=self._is_device,
             should_end=lambda: self._check_limits(gpu_s()),
-            time_limit_s=None if limit_h is None else limit_h * HOUR_S,
+            time_limit_s=self._trial_limit_s,
         ).run(trials)
         self._gpu_s += gpu_s()
 
@@ -215,12 +215,9 @@ class TrialLoop:
             self._listener.note(f"capacity changed: {now} (it was {before})")
 
     def _stop_overdue(self) -> None:
-        limit = self._pool.trial_time_limit_h
-        if limit is None:
-            return
         for job_id, running in self._running.items():
-            if running.since and not running.overdue and time.monotonic() - running.since > limit * HOUR_S:
-                running.overdue = f"took longer than its limit of {clock(limit * HOUR_S)} (trial_time_limit_h)"
+            if running.since and not running.overdue and time.monotonic() - running.since > self._trial_limit_s:
+                running.overdue = f"took longer than its limit of {clock(self._trial_limit_s)} (trial_time_limit_h)"
                 self._executor.stop(job_id)
 
     def _check_limits(self, measuring_gpu_s: float = 0.0) -> bool:

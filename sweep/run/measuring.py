@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ class MeasuringPhase:
     # True for a stored measurement's device_name if it may be the trials' device. Others are measured again.
     is_device: Callable[[str], bool]
     should_end: Callable[[], bool] = lambda: False  # called at every poll; once true, the rest is not measured
-    time_limit_s: float | None = None  # for one measurement; a worker that takes longer is stopped and counts as lost
+    time_limit_s: float = math.inf  # for one measurement; a worker that takes longer is stopped and counts as lost
     _pending: dict[str, Trial] = field(init=False)  # measure_id -> the first trial that needs it
     _progress: TrialProgress = field(init=False)
 
@@ -123,9 +124,8 @@ class MeasuringPhase:
             if self.should_end():
                 self.executor.stop(job.job_id)
                 return
-            limit = self.time_limit_s
-            if limit is not None and since is not None and not overdue and time.monotonic() - since > limit:
-                overdue = f"took longer than {clock(limit)}"
+            if since is not None and not overdue and time.monotonic() - since > self.time_limit_s:
+                overdue = f"took longer than {clock(self.time_limit_s)}"
                 self.executor.stop(job.job_id)
 
     def _save_progress(self) -> None:

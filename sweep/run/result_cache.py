@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ class ResultCache:
 
     def __init__(self, results: Path, study: Path) -> None:
         self._results, self._study = results, study
-        self._stored: dict[str, list[tuple[Path, int]]] | None = None  # trial_id -> (study, attempt), in order
 
     def take(self, job: TrainJob) -> dict[str, Any] | None:
         """Store another study's result of this trial as this study's attempt. Return the row, or None if there is none.
@@ -39,19 +39,14 @@ class ResultCache:
 
         Raises UserError if the row cannot be stored.
         """
-        if self._stored is None:
-            self._stored = self._list_attempts()
         found = [
             (study, *result)
-            for study, number in self._stored.get(job.job_id, ())
+            for study, number in self._attempts.get(job.job_id, ())
             if (result := _read_completed(study, job.job_id, number)) is not None
         ]
         if not found:
             return None
         study, row, curve = min(found, key=lambda one: one[1]["measured"] != "isolated")  # the first of several
-        return self._copy(job, study, row, curve)
-
-    def _copy(self, job: TrainJob, study: Path, row: dict[str, Any], curve: list[dict[str, Any]]) -> dict[str, Any]:
         source = row["source"] or f"{study.name}/{job.job_id}.{row['attempt']}"
         own = {name: value for name, value in planned_columns(job).items() if name not in _RESOURCES}
         copied = ResultRow(**row | own | {"source": source})
@@ -60,8 +55,9 @@ class ResultCache:
             write_result(self._study, copied, [EpochRow(**epoch | here) for epoch in curve])
         return asdict(copied)
 
-    def _list_attempts(self) -> dict[str, list[tuple[Path, int]]]:
-        """Return the stored attempts in the other studies, sorted by study and attempt."""
+    @cached_property
+    def _attempts(self) -> dict[str, list[tuple[Path, int]]]:
+        """The stored attempts in the other studies by trial_id, sorted by study and attempt."""
         stored = defaultdict(list)
         for study in sorted(self._results.glob("[!.]*/")):
             if self._study.exists() and study.samefile(self._study):
@@ -70,8 +66,8 @@ class ResultCache:
                 names = list_parts(study, TRIALS)
             except (UserError, OSError):  # a damaged study must not stop this one
                 continue
-            attempts = (name.removesuffix(".parquet").rpartition(".") for name in names)
-            for trial_id, _, number in sorted(attempts):
+            for name in names:
+                trial_id, _, number = name.removesuffix(".parquet").rpartition(".")
                 if number.isdecimal():
                     stored[trial_id].append((study, int(number)))
         return {trial_id: sorted(places) for trial_id, places in stored.items()}
