@@ -59,7 +59,7 @@ def _found(train: Files, test: Files) -> FoundDataset:
 
 def _list_splits(train: Path, test: Path) -> tuple[Files, Files]:
     """Return the images of both splits. Raises ConfigError unless both have images of the same classes."""
-    by_class = {split: _images_by_class(split) for split in (train, test)}
+    by_class = {split: images_by_class(split) for split in (train, test)}
     problems = [
         f"{split} has no folder {name}, which {other} has"
         for split, other in ((train, test), (test, train))
@@ -82,7 +82,8 @@ def _list_splits(train: Path, test: Path) -> tuple[Files, Files]:
     return train_files, test_files
 
 
-def _images_by_class(split: Path) -> dict[str, list[Path]]:
+def images_by_class(split: Path) -> dict[str, list[Path]]:
+    """Return the images of a split by the name of their class, both sorted."""
     folders = sorted(folder for folder in split.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     return {
         folder.name: sorted(
