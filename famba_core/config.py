@@ -36,9 +36,9 @@ class ModelConfig:
 
     backbone: str = setting("vim_tiny", "name of the model's sizes", choices=BACKBONES)
     image_size: int = setting(224, "pixels, side of a square image", at_least=1, at_most=MOST_PIXELS)
-    patch_size: int | None = setting(None, "pixels; None takes the backbone's", at_least=1)
+    patch_size: int | None = setting(None, "pixels, side of a patch; None takes that of the backbone", at_least=1)
     num_classes: int = setting(100, "number of classes", at_least=1)
-    cls_position: ClsPosition = setting("head", '"head" is the paper\'s, "middle" that of the official weights')
+    cls_position: ClsPosition = setting("head", '"head" as in the paper, "middle" as in the official weights')
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -79,11 +79,11 @@ class FusionConfig(Checked):
     """
 
     strategy: str = setting("none", "which layers fuse, see famba_core/fusion/schedule.py")
-    start_layer: int | None = setting(None, "first fusing layer, where the strategy takes one")
-    stop_layer: int | None = setting(None, "last fusing layer, where the strategy takes one")
+    start_layer: int | None = setting(None, "first fusing layer, for strategies that take one")
+    stop_layer: int | None = setting(None, "last fusing layer, for strategies that take one")
     r: int | None = setting(None, "tokens removed in each fusing layer", at_least=0)
-    order: Order = setting("concat", '"concat" is the published code\'s, "raster" keeps the image\'s order')
-    weighting: Weighting = setting("mean", '"mean" is the paper\'s, "size" weighs a token by its patches')
+    order: Order = setting("concat", '"concat" as in the published code, "raster" as in the image')
+    weighting: Weighting = setting("mean", '"mean" as in the paper, "size" by the number of patches of a token')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class DataConfig(Checked):
 
     dataset: DatasetName = setting("cifar100", "name of the data set")
     data_dir: str | None = setting(
-        None, "holds cifar100/, or is the image folder; None looks in FAMBA_DATA, then data/"
+        None, "contains cifar100/, or is the image folder; None searches FAMBA_DATA, then data/"
     )
     train_images: int | None = setting(
         None, "size of a class-balanced, seeded subset of the training set; None takes all", at_least=1
@@ -151,7 +151,7 @@ class TrainConfig(Checked):
     label_smoothing: float = setting(0.1, "share of a label spread over all classes", at_least=0, below=1)
     ema: bool = setting(True, "keep an exponential moving average of the weights and evaluate it too")
     ema_decay: float | None = setting(
-        None, "per step; None scales the paper's 0.99996 to the run's length", at_least=0, below=1
+        None, "decay of the average per step; None scales the paper's 0.99996 to the run's length", at_least=0, below=1
     )
     precision: Precision = setting("float32", "of the matrix products")
     seed: int = setting(0, "of weights, order of images and augmentation", at_least=0)

@@ -84,8 +84,7 @@ def section_text(section: str, rows: Sequence[BenchRow]) -> str:
     """Return the tables of a section, then a line for each row that was not measured. Empty without rows."""
     title, columns = TABLES[section]
     measured = [row for row in rows if row.status == "measured"]
-    shown = [row for row in measured if section != "roofline" or row.limit_pct is not None]
-    blocks = [_table(columns, shown)] if shown else []
+    blocks = [_table(columns, measured)] if measured else []
     if measured and section == "step":
         blocks.append("Ratios to no fusion:\n" + _table(RATIOS, measured))
     blocks += [f"{row.status}: {row.name} ({row.backend}, {row.precision}): {row.note}" for row in rows if row.note]
