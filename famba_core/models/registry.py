@@ -1,15 +1,6 @@
 """Families of backbones: which class builds a model, and which function reads its published weights.
 
-To add a family, for example "vmamba":
-
-1. Write its model as a `famba_core.models.classifier.Classifier` in famba_core/models/vmamba/. The constructor takes
-   (config, fusion, backend); the layers call `famba_core.ops` and, to fuse, `famba_core.fusion.matching`.
-2. Write `load_checkpoint(model, source, *, cls_position)`, as in famba_core/models/vim/weights.py.
-3. Add a function to FAMILIES below that imports both; nothing is imported before a model of the family is built.
-4. Add its sizes to the backbones, with the family's name, and its token grid to `ModelConfig.token_grid`.
-5. Count its FLOPs and bytes in famba_core/cost/work.py, which counts layers of a Vision Mamba so far.
-
-Test it against a naive float64 twin, as tests/famba_core/models/test_model.py does.
+docs/add-a-backbone.md describes how to add one. A family is imported when a model of it is built.
 """
 
 from __future__ import annotations

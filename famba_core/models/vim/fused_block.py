@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from famba_core.config import ConfigError
 from famba_core.fusion.matching import Merge
-from famba_core.models.vim.constants import REVERSE
+from famba_core.models.vim.constants import NORM_EPS, REVERSE
 from famba_core.ops.kernels import Kernels
 
 
@@ -37,14 +37,13 @@ class BlockWeights(NamedTuple):
 
 
 def fused_block(
-    residual: Tensor, merge: Merge | None, weights: BlockWeights, eps: float, kernels: Kernels, *, recompute: bool
+    residual: Tensor, merge: Merge | None, weights: BlockWeights, kernels: Kernels, *, recompute: bool
 ) -> Tensor:
     """Compute merge(residual) + mixer(merge(norm(residual))).
 
     Args:
         residual: [B, L, D] float32.
         merge: the layer's fusion, or None.
-        eps: added to the mean square in the norm.
         recompute: keep only the residual for backward; otherwise also x, z, the low-rank steps, B and C.
 
     Under autocast, activations between the kernels have its dtype. Returns [B, L - r, D] float32. Raises ConfigError
@@ -57,7 +56,7 @@ def fused_block(
     target, share, length = merge or (None, None, residual.shape[1])
     with torch.autocast(device, enabled=False):
         residual = residual.contiguous()  # required by the kernels
-        out: Tensor = _FusedBlock.apply(residual, target, share, length, eps, kernels, recompute, dtype, *weights)
+        out: Tensor = _FusedBlock.apply(residual, target, share, length, kernels, recompute, dtype, *weights)
     return out
 
 
@@ -119,7 +118,6 @@ class _FusedBlock(torch.autograd.Function):
         target: Tensor | None,
         share: Tensor | None,
         length: int,
-        eps: float,
         kernels: Kernels,
         recompute: bool,
         dtype: torch.dtype,
@@ -129,7 +127,7 @@ class _FusedBlock(torch.autograd.Function):
         merge = _merge(target, share, length)
         both = _Directions(w, dtype)
         batch = residual.shape[0]
-        xz = _project_in(kernels.rms_norm(residual, w.norm, eps, merge, dtype), w.in_proj)
+        xz = _project_in(kernels.rms_norm(residual, w.norm, NORM_EPS, merge, dtype), w.in_proj)
         x, z = xz.chunk(2, dim=2)
         u = kernels.conv_forward(x, both.conv, both.conv_bias, REVERSE)
         low = _project_low(u, both.x_proj)
@@ -140,21 +138,21 @@ class _FusedBlock(torch.autograd.Function):
         )
         kept = () if recompute else (xz, low)
         ctx.save_for_backward(residual, target, share, *kept, *parameters)
-        ctx.constants = length, eps, kernels, recompute, dtype, both
+        ctx.constants = length, kernels, recompute, dtype, both
         skip = residual if merge is None else kernels.merge(residual, merge)
         return _add_product(skip, gated, w.out_proj)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        length, eps, kernels, recompute, dtype, both = ctx.constants
+        length, kernels, recompute, dtype, both = ctx.constants
         residual, target, share, *saved = ctx.saved_tensors
         w = BlockWeights(*saved[0 if recompute else 2 :])
         merge = _merge(target, share, length)
         batch, rank, states = residual.shape[0], both.rank, both.states
         grad_out = grad_out.contiguous()
 
-        hidden = kernels.rms_norm(residual, w.norm, eps, merge, dtype)
+        hidden = kernels.rms_norm(residual, w.norm, NORM_EPS, merge, dtype)
         xz = _project_in(hidden, w.in_proj) if recompute else saved[0]
         x, z = xz.chunk(2, dim=2)
         u = kernels.conv_forward(x, both.conv, both.conv_bias, REVERSE)
@@ -184,14 +182,14 @@ class _FusedBlock(torch.autograd.Function):
         grad_xz_rows = grad_xz.flatten(0, 1)
         grad_in_proj = torch.mm(grad_xz_rows.t(), hidden.flatten(0, 1))
         grad_hidden = torch.mm(grad_xz_rows, w.in_proj.to(dtype)).view_as(hidden)
-        grad_residual, grad_norm = kernels.rms_norm_backward(residual, w.norm, eps, merge, grad_hidden, grad_out)
+        grad_residual, grad_norm = kernels.rms_norm_backward(residual, w.norm, NORM_EPS, merge, grad_hidden, grad_out)
         pairs = (
             grad_conv.unsqueeze(2), grad_conv_bias, grad_x_proj.float(), grad_dt_proj.float(), grad.delta_bias,
             grad.A * both.A, grad.D,
         )  # fmt: skip
         of_directions = [g for pair in pairs for g in pair.unbind()]
-        # the other 7 arguments have no gradient; then those of BlockWeights, in order
-        no_gradients = (None, None, None, None, None, None, None)
+        # the other 6 arguments have no gradient; then those of BlockWeights, in order
+        no_gradients = (None, None, None, None, None, None)
         return grad_residual, *no_gradients, grad_norm, grad_in_proj.float(), *of_directions, grad_out_proj.float()
 
 

@@ -109,7 +109,7 @@ class Block(nn.Module):
         """Map residual [B, L, D] -> [B, L - r, D], both float32, by the fused block if the backend has its kernels."""
         backend, kernels = self._choose(residual)
         if kernels is not None:
-            return fused_block(residual, merge, self.weights(), NORM_EPS, kernels, recompute=recompute)
+            return fused_block(residual, merge, self.weights(), kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
             # the layer draws no random numbers, and a CUDA graph cannot save the state of the generator
             out: Tensor = checkpoint(

@@ -58,7 +58,8 @@ def rms_norm_backward(
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
-    u = _directions_first(len(reverse), x.shape, x.dtype)
+    # [B, L, G, E], stored direction by direction, as matrix products need it
+    u = torch.empty(len(reverse), *x.shape, dtype=x.dtype).permute(1, 2, 0, 3)
     _call("conv_forward", x.dtype, *_conv_sizes(x, u), x, _taps_first(weight), bias, bytes(reverse), u)
     return u
 
@@ -124,11 +125,6 @@ def _kernel(name: str) -> Any:
     kernels = library()
     assert isinstance(kernels, ctypes.CDLL), kernels
     return getattr(kernels, name)
-
-
-def _directions_first(groups: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return an empty [B, L, G, E] that is stored direction by direction, as matrix products need it."""
-    return torch.empty(groups, *shape, dtype=dtype).permute(1, 2, 0, 3)
 
 
 def _conv_sizes(x: Tensor, u: Tensor) -> tuple[int, ...]:
