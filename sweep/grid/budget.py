@@ -1,4 +1,4 @@
-"""How many tokens a case removes: its budget, and the same share of them on images of another size.
+"""Derives how many tokens each case removes: from a grid's budget, and scaled to images of another size.
 
 The paper states its cases for 196 patches and one r for every fusing layer (Famba-V section 3.2).
 """
@@ -10,29 +10,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from famba_core.config import FusionConfig, FusionSchedule, TokenGrid
+from famba_core.config import FusionConfig, FusionSchedule, ModelConfig, TokenGrid
+from famba_core.cost.data_sheets import known_limits
+from famba_core.cost.roofline import Limits, least_times
+from famba_core.cost.work import StepSettings, layer_work, step_cost
 from famba_core.errors import ConfigError, check_config, setting
-from famba_core.fusion.schedule import clamp, fusing_layers, most_removable, spread
+from famba_core.fusion.schedule import clamp, fusing_layers, most_removable, spread, tokens_per_layer
 from famba_core.paper.published import PAPER_PATCHES
-from sweep.grid.iso_cost import train_cost_ratio
 
 PAPER_GRID = TokenGrid(
     layers=24, tokens=PAPER_PATCHES + 1
 )  # Vim on 224 x 224 pixels; labels and budgets are stated for it
+_COST_MODEL, _COST_BATCH = ModelConfig(backbone="vim_tiny"), 128  # images; see `train_cost_ratio`
 
 
 class OffBudget(ConfigError):
-    """A case whose layers come to nothing near enough to the budget."""
+    """A case for which no r, or no total, is within the budget's tolerance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every fusing case of a grid has in common, so that only the place of fusion varies: the total of removed
-    tokens, or the cost of training. One of the two."""
+    """A value that all fusing cases of a grid share, so that they differ only in where they fuse.
+
+    It is either the total number of removed tokens or the cost of training.
+    """
 
     reduced_tokens: int | None = setting(None, "over all layers, stated for 196 patches", at_least=1)
     train_cost_ratio: float | None = setting(
-        None, "cost of a training step over that without fusion, as predicted by iso_cost.py", above=0, below=1
+        None, "predicted cost of a training step, divided by its cost without fusion", above=0, below=1
     )
     rule: Literal["nearest", "exact"] = setting(
         "nearest", "one r per case, or an r that differs by at most one between layers"
@@ -49,27 +54,26 @@ class Budget:
 
     @property
     def key(self) -> str:
-        """The entry that states it."""
+        """Return the name of the entry that is set."""
         return "reduced_tokens" if self.reduced_tokens is not None else "train_cost_ratio"
 
 
 class FusionRequest(NamedTuple):
-    """A case as a grid asks for it, stated for 196 patches."""
+    """A case of a grid, stated for 196 patches."""
 
     labels: FusionConfig
-    total: int | None = None  # tokens to remove in all fusing layers, where a budget gives no single r
+    total: int | None = None  # tokens to remove in all fusing layers, if a budget gives no single r
 
-    def scaled_total(self, layers: Sequence[int], num_patches: int) -> int:
-        """Return the tokens to remove in `layers` on images of `num_patches`: the same share, rounded."""
-        total = self.total if self.total is not None else (self.labels.r or 0) * len(layers)
-        return _scaled_total(total, num_patches)
+    def total_in(self, layers: Sequence[int]) -> int:
+        """Return the tokens to remove in `layers`."""
+        return self.total if self.total is not None else (self.labels.r or 0) * len(layers)
 
 
 def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
     """Return the labels with the r, or the total, that the budget derives for them.
 
-    Rule "nearest" fills in r; with "exact" r stays None, because layers differ. Raises ConfigError for labels that make
-    no schedule, and OffBudget where no r meets the budget.
+    Rule "nearest" fills in r; with "exact" r stays None, because the layers differ. Raises ConfigError for labels that
+    give no schedule, and OffBudget if no r meets the budget.
     """
     layers = fusing_layers(labels, PAPER_GRID.layers)
     if budget is None or not layers:
@@ -90,8 +94,8 @@ def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
 def schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule:
     """Return what runs on a model's grid: the total, scaled by patches / 196 and spread over the fusing layers.
 
-    On the paper's grid these are the labels' own r. Raises ConfigError where a layer would be asked for more tokens
-    than it can fuse away, rather than remove fewer silently.
+    On the paper's grid each layer removes the labels' own r. Raises ConfigError if a layer would have to remove more
+    tokens than it can.
     """
     fusion = find_schedule_on(request, grid)
     if fusion is None:
@@ -100,18 +104,18 @@ def schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule:
 
 
 def find_schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule | None:
-    """Return what `schedule_on` returns, or None where it raises because tokens are missing."""
+    """Return the same as `schedule_on`, but None if a layer cannot remove that many tokens."""
     layers = fusing_layers(request.labels, grid.layers)
-    schedule = spread(request.scaled_total(layers, grid.tokens - 1), layers, grid.layers)
+    schedule = _spread_scaled(request.total_in(layers), layers, grid)
     if clamp(schedule, grid.tokens) != schedule:
         return None
     return FusionSchedule(schedule=schedule, order=request.labels.order, weighting=request.labels.weighting)
 
 
 def share_at(budget: Budget, num_patches: int) -> tuple[float, int]:
-    """Return the budget's share of tokens on images of `num_patches`, and the whole number that is removed there."""
+    """Return the tokens to remove on images of `num_patches`: exactly the budget's share, and rounded."""
     assert budget.reduced_tokens is not None
-    return budget.reduced_tokens * num_patches / PAPER_PATCHES, _scaled_total(budget.reduced_tokens, num_patches)
+    return budget.reduced_tokens * num_patches / PAPER_PATCHES, _scale(budget.reduced_tokens, num_patches)
 
 
 def case_label(labels: FusionConfig) -> str:
@@ -143,7 +147,7 @@ def _nearest_r(total: int, tolerance: float, layers: Sequence[int], label: str) 
 
 
 def _total_of_cost(budget: Budget, layers: Sequence[int], label: str) -> int:
-    """Return the tokens to remove in `layers` so that a training step costs what the budget says."""
+    """Return the tokens to remove in `layers` so that the cost of a training step is nearest to the budget."""
     goal = budget.train_cost_ratio
     assert goal is not None
     ratios = _ratios(tuple(layers), 1 if budget.rule == "exact" else len(layers))
@@ -160,26 +164,22 @@ def _total_of_cost(budget: Budget, layers: Sequence[int], label: str) -> int:
 
 @functools.cache
 def _ratios(layers: tuple[int, ...], step: int) -> dict[int, float]:
-    """Return the cost by total, for the totals that 197 tokens allow."""
+    """Return the cost ratio by total, for the totals that 197 tokens allow."""
     schedules = (spread(total, layers, PAPER_GRID.layers) for total in range(0, PAPER_PATCHES, step))
     return {sum(s): train_cost_ratio(s) for s in schedules if clamp(s, PAPER_GRID.tokens) == s}
 
 
 def _explain_excess(request: FusionRequest, grid: TokenGrid) -> str:
-    """Name the first layer that lacks tokens, and the largest r or total that the grid allows."""
+    """Return a sentence with the first layer that lacks tokens, and the largest r or total that the grid allows."""
     labels, layers = request.labels, fusing_layers(request.labels, grid.layers)
-
-    def scheduled(total: int) -> tuple[int, ...]:
-        return spread(_scaled_total(total, grid.tokens - 1), layers, grid.layers)
-
-    total = request.total if request.total is not None else (labels.r or 0) * len(layers)
-    schedule = scheduled(total)
-    effective = clamp(schedule, grid.tokens)
-    first = next(i for i, (asked, given) in enumerate(zip(schedule, effective, strict=True)) if given < asked)
+    total = request.total_in(layers)
+    schedule = _spread_scaled(total, layers, grid)
+    possible = clamp(schedule, grid.tokens)
+    first = next(i for i in range(grid.layers) if possible[i] < schedule[i])
     tokens = grid.tokens - sum(schedule[:first])
     step = len(layers) if request.total is None else 1
-    smaller = ((less, scheduled(less)) for less in range(0, min(total, PAPER_PATCHES), step))
-    most = max(less for less, tried in smaller if clamp(tried, grid.tokens) == tried)
+    smaller = range(0, min(total, PAPER_PATCHES), step)
+    most = max(less for less in smaller if find_schedule_on(FusionRequest(labels, less), grid))
     largest = f"total is {most}" if request.total is not None else f"r is {most // step}, {most} tokens in all"
     return (
         f"{case_label(labels)}: layer {first + 1} would remove {schedule[first]} of its {tokens} tokens "
@@ -187,6 +187,42 @@ def _explain_excess(request: FusionRequest, grid: TokenGrid) -> str:
     )
 
 
-def _scaled_total(total: int, num_patches: int) -> int:
-    # halves up, in whole numbers: floor(total * num_patches / 196 + 0.5)
+def _spread_scaled(total: int, layers: Sequence[int], grid: TokenGrid) -> tuple[int, ...]:
+    """Return the tokens removed in each layer of a grid, from a total for 196 patches."""
+    return spread(_scale(total, grid.tokens - 1), layers, grid.layers)
+
+
+def _scale(total: int, num_patches: int) -> int:
+    # floor(total * num_patches / 196 + 0.5), computed in whole numbers
     return (2 * total * num_patches + PAPER_PATCHES) // (2 * PAPER_PATCHES)
+
+
+def train_cost_ratio(schedule: Sequence[int]) -> float:
+    """Return the predicted cost of a training step with 24 layers and 197 tokens, divided by that without fusion.
+
+    The reference is fixed, so that a grid gives the same trials on every machine: vim_tiny on 224 x 224 pixels, batches
+    of 128, float32, at the limits of an A100's data sheet, where resources are used one after the other. The time to
+    launch kernels is left out, because it depends on the machine.
+    """
+    tokens = _COST_MODEL.num_tokens
+    lengths = tokens_per_layer(schedule, tokens)
+    saved = sum(_layer_s(tokens, 0) - _layer_s(length, r) for length, r in zip(lengths, schedule, strict=True))
+    return 1 - saved / _unfused_s()
+
+
+@functools.cache  # a search computes the cost of thousands of schedules, made of a few hundred different layers
+def _layer_s(length: int, r: int) -> float:
+    return least_times(layer_work(_COST_MODEL, length, r) * _COST_BATCH, _a100()).serial
+
+
+@functools.cache
+def _unfused_s() -> float:
+    unfused = step_cost(_COST_MODEL, [0] * _COST_MODEL.sizes.depth, StepSettings(batch=_COST_BATCH))
+    return least_times(unfused.work, _a100()).serial
+
+
+@functools.cache
+def _a100() -> Limits:
+    limits = known_limits("A100", "float32")
+    assert limits is not None
+    return limits

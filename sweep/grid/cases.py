@@ -1,4 +1,4 @@
-"""The baselines and cases of a grid: listed one by one, or a space of lists and ranges, crossed."""
+"""Reads the baselines and cases of a grid: listed one by one, or all combinations of a space."""
 
 from __future__ import annotations
 
@@ -32,17 +32,10 @@ _RANGE_KEYS = {"from": int, "to": int, "step": int}
 MOST_COMBINATIONS = 20_000  # of a space; each is a trial in plan.json
 
 
-class LabelledCase(NamedTuple):
-    """Labels, and where in the file they stand."""
-
-    key: str  # such as "cases[3]"
-    labels: FusionConfig
-
-
 class GridCase(NamedTuple):
-    """A case under the grid's budget, and where in the file it stands."""
+    """A case with what the grid's budget derives for it."""
 
-    key: str
+    key: str  # its place in the file, such as "cases[3]"
     request: FusionRequest
 
 
@@ -51,7 +44,7 @@ class GridCases(NamedTuple):
 
     baselines: list[GridCase]
     cases: list[GridCase]
-    left_out: int  # combinations of a space that 197 tokens or the budget do not allow
+    left_out: int  # combinations of a space that 197 tokens or the budget rule out
     budget: Budget | None
 
 
@@ -59,10 +52,10 @@ def read_cases(grid: Mapping[str, Any], validator: Validator, *, leave_out: bool
     """Return the baselines and cases; problems go to `validator`.
 
     Args:
-        leave_out: drop those combinations of a space that 197 tokens or the budget do not allow, rather than refuse
-            them. A search takes what is there.
+        leave_out: drop the combinations of a space that 197 tokens or the budget rule out, as a search does;
+            otherwise they are problems.
     """
-    refused = {problem.key for problem in validator.problems}  # entries that are no list or mapping at all
+    refused = {problem.key for problem in validator.problems}  # entries that are neither a list nor a mapping
     if "space" in grid and "cases" in grid:
         validator.add("space", "cannot stand with cases; keep one of the two")
     elif "space" not in grid and not grid.get("cases") and not refused & {"space", "cases"}:
@@ -75,15 +68,13 @@ def read_cases(grid: Mapping[str, Any], validator: Validator, *, leave_out: bool
             validator.add(key, f"repeats {first_keys[labels]}: {case_label(labels)}")
         first_keys.setdefault(labels, key)
     if "space" in grid:
-        # A baseline among the combinations is no second case.
-        crossed = _crossed(grid["space"], validator)
-        cases = [LabelledCase("space", labels) for labels in crossed if labels not in first_keys]
+        # A baseline among the combinations is not a second case.
+        cases = [("space", labels) for labels in _crossed(grid["space"], validator) if labels not in first_keys]
 
     budget = _budget(grid["budget"], validator) if "budget" in grid else None
     if "budget" in refused or ("budget" in grid and budget is None):
-        # An r that passes: that each case lacks one would bury the cause, and its layers can still be checked.
-        baselines = [LabelledCase(key, replace(labels, r=0)) for key, labels in baselines]
-        cases = [LabelledCase(key, replace(labels, r=0)) for key, labels in cases]
+        # A valid r: a problem in each case would hide the cause, and the layers can still be checked.
+        baselines, cases = ([(key, replace(labels, r=0)) for key, labels in listed] for listed in (baselines, cases))
     leave_out = leave_out and "space" in grid
     before = len(validator.problems)
     resolved = _requests(cases, budget, validator, leave_out=leave_out)
@@ -105,7 +96,8 @@ def _budget(values: Mapping[str, Any], validator: Validator) -> Budget | None:
     return budget if len(good) == len(values) else None
 
 
-def _listed(grid: Mapping[str, Any], section: str, validator: Validator) -> list[LabelledCase]:
+def _listed(grid: Mapping[str, Any], section: str, validator: Validator) -> list[tuple[str, FusionConfig]]:
+    """Return the valid entries of a list of cases, each with its key in the file."""
     cases = []
     for i, values in enumerate(grid.get(section, ())):
         key = f"{section}[{i}]"
@@ -117,7 +109,7 @@ def _listed(grid: Mapping[str, Any], section: str, validator: Validator) -> list
             if name in good and name not in _keys_taken(good["strategy"]):
                 validator.add(f"{key}.{name}", f"strategy {good['strategy']!r} does not take {name} (got {good[name]})")
         if fusion:
-            cases.append(LabelledCase(key, fusion))
+            cases.append((key, fusion))
     return cases
 
 
@@ -135,21 +127,18 @@ def _crossed(space: Mapping[str, Any], validator: Validator) -> list[FusionConfi
             validator.add(f"space.{name}", f"lists {repeated[0]} more than once")
         if not any(name in _keys_taken(strategy) for strategy in axes["strategy"]):
             validator.add(f"space.{name}", f"is taken by none of its strategies: {', '.join(axes['strategy'])}")
-    # Only the keys that a strategy takes are crossed for it; together they stand as all keys crossed would list them.
+    # For each strategy only the keys that it takes are crossed. The order is that of all keys crossed.
     taken = {name: [key for key in axes if key in _keys_taken(name)] for name in axes["strategy"]}
     count = sum(math.prod(len(axes[key]) for key in keys if key != "strategy") for keys in taken.values())
     if count > MOST_COMBINATIONS:
         validator.add("space", f"has {count} combinations, and {MOST_COMBINATIONS} are the most; narrow its ranges")
         return []
-    places = sorted(
-        places
-        for i, name in enumerate(axes["strategy"])
-        for places in itertools.product(
-            *([i] if key == "strategy" else range(len(axes[key])) if key in taken[name] else [0] for key in axes)
-        )
-    )
+    places: list[tuple[int, ...]] = []
+    for i, name in enumerate(axes["strategy"]):
+        indices = {key: range(len(axes[key])) for key in taken[name]} | {"strategy": [i]}
+        places += itertools.product(*(indices.get(key, [0]) for key in axes))
     cases = []
-    for chosen in places:
+    for chosen in sorted(places):
         labels = {key: axes[key][place] for key, place in zip(axes, chosen, strict=True)}
         cases.append(validator.config(FusionConfig, {key: labels[key] for key in taken[labels["strategy"]]}, "space"))
     return [case for case in cases if case]
@@ -182,7 +171,7 @@ def _keys_taken(strategy: str) -> set[str]:
 
 
 def _requests(
-    cases: Sequence[LabelledCase], budget: Budget | None, validator: Validator, *, leave_out: bool
+    cases: Sequence[tuple[str, FusionConfig]], budget: Budget | None, validator: Validator, *, leave_out: bool
 ) -> list[GridCase]:
     """Return the cases that the budget and 197 tokens allow."""
     allowed = []

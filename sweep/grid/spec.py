@@ -1,8 +1,7 @@
-"""YAML -> SweepSpec: one grid, checked whole, with every problem reported together."""
+"""Reads a grid file as a SweepSpec, and reports every problem of the file together."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import reprlib
 from collections import Counter
@@ -24,23 +23,21 @@ from sweep.grid.yaml_file import read_yaml
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:
-    """What a grid file asks for."""
+    """A grid file that has been read and checked."""
 
     file: Path
     study: str
     baselines: tuple[FusionRequest, ...]
     cases: tuple[FusionRequest, ...]
     profiles: Mapping[str, Profile]
-    paper_table: int | None = None  # 1, 2 or 3
-    seeds: tuple[int, ...] = (0,)
-    objectives: Mapping[str, Direction] = dataclasses.field(
-        default_factory=lambda: {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
-    )
-    search: Search | None = None  # chooses among the cases; without one, all of them run
-    early_stop: EarlyStop | None = None
-    constraints: tuple[Constraint, ...] = ()
-    pool: Pool = dataclasses.field(default_factory=Pool)
-    left_out: int = 0  # combinations of a searched space that 197 tokens or the budget do not allow
+    paper_table: int | None  # 1, 2 or 3
+    seeds: tuple[int, ...]
+    objectives: Mapping[str, Direction]
+    search: Search | None  # chooses among the cases; without a search all of them run
+    early_stop: EarlyStop | None
+    constraints: tuple[Constraint, ...]
+    pool: Pool
+    left_out: int  # combinations of a searched space that 197 tokens or the budget rule out
 
 
 GRID_KEYS = {
@@ -53,12 +50,15 @@ GRID_KEYS = {
     "seeds": list[int],
     "objectives": dict,
     "search": dict,
-    "early_stop": Any,  # a word or a mapping
-    "constraints": Any,  # one or a list of them
+    "early_stop": Any,  # a name or a mapping
+    "constraints": Any,  # one or a list
     "pool": dict,
     "profiles": dict,
 }
 MOST_TRIALS = 50_000  # of a profile; each has an entry in plan.json
+DEFAULT_OBJECTIVES: dict[str, Direction] = {
+    "top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"
+}  # fmt: skip
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -85,27 +85,25 @@ def load_spec(path: Path) -> SweepSpec:
     check_measured(grid, searching.constraints, profiles, validator)
     _check_sizes(searching, found, len(grid.get("seeds", [0])), profiles, validator)
     validator.raise_if_any()
-    optional: dict[str, Any] = {key: grid[key] for key in ("paper_table", "objectives") if key in grid}
-    if "seeds" in grid:
-        optional["seeds"] = tuple(grid["seeds"])
-    if pool:
-        optional["pool"] = pool
     return SweepSpec(
         file=path,
         study=grid["study"],
         baselines=tuple(case.request for case in found.baselines),
         cases=tuple(case.request for case in found.cases),
         profiles=profiles,
+        paper_table=grid.get("paper_table"),
+        seeds=tuple(grid.get("seeds", [0])),
+        objectives=grid.get("objectives", DEFAULT_OBJECTIVES),
         search=searching.search,
         early_stop=searching.early_stop,
         constraints=searching.constraints,
+        pool=pool or Pool(),
         left_out=found.left_out,
-        **optional,
     )
 
 
 def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tuple[str, str]:
-    """The profile that suits this machine, and a sentence that says why."""
+    """Return the name of the profile that suits this machine, and the reason as a sentence."""
     found = f"this machine has {'a' if has_gpu else 'no'} GPU and {'' if has_cifar100 else 'no '}CIFAR-100"
     if has_gpu and has_cifar100 and "paper" in spec.profiles:
         return "paper", f"profile paper: {found}"
@@ -116,7 +114,7 @@ def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tu
 
 
 def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
-    """The entries that only name things."""
+    """Check names, the paper's table, seeds, and objectives."""
     names = [("study", grid["study"])] if "study" in grid else []
     names += [("profiles", name) for name in grid.get("profiles", ())]
     for key, name in names:
@@ -145,9 +143,9 @@ def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
 def _check_cases_fit(
     cases: list[GridCase], profiles: Mapping[str, Profile], validator: Validator, *, leave_out: bool
 ) -> None:
-    """A case that fits the paper's 197 tokens may still ask too much of a layer on smaller images.
+    """Check that each profile's images have the tokens that the cases remove; smaller images have fewer than 197.
 
-    With `leave_out`, a profile does without such combinations of a space, as long as there are others.
+    With `leave_out`, combinations of a space that do not fit are allowed, as long as one of them fits.
     """
     space = [case for case in cases if leave_out and case.key == "space"]
     strict = [case for case in cases if not (leave_out and case.key == "space")]
@@ -165,7 +163,7 @@ def _check_cases_fit(
 
 
 def _check_shares(budget: Budget, profiles: Mapping[str, Profile], validator: Validator) -> None:
-    """An exact total is one of whole tokens: on small images that may be far from the budget's share."""
+    """Check that an exact total, rounded to whole tokens, stays near the budget's share on smaller images."""
     if budget.reduced_tokens is None or budget.rule != "exact":
         return
     for name, profile in profiles.items():
@@ -181,7 +179,7 @@ def _check_shares(budget: Budget, profiles: Mapping[str, Profile], validator: Va
 
 
 def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], validator: Validator) -> None:
-    """A search compares cases with each other, so they must differ in nothing else."""
+    """Check that a search has one seed and one backbone, so that its cases differ in fusion alone."""
     seeds = grid.get("seeds", [0])
     if len(seeds) > 1:
         validator.add("seeds", f"a search trains with one seed, not {len(seeds)}: {seeds}")
@@ -197,7 +195,7 @@ def _check_searched(grid: Mapping[str, Any], profiles: Mapping[str, Profile], va
 def _check_sizes(
     searching: SearchSection, found: GridCases, seeds: int, profiles: Mapping[str, Profile], validator: Validator
 ) -> None:
-    """More trials than a plan can hold, and an early stop that could never end one of them."""
+    """Check that there are not too many trials for a plan, and that early stopping can end some of them."""
     stop, key = searching.early_stop, searching.stop_key
     compared = len(found.cases) * seeds  # with each other, at a rung
     if searching.search:
@@ -205,8 +203,7 @@ def _check_sizes(
     for name, profile in profiles.items():
         count = (len(found.baselines) + len(found.cases)) * seeds * len(profile.models)
         if count > MOST_TRIALS:
-            sentence = f"has {count} trials with {seeds} seeds, and {MOST_TRIALS} are the most"
-            validator.add(f"profiles.{name}", sentence)
+            validator.add(f"profiles.{name}", f"has {count} trials with {seeds} seeds, and {MOST_TRIALS} are the most")
         if stop and stop.min_epochs >= profile.train.epochs:
             validator.add(
                 f"{key}.min_epochs",

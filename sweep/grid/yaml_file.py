@@ -1,4 +1,4 @@
-"""A grid file -> plain Python values. What they mean is for `spec` to say."""
+"""Reads a grid file as plain Python values; spec.py gives them their meaning."""
 
 from __future__ import annotations
 
@@ -13,54 +13,53 @@ from famba_core.errors import Problem
 from sweep.errors import UserError
 
 MOST_BYTES = 2**20  # some ten thousand cases; parsing as many takes half a minute
-MOST_VALUES = 100_000  # with aliases written out: a few lines of them can stand for more than fits in memory
+MOST_VALUES = 100_000  # aliases included: with them a few lines can stand for more values than fit in memory
 MOST_DIGITS = 100  # of a whole number
 
 
 def read_yaml(path: Path) -> tuple[object, list[Problem]]:
-    """The values of a YAML file, and a problem for each key that is given twice.
+    """Return the values of a YAML file, and a problem for each key that is given twice.
 
     Raises UserError, with one sentence, for a file that cannot be read or does not parse.
     """
     try:
         loader = _Loader(_read(path).decode("utf-8-sig"))
         document = loader.get_single_data()
-    except UserError:  # which is a ValueError too
+    except UserError:  # a ValueError too
         raise
     except FileNotFoundError:
-        raise _unreadable(path, "there is no such file; a grid is one such as grids/starting_layer.yaml") from None
+        raise UserError("there is no such file; a grid is one such as grids/starting_layer.yaml", path) from None
     except OSError as error:
-        raise _unreadable(path, f"it cannot be read: {error.strerror}") from error
+        raise UserError(f"it cannot be read: {error.strerror}", path) from error
     except UnicodeDecodeError as error:
-        raise _unreadable(path, f"it is not text in UTF-8 (byte {error.start + 1} is no part of it)") from error
+        raise UserError(f"it is not text in UTF-8 (byte {error.start + 1} is no part of it)", path) from error
     except yaml.MarkedYAMLError as error:
-        raise _unreadable(path, _explain(error)) from error
+        raise UserError(_explain(error), path) from error
     except RecursionError as error:
-        raise _unreadable(path, "its mappings and lists are nested too deeply") from error
+        raise UserError("its mappings and lists are nested too deeply", path) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise _unreadable(path, f"it is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"it is not YAML: {' '.join(str(error).split())}", path) from error
     return document, [Problem(str(path), f"line {line}", sentence) for line, sentence in loader.repeated_keys]
 
 
 def _read(path: Path) -> bytes:
-    """What a file holds. A pipe or a device may never end."""
+    """Return the content of a file. Pipes and devices are refused: they may never end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise _unreadable(path, "it is not a file")
+        raise UserError("it is not a file", path)
     with open(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise _unreadable(path, f"it has more than {MOST_BYTES} bytes, and no grid needs as many")
+        raise UserError(f"it has more than {MOST_BYTES} bytes, and no grid needs as many", path)
     return content
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """What YAML allows and a grid does not."""
+    """Something that YAML allows and a grid does not."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and not too many. YAML lets a later key replace an earlier one in silence; here every repeat
-    is kept."""
+    """Loads plain values, and not too many. YAML lets a later key replace an earlier one silently; here it is noted."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -83,7 +82,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
-        if "\0" in node.value or not _is_encodable(node.value):
+        # Half of a surrogate pair, which an escape can write, can be neither a file's name nor printed.
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
             raise _Refused(problem="holds a character that is not text", problem_mark=node.start_mark)
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MOST_DIGITS:
             sentence = f"is a number of {len(node.value)} digits, and {MOST_DIGITS} are the most"
@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Seen here, before `<<` merges: a key beside a merge that names it too is meant to replace it.
+        # Before `<<` is merged: a mapping may replace a key that it merges in.
         node = super().compose_mapping_node(anchor)
         first_lines: dict[object, int] = {}
         for key_node, _ in node.value:
@@ -104,9 +104,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """How many values a node comes to, counted no further than needed. Raises _Refused for one that holds itself."""
+    """Return the number of values in a node, at most one above the limit. Raises _Refused if it holds itself."""
     if id(node) not in counts:
-        counts[id(node)] = 0  # until all that it holds is plural
+        counts[id(node)] = 0  # until its content is counted
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
             inner = [each for pair in node.value for each in pair]
@@ -116,17 +116,11 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     return counts[id(node)]
 
 
-def _is_encodable(text: str) -> bool:
-    """Half of a surrogate pair, which an escape can write, is in no file's name and on no terminal."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-# YAML 1.1 reads 1e-3 as text and only 1.0e-3 as a number; everyone who writes `lr: 1e-3` means the number.
+# YAML 1.1 reads 1.0e-3 as a number but 1e-3 as text; who writes `lr: 1e-3` means the number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
-# A grid holds no dates and no times: 2026-11-21 is a name, and so is 1:30, which YAML 1.1 reads as 90. Nor does it hold
-# octal numbers: 010, which YAML 1.1 reads as 8. And = is text.
+# A grid has no dates, times or octal numbers: 2026-11-21, 1:30 (90 in YAML 1.1), 010 (8 in YAML 1.1) and = are text.
 _AS_TEXT = "tag:yaml.org,2002:str", re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?$|[-+]?0[\d_]+$")
 _NOT_IN_A_GRID = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 _Loader.yaml_implicit_resolvers = {
@@ -141,7 +135,3 @@ def _explain(error: yaml.MarkedYAMLError) -> str:
     if isinstance(error, _Refused):
         return f"{place} {error.problem}"
     return f"{place} does not parse as YAML: {', '.join(part for part in (error.context, error.problem) if part)}"
-
-
-def _unreadable(path: Path, sentence: str) -> UserError:
-    return UserError(sentence, path)

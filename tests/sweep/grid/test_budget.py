@@ -22,8 +22,8 @@ from sweep.grid.budget import (
     find_schedule_on,
     schedule_on,
     share_at,
+    train_cost_ratio,
 )
-from sweep.grid.iso_cost import train_cost_ratio
 
 fusing = st.one_of(
     st.just(FusionConfig(strategy="all")),

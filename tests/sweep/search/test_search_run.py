@@ -18,7 +18,7 @@ from simulated.trainer import run_job
 
 from sweep.executors.base import Event, Progress
 from sweep.executors.local import LocalExecutor
-from sweep.grid.iso_cost import train_cost_ratio
+from sweep.grid.budget import train_cost_ratio
 from sweep.grid.search import EarlyStop, Search
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
