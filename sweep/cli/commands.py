@@ -160,11 +160,11 @@ def _prepare(options: argparse.Namespace) -> tuple[SweepSpec, Plan, Path, Stored
     from sweep.grid.resources import FLAGS
     from sweep.grid.spec import default_profile, load_spec
     from sweep.plan.build import make_plan
-    from sweep.plan.study_folder import study_folder
-    from sweep.price.calibration import calibrate
+    from sweep.plan.plan_file import study_folder
     from sweep.price.device import find_pool_device
     from sweep.price.estimate import price_plan
     from sweep.price.memory import keep_fitting
+    from sweep.price.training_time import calibrate
     from sweep.run.runner import resume_columns
     from sweep.store.study import read_rows
 

@@ -1,8 +1,8 @@
-"""What a trial occupies and a run may take: the profile's resources, the grid's pool, the flags; the last one wins."""
+"""Resources of a trial and limits of a run: from the profile, the grid's pool and the flags; the last one wins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -74,34 +74,30 @@ class Pool:
 
     def __post_init__(self) -> None:
         gpus, name = self.gpus_per_trial, self.accelerator_type
-        share = None if isinstance(gpus, str) or gpus is None else wrong_share(gpus)
+        number = gpus if isinstance(gpus, int | float) else 0.0
         check_config(
             self,
             ("gpus_per_trial", gpus == "pack" or not isinstance(gpus, str), f"must be a number or pack, not {gpus!r}"),
-            ("gpus_per_trial", share is None, share or ""),
+            *_gpu_rules(number),
             ("accelerator_type", name is None or is_safe_name(name), f"must be a name such as A100, not {name!r}"),
         )
 
 
-def wrong_share(gpus: float) -> str | None:
-    """Return what is wrong with a number of GPUs for a trial, or None."""
-    if not 0 <= gpus <= 1:
-        return f"must be from 0 to 1, not {gpus:g}: a trial uses one GPU"
-    if 0 < gpus < LEAST_SHARE:
-        return f"must be 0 or at least {LEAST_SHARE}, not {gpus:g}"
-    return None
+def _gpu_rules(gpus: float) -> Iterator[tuple[str, bool, str]]:
+    """Yield the rules for the number of GPUs of a trial, as `check_config` takes them."""
+    yield "gpus_per_trial", 0 <= gpus <= 1, f"must be from 0 to 1, not {gpus:g}: a trial uses one GPU"
+    yield "gpus_per_trial", not 0 < gpus < LEAST_SHARE, f"must be 0 or at least {LEAST_SHARE}, not {gpus:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial occupies."""
+    """The resources of one trial."""
 
     cpus_per_trial: int = setting(1, "threads", at_least=1, at_most=MOST_CPUS)
     gpus_per_trial: float = setting(0.0, "0 trains on the CPU; below 1, trials share a GPU")
 
     def __post_init__(self) -> None:
-        share = wrong_share(self.gpus_per_trial)
-        check_config(self, ("gpus_per_trial", share is None, share or ""))
+        check_config(self, *_gpu_rules(self.gpus_per_trial))
 
 
 # Options of `famba-sweep run` and `plan`, and the entry of the pool that each sets.
@@ -112,21 +108,21 @@ _POOL_KEYS = field_types(Pool)
 
 def read_pool(values: Mapping[str, Any], validator: Validator) -> Pool | None:
     """Return the `pool` section of a grid; problems go to `validator`."""
-    gpus = str if isinstance(values.get("gpus_per_trial"), str) else float  # which word, the pool itself says
+    gpus = str if isinstance(values.get("gpus_per_trial"), str) else float  # Pool checks which text
     good = validator.mapping(values, "pool", _POOL_KEYS | {"gpus_per_trial": gpus})
     return validator.config(Pool, good, "pool")
 
 
 def placed(resources: Resources, pool: Pool, flags: Mapping[str, Any], profile: str) -> tuple[Resources, Pool]:
-    """What a trial of a profile occupies, and the pool that is left to obey.
+    """Return the resources of a profile's trials, and the pool with the entries that apply to them.
 
     Args:
         flags: entries of the pool that the command line sets.
         profile: its name, for messages.
 
-    The grid's pool leaves a profile that trains on the CPU there; the flag moves any profile. "pack" plans a whole GPU:
-    how many trials share it is known once memory is. Raises UserError for flags that cannot be, or that are for GPUs
-    where trials train on the CPU.
+    The grid's pool does not move a profile from the CPU to GPUs; the flag does. "pack" plans a whole GPU: how many
+    trials share it is decided when their memory is known. Raises UserError for invalid flags, and for flags that only
+    GPUs have if the trials train on the CPU.
     """
     try:
         pool = replace(pool, **flags)

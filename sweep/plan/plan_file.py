@@ -1,7 +1,12 @@
-"""plan.json: written and read as a Plan, or read as an outline, which is much faster for thousands of trials."""
+"""plan.json, and the folder that a plan's study has.
+
+It is read as a Plan, or as an outline, which is much faster for thousands of trials.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -98,3 +103,32 @@ def _validated(adapter: TypeAdapter[P], text: str | bytes, folder: Path) -> P:
 def _damaged(folder: Path, finding: str) -> UserError:
     sentence = f"plan.json is damaged: {finding}; remove it, and the next run of the grid writes it again"
     return UserError(sentence, folder)
+
+
+def study_folder(out: Path, plan: Plan) -> Path:
+    """Return the absolute path of a plan's study in the results folder `out`. Creates nothing.
+
+    Raises UserError if `out` is inside a study, or if the folder holds another study (renamed or copied).
+    """
+    results = Path(os.path.realpath(out))
+    folder = results / f"{plan.study}-{plan.profile}"
+    around, stored = None, None
+    try:
+        for paths in map(StudyPaths, (results, *results.parents)):
+            if paths.plan.is_file() and paths.trials.is_dir():
+                around = paths.root
+                break
+        with contextlib.suppress(UserError):  # damaged, or not there yet: the next run writes it
+            stored = read_plan_outline(folder)
+    except OSError as error:
+        raise UserError(f"{out} cannot be used: {error.strerror}", "--out") from error
+    if around:
+        sentence = f"{out} is in a study's folder, {around}; name one beside it, such as {around.parent}"
+        raise UserError(sentence, "--out")
+    if stored and (stored.study, stored.profile) != (plan.study, plan.profile):
+        sentence = (
+            f"holds study {stored.study!r} with profile {stored.profile!r}, not {plan.study!r} with {plan.profile!r}; rename that "
+            "folder, or choose another one with --out"
+        )
+        raise UserError(sentence, folder)
+    return folder

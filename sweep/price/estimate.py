@@ -13,9 +13,8 @@ import pandas as pd
 from famba_core.cost.work import TRAINING, cost
 from famba_core.fusion.schedule import tokens_per_layer
 from sweep.plan.model import Plan, Trial
-from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
-from sweep.price.training_time import device_seconds
+from sweep.price.training_time import Calibration, device_seconds
 
 NAMED_CASES = 4  # of one trial; in a space on small images dozens may share it
 WORKER_START_S = 5.0  # imports, data and the model, before the training that is priced

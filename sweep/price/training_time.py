@@ -1,17 +1,35 @@
-"""Predicts how long a trial trains on a device, by the cost model alone."""
+"""Predicts how long a trial trains on a device: by the cost model, corrected by stored training times."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from famba_core.config import ModelConfig, Precision, TrainConfig
+import numpy as np
+import pandas as pd
+
+from famba_core.config import ConfigError, DataConfig, ModelConfig, Precision, TrainConfig
 from famba_core.cost.data_sheets import cpu_limits, known_limits
 from famba_core.cost.roofline import Limits
 from famba_core.cost.work import StepSettings, step_cost
 from famba_core.paper.published import read_published_table
+from sweep.errors import UserError
 from sweep.price.device import PoolDevice
+from sweep.store.layout import StudyPaths
+from sweep.store.study import read_rows
+from sweep.text import plural
+
+FEW_ROWS = 3  # with fewer the range is a guess
+MOST_ROWS = 500  # the newest ones, of each study and of all: enough for a median
+COLUMNS = (
+    "status", "source", "backbone", "image_size", "patch_size", "cls_position", "schedule", "batch_size", "precision",
+    "dataset", "train_images", "epochs", "top1_ema_pct", "cpus_per_trial", "gpus_per_trial", "train_time_s",
+    "device_name", "finished_at",
+)  # fmt: skip
 
 # Vim-Ti without token fusion on an A100: 300 epochs of 50,000 images in batches of 128 (Famba-V section 4).
 _PAPER_MODEL, _PAPER_BATCH = ModelConfig(backbone="vim_tiny"), 128
@@ -51,3 +69,96 @@ def _gpu_limits(name: str | None, precision: Precision) -> Limits:
     limits = known_limits(name or "A100", precision) or known_limits("A100", precision)
     assert limits is not None
     return limits
+
+
+class Calibration(NamedTuple):
+    """Factors to multiply a predicted time by."""
+
+    factor: float = 1.0  # median of measured over predicted time
+    low: float = 0.5  # low and high end of the likely range
+    high: float = 2.0
+    rows: int = 0  # number of stored rows used
+
+    @property
+    def sentence(self) -> str:
+        if not self.rows:
+            return "no stored row of this device yet: a factor of 2 either way"
+        if self.rows < FEW_ROWS:
+            return f"only {plural(self.rows, 'stored row')} of this device: a factor of 1.5 either way"
+        return f"range from {self.rows} stored rows of this device"
+
+
+def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images: int) -> Calibration:
+    """Compare the completed results on the same device in the studies of a results folder with their predictions.
+
+    Args:
+        data, train_images: of the plan. Rows do not say how large their data set was. Those that trained on a whole
+            data set which is not on this machine are left out.
+    """
+    frames = [rows for folder in _list_studies(results) if len(rows := _read_device_rows(folder, device))]
+    if not frames:
+        return Calibration()
+    rows = pd.concat(frames).sort_values("finished_at").tail(MOST_ROWS)
+    sizes = {"imagefolder": 0}  # training images of each whole data set; an image folder may be any folder
+    if data.train_images is None:
+        sizes = {data.dataset: train_images} | sizes
+    ratios = [ratio for row in rows.to_dict("records") if (ratio := _time_ratio(row, device, sizes))]
+    if not ratios:
+        return Calibration()
+    low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
+    if len(ratios) < FEW_ROWS:
+        low, high = middle / 1.5, middle * 1.5
+    return Calibration(factor=middle, low=low, high=high, rows=len(ratios))
+
+
+def _list_studies(results: Path) -> list[Path]:
+    try:
+        folders = sorted(results.iterdir())
+    except OSError:
+        return []
+    return [folder for folder in folders if os.path.isfile(StudyPaths(folder).plan)]  # False for another user's study
+
+
+def _read_device_rows(folder: Path, device: PoolDevice) -> pd.DataFrame:
+    try:
+        rows, _ = read_rows(folder, columns=COLUMNS, newest=MOST_ROWS)
+    except (UserError, OSError):  # another study's damage must not stop this one
+        return pd.DataFrame()
+    own = (rows["status"] == "completed") & rows["source"].isna() & (rows["train_time_s"] > 0)
+    return rows[own & rows["device_name"].fillna("").map(device.is_named).astype(bool)]
+
+
+def _time_ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str, int]) -> float | None:
+    """Return measured over predicted device time; None if it is not known on how many images the row's trial trained.
+
+    Data sets that are not in `sizes` yet are looked up and added.
+    """
+    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+
+    dataset, threads = row["dataset"], int(row["cpus_per_trial"])
+    if dataset not in sizes:
+        try:
+            sizes[dataset] = describe_dataset(DataConfig(dataset=dataset)).train_images
+        except ConfigError:  # it is not on this machine
+            sizes[dataset] = 0
+    images = sizes[dataset] if pd.isna(row["train_images"]) else int(row["train_images"])
+    if not images:
+        return None
+    try:
+        model = ModelConfig(
+            backbone=row["backbone"],
+            image_size=int(row["image_size"]),
+            patch_size=int(row["patch_size"]),
+            cls_position=row["cls_position"],
+        )
+        train = TrainConfig(
+            epochs=int(row["epochs"]),
+            batch_size=int(row["batch_size"]),
+            precision=row["precision"],
+            ema=not pd.isna(row["top1_ema_pct"]),
+            recompute=False,  # rows do not say; it costs an eighth more at most
+        )
+        predicted = device_seconds(device, model, row["schedule"], train, images=images, threads=threads)
+    except (ConfigError, KeyError, ValueError):  # a newer version's row, with a model that this one does not know
+        return None
+    return float(row["train_time_s"] * (row["gpus_per_trial"] if device.gpu else threads) / predicted)

@@ -54,21 +54,19 @@ def run_job(
 
 
 def _trials_to_measure(job: Job, folder: Path) -> tuple[Trial, ...]:
+    """Return a measuring job's trials; or a job's trial, if it has a whole GPU and no measurement on such a GPU."""
     if isinstance(job, MeasureJob):
         return job.trials
-    has_whole_gpu = job.resources.gpus >= 1
-    return (job.trial,) if has_whole_gpu and not _is_measured(job.trial, folder) else ()
-
-
-def _is_measured(trial: Trial, folder: Path) -> bool:
-    """True if the trial's step was measured on a GPU like this one: a study may move to other machines."""
-    stored = read_measurement(folder, measure_id(trial))
+    if job.resources.gpus < 1:
+        return ()
+    stored = read_measurement(folder, measure_id(job.trial))
     if stored is None:
-        return False
+        return (job.trial,)
     import torch
 
     from famba_core.device import device_name
 
     if not torch.cuda.is_available():  # training will report it
-        return True
-    return bool(stored["device_name"] == device_name(torch.device("cuda")))
+        return ()
+    # A study may move to machines with other GPUs.
+    return () if stored["device_name"] == device_name(torch.device("cuda")) else (job.trial,)

@@ -32,13 +32,11 @@ def failed_row(job: TrainJob, error: str) -> ResultRow:
 
 def planned_columns(job: TrainJob) -> dict[str, Any]:
     """Return the columns of a ResultRow that are known before the job runs."""
-    return trial_columns(job.trial) | {
+    return {
+        **vars(job.labels),
+        **trial_columns(job.trial),
         "trial_id": job.job_id,
         "attempt": job.attempt,
-        "strategy": job.labels.strategy,
-        "start_layer": job.labels.start_layer,
-        "stop_layer": job.labels.stop_layer,
-        "r": job.labels.r,
         "suggestion": job.suggestion,
         "cpus_per_trial": job.resources.cpus,
         "gpus_per_trial": job.resources.gpus,
@@ -55,9 +53,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "image_size": model.image_size,
         "patch_size": model.patch,
         "cls_position": model.cls_position,
-        "order": fusion.order,
-        "weighting": fusion.weighting,
-        "schedule": fusion.schedule,
+        **vars(fusion),
         "reduced_tokens": sum(fusion.schedule),
         "tokens_per_image": sum(tokens_per_layer(fusion.schedule, model.num_tokens)),
         "dataset": trial.data.dataset,

@@ -19,8 +19,8 @@ from sweep.schema import ResultRow
 from sweep.store.layout import StudyPaths
 from sweep.store.lock import read_last_holder_token
 from sweep.store.progress import TrialProgress
+from sweep.store.rungs import continues
 from sweep.store.study import read_measurement, write_result
-from sweep.worker.early_stop import continues
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
 from sweep.worker.rows import columns_of_epochs, columns_of_result, epoch_row, git_commit, planned_columns
 

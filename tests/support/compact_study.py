@@ -6,8 +6,7 @@ from synthetic_study import results, table_plan
 from sweep.grid.search import EarlyStop
 from sweep.store import study as store
 from sweep.store.row_kinds import ROW_KINDS
-from sweep.store.rungs import read_rung
-from sweep.worker.early_stop import continues
+from sweep.store.rungs import continues, read_rung
 
 PLAN = table_plan(2)
 ROWS = results(PLAN)

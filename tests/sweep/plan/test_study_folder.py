@@ -7,8 +7,7 @@ import pytest
 from synthetic_study import table_plan
 
 from sweep.errors import UserError
-from sweep.plan.plan_file import save_plan
-from sweep.plan.study_folder import study_folder
+from sweep.plan.plan_file import save_plan, study_folder
 
 PLAN = table_plan(2)
 NAME = f"{PLAN.study}-{PLAN.profile}"

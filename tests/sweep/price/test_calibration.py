@@ -8,9 +8,8 @@ from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
 from sweep.price import calibration
-from sweep.price.calibration import Calibration, calibrate
 from sweep.price.device import PoolDevice
-from sweep.price.training_time import device_seconds
+from sweep.price.training_time import Calibration, calibrate, device_seconds
 
 TRIALS = table_plan(2).trials[:10]
 DIGITS = DataConfig(dataset="digits")

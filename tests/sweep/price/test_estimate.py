@@ -5,10 +5,10 @@ import pytest
 from famba_core.cost.work import cost
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
-from sweep.price.calibration import Calibration
 from sweep.price.device import PoolDevice
 from sweep.price.estimate import compact_schedule, device_hours, plan_table, price_plan, wall_hours
 from sweep.price.text import headline, list_trials, price_lines
+from sweep.price.training_time import Calibration
 
 GRID = """
 study: x

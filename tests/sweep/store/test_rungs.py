@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from sweep.grid.search import EarlyStop
 from sweep.store.layout import StudyPaths
-from sweep.store.rungs import fold_rungs, read_rung
-from sweep.worker.early_stop import continues, is_rung
+from sweep.store.rungs import continues, fold_rungs, is_rung, read_rung
 
 EVERY_THIRD = EarlyStop(min_epochs=1, reduction_factor=3)
 
