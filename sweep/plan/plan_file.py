@@ -127,8 +127,8 @@ def study_folder(out: Path, plan: Plan) -> Path:
         raise UserError(sentence, "--out")
     if stored and (stored.study, stored.profile) != (plan.study, plan.profile):
         sentence = (
-            f"holds study {stored.study!r} with profile {stored.profile!r}, not {plan.study!r} with {plan.profile!r}; rename that "
-            "folder, or choose another one with --out"
+            f"holds study {stored.study!r} with profile {stored.profile!r}, not {plan.study!r} with {plan.profile!r}; "
+            "rename that folder, or choose another one with --out"
         )
         raise UserError(sentence, folder)
     return folder

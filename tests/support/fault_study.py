@@ -1,4 +1,4 @@
-"""A study for injected faults: trials with made-up epochs, in a process of its own that a test may kill.
+"""A study for injected faults: trials with simulated epochs, in a process of its own that a test may kill.
 
 python fault_study.py FOLDER [--executor ray] [--fault NAME] [--epoch-s SECONDS]
 """
@@ -40,7 +40,7 @@ def study(seeds: Sequence[int] = range(TRIALS), *, gpus: float = 0, **pool: Any)
 
 
 def faulty_job(job: Job, folder: Path) -> Generator[Any, None, Finished | Lost]:
-    """`run_job` with that trainer, and no measuring. Importable, for Ray's workers."""
+    """Run a job with the fake trainer, without measuring. Ray's workers import this function."""
     FakeTrainer.epoch_s = float(os.environ.get("FAULT_EPOCH_S", "0"))
     return (yield from run_job(job, folder, make_trainer))
 
@@ -62,17 +62,17 @@ def executor_factory(name: str) -> ExecutorFactory:
 def run(folder: Path, plan: Plan | None = None, executor: str | ExecutorFactory = "here", **options: Any) -> RunSummary:
     plan = plan or study()
     factory = executor_factory(executor) if isinstance(executor, str) else executor
-    with unittest.mock.patch("sweep.run.measuring.MeasuringPhase.run"):  # made-up epochs have nothing to measure
+    with unittest.mock.patch("sweep.run.measuring.MeasuringPhase.run"):  # simulated epochs cannot be measured
         return run_plan(plan, folder, factory, listeners=[screen_of(plan)], **options)
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    """The parts of finished trials as they are on the disk."""
+    """Return the content of the parts of finished trials, by file name."""
     return {part.name: part.read_bytes() for part in (folder / "trials").glob("[!.]*.parquet")}
 
 
 def cost(folder: Path, before: dict[str, bytes], starts_before: int) -> dict[str, int]:
-    """Of the trials that were finished `before`: how many are no longer as they were, how many began again."""
+    """Return how many of the trials that were finished `before` have changed, and how many ran again."""
     now = stored(folder)
     rows, damaged = read_rows(folder)
     assert not damaged
@@ -85,7 +85,7 @@ def cost(folder: Path, before: dict[str, bytes], starts_before: int) -> dict[str
 
 
 def launch(folder: Path, *options: str, epoch_s: float = 0.1, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """The study as a process in a session of its own."""
+    """Start the study as a process in a session of its own."""
     return subprocess.Popen(
         [*prefix, sys.executable, str(HERE / "fault_study.py"), str(folder), *options],
         env=os.environ
@@ -111,7 +111,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], ti
 
 
 def _kill_at(call: int, name: str) -> None:
-    """Kill this process, as kill -9 does, where it calls os.link or os.replace for the n-th time."""
+    """Kill this process, as kill -9 does, at its n-th call of os.link or os.replace."""
     original, seen = getattr(os, name), 0
 
     def deadly(*arguments: Any, **options: Any) -> None:
@@ -125,7 +125,7 @@ def _kill_at(call: int, name: str) -> None:
 
 
 def _jumping_clock() -> None:
-    """Let the time of day jump by hours, there and back, with every look at it."""
+    """Make the time of day jump forward and back by hours each time it is read."""
     import datetime as dt
 
     real, jumps = time.time, [0]
@@ -168,6 +168,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    import fault_study  # what runs in Ray's workers must be found by its module's name
+    import fault_study  # Ray's workers import the job's function by its module's name
 
     sys.exit(fault_study.main())

@@ -1,4 +1,4 @@
-"""Studies whose training steps are measured: what is taken, and what is stored of it."""
+"""Studies whose training steps are measured, and the measurements that they store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweep.store.study import read_measurements, read_rows
 
 
 def batches(folder: Path) -> list[int]:
-    """The batch sizes of the stored measurements."""
+    """Return the batch sizes of the stored measurements."""
     stored, damaged = read_measurements(folder)
     assert not damaged
     return sorted(stored["batch_size"])
@@ -31,7 +31,7 @@ def batch_trials(*batches: int) -> list[Trial]:
 
 
 def measured_in(folder: Path, trials: list[Trial], executor: Executor, **options: Any) -> None:
-    """The phase alone, in a study that is driven."""
+    """Run the measuring phase alone, under the study's lock."""
     with lock_study(folder):
         options = {"is_device": bool} | options
         MeasuringPhase(executor=executor, folder=folder, listener=screen_of(plan_of(*trials)), **options).run(trials)

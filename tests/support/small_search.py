@@ -1,4 +1,4 @@
-"""Searches over made-up cases and rows, and the studies that Optuna is asked in."""
+"""Searches over synthetic cases and rows, and the Optuna studies that they build."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan_of_cases(cases: Sequence[Case], sampler: Sampler = "tpe", trials: int =
 
 
 def small_plan(sampler: Sampler = "tpe", **fields: Any) -> Plan:
-    """Two baselines' worth of strategies: 24 start layers, 24 stop layers, two orders; all and its equals are one."""
+    """Return a plan with 24 start layers, 24 stop layers and 2 orders; cases that fuse in all layers share a trial."""
     cases = [case_of("none", strategy="none", baseline=True)]
     for order, layer in itertools.product(("concat", "raster"), range(1, 25)):
         upper = f"all-{order}" if layer == 1 else f"upper{layer}-{order}"
@@ -49,7 +49,7 @@ def small_plan(sampler: Sampler = "tpe", **fields: Any) -> Plan:
 
 
 def row_of(of: Trial | Suggestion, status: str = "completed", **columns: Any) -> dict[str, Any]:
-    """Return numbers that depend on the trial alone, as columns of a stored row."""
+    """Return columns of a stored row; its numbers depend on the trial alone."""
     trial, number = of if isinstance(of, Suggestion) else (of, None)
     rng = random.Random(trial.trial_id)
     time = rng.uniform(100, 200)
@@ -66,7 +66,7 @@ def row_of(of: Trial | Suggestion, status: str = "completed", **columns: Any) ->
 
 
 def suggestions(search: OptunaSearch, n: int, end: Callable[[Suggestion], dict[str, Any]] = row_of) -> list[Suggestion]:
-    """What one worker would be given, one after the other."""
+    """Return up to `n` suggestions; each trial ends before the next is suggested."""
     found: list[Suggestion] = []
     while len(found) < n and (suggestion := search.suggest({})):
         found.append(suggestion)
@@ -83,7 +83,7 @@ def numbers(running: Sequence[Suggestion]) -> dict[str, int]:
 
 
 def spy_on_studies(monkeypatch: pytest.MonkeyPatch) -> list[list[optuna.trial.FrozenTrial]]:
-    """The trials that each suggestion's study was given."""
+    """Return a list that collects, for each suggestion, the trials in its Optuna study."""
     built = []
     original = OptunaSearch._study
 

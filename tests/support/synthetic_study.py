@@ -1,4 +1,4 @@
-"""Studies that nobody trained: the paper's cases with numbers near the published ones, the same on every call."""
+"""Synthetic studies: the paper's cases with numbers near the published ones, the same on every call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = {"vim_tiny": "vim_nano", "vim_small": "vim_nano_small"}
 
 
 def table_plan(number: int, seeds: Sequence[int] = (0,)) -> Plan:
-    """The plan of a grid that asks for one of the paper's tables, on small images."""
+    """Return the plan of one of the paper's tables, on small images."""
     cases, trials = [], {}
     for seed in seeds:
         for line in paper_table(number).to_dict("records"):
@@ -60,7 +60,7 @@ def table_plan(number: int, seeds: Sequence[int] = (0,)) -> Plan:
 
 
 def results(plan: Plan) -> list[ResultRow]:
-    """One completed row for each trial, an hour of the authors' GPU as some seconds here."""
+    """Return a completed row for each trial, with the published numbers scaled down and some noise."""
     published = {
         (SMALL[line["backbone"]], *_key(line)): line
         for number in (1, 2, 3)
@@ -99,7 +99,7 @@ def result(
     labels: FusionConfig = FusionConfig(strategy="upper", start_layer=13, r=1),  # noqa: B008 - frozen
     **measured: Any,
 ) -> ResultRow:
-    """A row of a trial as a worker writes it."""
+    """Return a row of a trial as a worker writes it."""
     fusion, schedule = trial.fusion, trial.fusion.schedule
     return ResultRow(
         study=trial.study,
@@ -135,7 +135,7 @@ def result(
 
 
 def curve(row: ResultRow) -> list[EpochRow]:
-    """Epochs that rise to the row's accuracy."""
+    """Return epochs whose accuracy rises to that of the row."""
     return [
         EpochRow(
             study=row.study,
@@ -161,12 +161,12 @@ def save(folder: Path, rows: Sequence[ResultRow]) -> Path:
 
 
 def data_of(plan: Plan, rows: pd.DataFrame) -> StudyData:
-    """A study's data as a report reads it, without learning curves."""
+    """Return a study's data as a report reads it, without learning curves."""
     return StudyData(plan=plan, rows=rows, epochs=pd.DataFrame())
 
 
 def files(folder: Path) -> list[str]:
-    """All that is in a folder."""
+    """Return the relative paths of all files in a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 

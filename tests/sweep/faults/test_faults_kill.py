@@ -1,4 +1,4 @@
-"""Killed, interrupted and preempted: nothing that was finished is lost, or runs again."""
+"""Killed, interrupted and preempted runs: no finished trial is lost or runs again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMES = ["wall_time_s", "started_at", "finished_at", "git_commit"]
 
 @pytest.fixture
 def start() -> Iterator[Launch]:
-    """Starts studies as processes, and leaves none of them."""
+    """Start studies as processes; kill those left when the test ends."""
     processes: list[subprocess.Popen[str]] = []
 
     def started(*arguments: object, **options: object) -> subprocess.Popen[str]:
@@ -44,7 +44,7 @@ def start() -> Iterator[Launch]:
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Ray's worker processes that train."""
+    """Return the ids of Ray's worker processes that train."""
     import ray  # noqa: F401 - brings psutil along
     import psutil  # isort: skip
 
@@ -57,7 +57,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 
 def repeated_epochs(folder: Path) -> dict[str, int]:
-    """By trial: epochs that ran more than once, as far as its starts tell; each names its first epoch."""
+    """Return by trial how many epochs ran more than once; the log of starts names the first epoch of each start."""
     begun: dict[str, list[int]] = {}
     for line in starts(folder):
         trial, first = line.split()
@@ -66,7 +66,7 @@ def repeated_epochs(folder: Path) -> dict[str, int]:
 
 
 def assert_whole(folder: Path, undisturbed: Path) -> None:
-    """All trials are stored once, with the numbers of a study that nothing happened to."""
+    """Assert that each trial is stored once, with the numbers of an undisturbed study."""
     for read in (read_rows, read_epochs):
         here, there = (
             frame.drop(columns=[name for name in TIMES if name in frame])
@@ -103,7 +103,7 @@ def test_a_worker_killed_in_an_epoch(
 
 
 @pytest.mark.parametrize("executor", ["ray", "here"])
-def test_a_driver_killed(
+def test_a_killed_driver(
     nth_try: int, executor: str, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
     process = start(tmp_path, "--executor", executor, epoch_s=0.2)
@@ -125,7 +125,7 @@ def test_a_driver_killed(
 
 
 def wait_for_the_end_of_ray(folder: Path) -> None:
-    """Its own process ends when it sees the driver gone; what it started may write until then."""
+    """Wait until Ray's processes have ended; they may write until they notice that the driver is gone."""
     deadline = time.monotonic() + 30
     while rays_commands(folder):
         assert time.monotonic() < deadline, "Ray outlives its driver"
@@ -133,12 +133,12 @@ def wait_for_the_end_of_ray(folder: Path) -> None:
 
 
 def scratch_of(folder: Path) -> set[str]:
-    """Where Ray's processes have their temporary files."""
+    """Return the folders where Ray's processes have their temporary files."""
     return set(re.findall(rf"[^\0 =]*/{PREFIX}\w+", "\0".join(rays_commands(folder))))
 
 
 def rays_commands(folder: Path) -> list[str]:
-    """The command lines of Ray's processes that belong to a study."""
+    """Return the command lines of Ray's processes that belong to a study."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ def rays_commands(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("call", ["link", "replace"])
-def test_killed_between_the_temporary_file_and_its_name(
+def test_a_driver_killed_before_a_temporary_file_gets_its_name(
     nth_try: int, call: str, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
     # rows get their name by link, once a trial; plan, progress, curve and checkpoint by replace, many times
@@ -207,7 +207,7 @@ def test_sigterm_lets_running_epochs_end(
     tally(f"SIGTERM with {grace:g} s of grace", **cost(tmp_path, before, begun))
 
 
-def test_two_drivers_at_once(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
+def test_two_drivers(nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path) -> None:
     first = start(tmp_path, epoch_s=0.1)
     wait_for(lambda: list(tmp_path.glob("checkpoints/*/last.pt")), first)
     os.kill(first.pid, signal.SIGSTOP)  # it may be slow, and holds the study all the same

@@ -1,4 +1,4 @@
-"""What happens to the folder: torn files, a full disk, no rights. What is whole stays whole and readable."""
+"""Faults of a study's folder: torn files, a full disk, no rights. Intact files stay intact and readable."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ STUDY = f"{sys.executable} {Path(__file__).parents[2]}/support/fault_study.py"
 
 
 def on_disk(tmp_path: Path, script: str) -> None:
-    """Run a script that mounts disks of its own, which nobody else sees and which go with it."""
+    """Run a script in a mount namespace of its own, so that the disks it mounts vanish when it ends."""
     file = tmp_path / "disk.sh"
     file.write_text(f"set -e\n{script}")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "support"), *sys.path])}
@@ -63,7 +63,7 @@ def on_disk(tmp_path: Path, script: str) -> None:
 
 @needs_mount
 def test_a_full_disk(nth_try: int, tmp_path: Path, tally: Callable) -> None:
-    """On a disk of its own, which is filled after the second trial; then there is room again."""
+    """The study has a disk of its own, which is full after the second trial; later there is space again."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     on_disk(
@@ -117,8 +117,8 @@ print(len(read_rows(folder)[0]), sorted(file.name for file in (folder / "checkpo
 
 
 @needs_mount
-def test_a_disk_too_small_for_a_checkpoint_is_no_failure_of_the_trial(tmp_path: Path) -> None:
-    """With torch's own checkpoint, which finds room on this disk once and not twice."""
+def test_a_disk_too_small_for_a_checkpoint_does_not_fail_the_trial(tmp_path: Path) -> None:
+    """The disk holds one checkpoint of torch, but not two."""
     disk, program = tmp_path / "disk", tmp_path / "program.py"
     disk.mkdir()
     program.write_text(CHECKPOINT_OF_A_MODEL)

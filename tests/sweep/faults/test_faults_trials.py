@@ -1,4 +1,4 @@
-"""Trials that go wrong by themselves become rows with a reason, and the others go on."""
+"""A trial that fails by itself becomes a row with a reason; the other trials continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT_H = 2.0
 
 
 class SkippingExecutor(RayExecutor):
-    """When nothing runs any more beside the trial that hangs, the runner's clock skips the hours up to the limit."""
+    """When only the hanging trial still runs, the runner's clock skips the hours until the time limit."""
 
     skipped_s = 0.0
 

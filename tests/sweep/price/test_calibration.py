@@ -1,13 +1,13 @@
-"""Stored results of the same device correct predicted times; all others leave them alone."""
+"""Stored results of the same device correct predicted times; other results do not."""
 
 import dataclasses
-from pathlib import Path
+import os
 
 import pytest
 from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
-from sweep.price import calibration
+from sweep.price import training_time
 from sweep.price.device import PoolDevice
 from sweep.price.training_time import Calibration, calibrate, device_seconds
 
@@ -18,7 +18,7 @@ CPU = PoolDevice(gpu=False, name="Imaginary CPU", memory_gib=None, slots=None)
 
 
 def predicted(trial, device, images=IMAGES):
-    """Seconds of the device, without the averaged weights that the rows below have no accuracy of."""
+    """Return predicted device seconds without averaged weights, because the rows below have no accuracy of them."""
     return device_seconds(
         device, trial.model, trial.fusion.schedule, dataclasses.replace(trial.train, ema=False),
         images=images, threads=trial.cpus_per_trial,
@@ -26,7 +26,7 @@ def predicted(trial, device, images=IMAGES):
 
 
 def took(trial, factor, device=CPU, images=IMAGES, **columns):
-    """A row of a trial that took `factor` times as long as predicted."""
+    """Return a row of a trial that took `factor` times as long as predicted."""
     share = columns.get("gpus_per_trial", trial.gpus_per_trial) or trial.cpus_per_trial
     row = result(trial, train_time_s=factor * predicted(trial, device, images) / share)
     return dataclasses.replace(row, **columns)
@@ -38,7 +38,7 @@ def study(folder, *rows):
 
 
 def about(factor):
-    """Rows do not say how many classes the head told apart, which moves a prediction by some parts in ten thousand."""
+    """Compare loosely: rows do not hold the number of classes, which changes a prediction by less than a thousandth."""
     return pytest.approx(factor, rel=1e-3)
 
 
@@ -46,7 +46,7 @@ def calibrated(results, device=CPU, data=DIGITS):
     return calibrate(results, device, data, data.train_images or IMAGES)
 
 
-def test_the_median_corrects_and_the_quantiles_are_the_band(tmp_path):
+def test_the_factor_is_the_median_and_the_range_the_quantiles(tmp_path):
     factors = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 3.0]
     rows = [took(trial, factor) for trial, factor in zip(TRIALS, factors, strict=True)]
     study(tmp_path / "one", *rows[:6])
@@ -60,20 +60,20 @@ def test_the_median_corrects_and_the_quantiles_are_the_band(tmp_path):
     assert "range from 10 stored rows" in found.sentence
 
 
-def test_without_rows_a_factor_of_two_either_way(tmp_path):
+def test_without_rows_the_range_is_a_factor_of_two_either_way(tmp_path):
     assert calibrated(tmp_path / "nowhere") == Calibration() == Calibration(factor=1.0, low=0.5, high=2.0, rows=0)
     study(tmp_path / "empty")
     assert calibrated(tmp_path) == Calibration()
 
 
-def test_two_rows_are_too_few_for_a_band(tmp_path):
+def test_with_two_rows_the_range_is_a_factor_of_one_and_a_half(tmp_path):
     study(tmp_path / "one", took(TRIALS[0], 2.0), took(TRIALS[1], 4.0))
     found = calibrated(tmp_path)
     assert (found.factor, found.low, found.high) == (about(3), about(2), about(4.5))
     assert "only 2 stored rows" in found.sentence
 
 
-def test_other_devices_failures_and_copies_do_not_count(tmp_path):
+def test_rows_of_other_devices_failures_and_copies_are_ignored(tmp_path):
     other = took(TRIALS[0], 9.0, device_name="Another CPU")
     failed = dataclasses.replace(took(TRIALS[1], 9.0), status="failed", error="x")
     pruned = dataclasses.replace(took(TRIALS[2], 9.0), status="pruned")
@@ -83,7 +83,7 @@ def test_other_devices_failures_and_copies_do_not_count(tmp_path):
     assert (found.rows, found.factor) == (1, about(1.5))
 
 
-def test_gpus_are_known_by_their_types_name(tmp_path):
+def test_gpus_are_recognized_by_the_name_of_their_type(tmp_path):
     a100 = PoolDevice(gpu=True, name="A100-80G", memory_gib=None, slots=None)
     quarter = took(TRIALS[0], 2.0, a100, device_name="NVIDIA A100-SXM4-80GB", gpus_per_trial=0.25)
     study(tmp_path / "one", quarter, took(TRIALS[1], 5.0, a100, device_name="NVIDIA H100 PCIe", gpus_per_trial=1.0))
@@ -92,7 +92,7 @@ def test_gpus_are_known_by_their_types_name(tmp_path):
     assert calibrated(tmp_path, dataclasses.replace(a100, name=None)).rows == 0
 
 
-def test_rows_that_do_not_say_how_much_was_trained_are_left_out(tmp_path):
+def test_rows_with_an_unknown_number_of_images_are_ignored(tmp_path):
     part = took(TRIALS[0], 2.0, images=500, dataset="imagefolder", train_images=500)
     whole = took(TRIALS[1], 7.0, dataset="imagefolder")
     study(tmp_path / "one", part, whole)
@@ -108,35 +108,35 @@ def test_rows_that_do_not_say_how_much_was_trained_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [{"backbone": "vim_large"}, {"precision": "fp8"}])
-def test_calibration_skips_rows_of_newer_versions(tmp_path, columns):
+def test_rows_of_newer_versions_are_ignored(tmp_path, columns):
     study(tmp_path / "newer", dataclasses.replace(took(TRIALS[0], 9.0), **columns))
     study(tmp_path / "one", took(TRIALS[1], 2.0))
     found = calibrated(tmp_path)
     assert (found.rows, found.factor) == (1, about(2.0))
 
 
-def test_another_users_study_does_not_stand_in_the_way(tmp_path, monkeypatch):
-    """Root may read everything, so what the system says is made up."""
+def test_an_unreadable_study_of_another_user_is_ignored(tmp_path, monkeypatch):
+    """The errors are simulated, because root may read everything."""
     for name in ("closed", "locked", "open"):
         study(tmp_path / name, took(TRIALS[0], 2.0))
-    is_file, read = Path.is_file, calibration.read_rows
+    stat, read = os.stat, training_time.read_rows
 
-    def closed(path):
-        if path.parent.name == "closed":
+    def closed(path, *arguments, **options):
+        if "closed" in str(path):
             raise PermissionError(path)
-        return is_file(path)
+        return stat(path, *arguments, **options)
 
     def locked(folder, **options):
         if folder.name == "locked":
             raise PermissionError(folder)
         return read(folder, **options)
 
-    monkeypatch.setattr(Path, "is_file", closed)
-    monkeypatch.setattr(calibration, "read_rows", locked)
+    monkeypatch.setattr(os, "stat", closed)
+    monkeypatch.setattr(training_time, "read_rows", locked)
     assert calibrated(tmp_path).rows == 1
 
 
-def test_a_damaged_study_does_not_stand_in_the_way(tmp_path):
+def test_a_damaged_study_is_ignored(tmp_path):
     study(tmp_path / "good", took(TRIALS[0], 2.0))
     study(tmp_path / "bad", took(TRIALS[1], 3.0))
     (part,) = (tmp_path / "bad" / "trials").glob("*.parquet")

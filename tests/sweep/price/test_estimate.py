@@ -63,7 +63,7 @@ def test_ratios_are_to_the_same_backbone_without_fusion(plan):
     assert [priced.trials[trial.trial_id].tokens_per_image for trial in made.trials] == [4728, 3018, 2628] * 2
 
 
-def test_the_papers_run_takes_the_papers_hours_on_a_gpu(plan):
+def test_the_papers_run_takes_the_papers_hours_on_an_a100(plan):
     unfused = plan("tiny").trials[0]
     hours = price_plan(plan("tiny"), A100, NO_ROWS).trials[unfused.trial_id].device_hours
     # Vim-Ti's 16,382 s were 300 epochs of 50,000 images with 100 classes; the head is all that differs here
@@ -71,7 +71,7 @@ def test_the_papers_run_takes_the_papers_hours_on_a_gpu(plan):
     assert hours == pytest.approx(16382 / 3600 * steps / published, rel=1e-3)
 
 
-def test_hours_follow_the_images_that_are_trained_on(plan):
+def test_hours_are_proportional_to_the_training_images(plan):
     whole, part = price_plan(plan("tiny"), THREAD, NO_ROWS), price_plan(plan("half"), THREAD, NO_ROWS)
     # one step of 100 images in place of 11 of 128; what a step costs whatever its batch is little
     assert part.device_hours == pytest.approx(whole.device_hours * 100 / (11 * 128), rel=0.05)
@@ -80,7 +80,7 @@ def test_hours_follow_the_images_that_are_trained_on(plan):
     assert whole.device_hours > 10 * price_plan(plan("tiny"), A100, NO_ROWS).device_hours
 
 
-def test_a_faster_gpu_and_a_smaller_share_of_it(plan):
+def test_hours_depend_on_the_gpu_and_the_trials_share_of_it(plan):
     made, shared = plan("tiny"), plan("tiny", gpus_per_trial=0.25)
     h200 = PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=None, slots=None)
     fast, slow = price_plan(made, h200, NO_ROWS), price_plan(made, A100, NO_ROWS)
@@ -99,7 +99,7 @@ def test_trial_hours_include_evaluation_and_worker_start(plan):
         assert trial.hours == pytest.approx(trial.device_hours * (1 + 2 * TEST_DIGITS / (3 * DIGITS)) + 5 / 3600)
 
 
-def test_stored_results_move_the_price_and_set_its_band(plan):
+def test_stored_results_correct_the_price_and_set_its_range(plan):
     made = plan("tiny")
     before = price_plan(made, THREAD, NO_ROWS)
     after = price_plan(made, THREAD, Calibration(factor=3.0, low=2.5, high=4.0, rows=12))
@@ -126,7 +126,7 @@ def test_a_search_costs_its_baselines_and_the_mean_of_its_candidates(plan):
     assert device_hours(made, priced, 2).expected == pytest.approx(base + 2 * sum(each) / len(each))
 
 
-def test_wall_time_is_that_of_the_fullest_place(plan):
+def test_wall_time_is_that_of_the_busiest_slot(plan):
     made = plan("tiny")
     priced = price_plan(made, THREAD, NO_ROWS)
     none, upper, everywhere = (priced.trials[trial.trial_id].hours for trial in made.trials)
@@ -136,7 +136,7 @@ def test_wall_time_is_that_of_the_fullest_place(plan):
     assert wall_hours(made, priced, None, concurrent=50) == pytest.approx(none)
 
 
-def test_the_price_in_words(plan):
+def test_price_lines_name_the_range_and_the_wall_time(plan):
     made = plan("tiny", max_concurrent=4)
     lines = list(price_lines(made, price_plan(made, THREAD, Calibration(factor=1, low=0.9, high=1.2, rows=7)), None))
     assert len(lines) == 2
@@ -148,7 +148,7 @@ def test_the_price_in_words(plan):
     assert "where enough devices are free, 4 at a time" in lines[1]
 
 
-def test_limits_below_the_price_are_warned_of(plan):
+def test_limits_below_the_price_give_warnings(plan):
     made = plan("tiny", time_limit_h=0.01, trial_time_limit_h=0.001)
     priced = price_plan(made, THREAD, NO_ROWS)
     _, _, *warnings = price_lines(made, priced, None)

@@ -1,4 +1,4 @@
-"""Memory: what cannot fit is refused before anything runs, or left out of a search."""
+"""Trials that do not fit in memory are refused before anything runs, or left out of a search."""
 
 import dataclasses
 import re
@@ -64,7 +64,7 @@ def test_trials_that_do_not_fit_are_reported_with_memory_and_fullest_layer(plan)
         assert int(said[3]) == step.fullest_layer
 
 
-def test_trials_that_share_a_gpu_have_a_part_of_its_memory_each(plan):
+def test_trials_that_share_a_gpu_share_its_memory(plan):
     made = plan(gpus_per_trial=0.25)
     assert keep_fitting(made, with_gib(80.0)) == made
     with pytest.raises(UserError, match=r"there are 3\.5 GiB of GPU memory for each of 4 trials on a GPU"):
@@ -119,7 +119,7 @@ def test_a_baseline_that_does_not_fit_is_reported_alone(plan):
     assert [problem.where for problem in error.value.problems] == [made.trials[0].trial_id]
 
 
-def test_a_search_without_any_candidate_left_is_refused(plan):
+def test_a_search_with_no_candidate_left_is_refused(plan):
     with pytest.raises(UserError) as error:
         keep_fitting(plan(SEARCH), with_gib(0.5))
     assert len(error.value.problems) == 4
@@ -140,7 +140,7 @@ def test_gpu_memory_comes_from_the_pool_or_the_data_sheet(plan):
     assert gib() is None  # the cluster is not asked
 
 
-def test_a_cpu_is_this_machine_unless_a_cluster_trains(plan):
+def test_cpu_memory_is_that_of_this_machine_unless_a_cluster_trains(plan):
     here = find_pool_device(plan(profile="cpu"), address=None)
     assert here.name.endswith("(2 threads)")
     assert 0.1 < here.memory_gib < 100_000
@@ -152,7 +152,7 @@ def test_a_cpu_is_this_machine_unless_a_cluster_trains(plan):
         keep_fitting(plan(profile="cpu"), with_gib(0.5, gpu=False))
 
 
-def test_this_machines_gpus_are_asked_unless_a_cluster_trains(plan, monkeypatch):
+def test_gpu_memory_is_read_from_this_machine_unless_a_cluster_trains(plan, monkeypatch):
     monkeypatch.setattr(
         "sweep.price.device._local_gpus", lambda: [("NVIDIA H200", 139.8), ("NVIDIA H200", 139.8), ("NVIDIA T4", 14.6)]
     )

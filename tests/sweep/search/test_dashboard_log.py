@@ -1,4 +1,4 @@
-"""The copy of a search for optuna-dashboard: it opens there, and whatever happens to it does not matter."""
+"""The copy of a search for optuna-dashboard: Optuna opens it, and damage to it does not affect the search."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_optuna_opens_the_log_and_finds_the_ended_trials(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00\xff{", b'{"op_code":0}\n', None])
-def test_a_damaged_or_missing_storage_does_not_matter(tmp_path, damage):
+def test_a_damaged_or_missing_log_does_not_affect_the_search(tmp_path, damage):
     file = tmp_path / "optuna.log"
     plan = small_plan()
     before = suggestions(OptunaSearch(plan, file), 4)
@@ -49,8 +49,8 @@ def test_a_damaged_or_missing_storage_does_not_matter(tmp_path, damage):
     assert len(read_journal(file).get_trials()) == 8
 
 
-def test_a_storage_that_cannot_be_written_is_warned_of_and_written_later(tmp_path):
-    """A folder has the file's name: nobody can append there, nor put a file in its place."""
+def test_a_log_that_cannot_be_written_gives_a_warning_and_is_written_later(tmp_path):
+    """A folder has the file's name, so it can be neither appended to nor replaced."""
     file = tmp_path / "optuna.log"
     search = OptunaSearch(small_plan(), file)
     found = suggestions(search, 3)

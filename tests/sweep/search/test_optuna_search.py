@@ -1,4 +1,4 @@
-"""What a search suggests: a function of the stored rows, never anything twice, and no more than it was asked for."""
+"""Suggestions of a search: they depend on the stored rows alone, none comes twice, and their number is limited."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_search_that_is_rebuilt_after_every_row_suggests_the_same(sampler):
     rebuilt = []
     for _ in range(45):
         search = OptunaSearch(plan)
-        for row in random.Random(len(rows)).sample(rows, len(rows)):  # in whatever order the store gives them
+        for row in random.Random(len(rows)).sample(rows, len(rows)):  # the store may return them in any order
             search.tell(row)
         killed_before_it_ran = search.suggest({})
         rebuilt.append(search.suggest({}))
@@ -40,20 +40,20 @@ def test_a_search_that_is_rebuilt_after_every_row_suggests_the_same(sampler):
     assert rebuilt == undisturbed
 
 
-def test_seeds_and_samplers_differ():
+def test_seeds_and_samplers_give_different_suggestions():
     first = [tuple(ids(suggestions(OptunaSearch(small_plan(seed=s)), 12))) for s in range(3)]
     assert len(set(first)) == 3
     by_sampler = [tuple(ids(suggestions(OptunaSearch(small_plan(s)), 40))) for s in SAMPLERS]
     assert len(set(by_sampler)) == 3
 
 
-def test_another_process_with_another_hash_seed_suggests_the_same():
+def test_suggestions_do_not_depend_on_the_hash_seed():
     script = (
         "import itertools, simulated.comparison as c\n"
         "for name in ('tpe', 'nsga2', 'random'):\n"
         "    print(*itertools.islice(c.suggested(c.grid_plan(name, 0)), 25), sep='\\n')"
     )
-    said = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", script],
             cwd=Path(__file__).parents[3],
@@ -64,8 +64,8 @@ def test_another_process_with_another_hash_seed_suggests_the_same():
         ).stdout.splitlines()
         for seed in ("1", "2")
     ]
-    assert said[0] == said[1]
-    assert len(said[0]) == 75
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) == 75
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -79,7 +79,7 @@ def test_running_trials_are_not_suggested_and_numbers_are_unique(sampler):
         elif running:
             rows.append(row_of(running.pop(rng.randrange(len(running)))))
             search.tell(rows[-1])
-        if step % 20 == 19:  # the driver dies; what ran goes on from its checkpoints
+        if step % 20 == 19:  # the driver is killed; running trials resume from their checkpoints
             search = OptunaSearch(plan)
             for row in rows:
                 search.tell(row)

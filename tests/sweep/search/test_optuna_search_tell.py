@@ -1,4 +1,4 @@
-"""What Optuna is told of a row, and what it makes of constraints."""
+"""Stored rows as Optuna's trials, and constraints."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_with_one_objective_a_pruned_trial_has_its_last_value(sampler, monkeypat
     assert studies[-1][0].intermediate_values == {9: row_of(trial_of(name))["top1_best_pct"]}
 
 
-def test_isolated_times_count_where_there_are_some(monkeypatch):
+def test_isolated_times_are_preferred(monkeypatch):
     studies = spy_on_studies(monkeypatch)
     search = OptunaSearch(small_plan())
     suggestions(search, 2, lambda trial: row_of(trial) | {"measured": "isolated", "isolated_train_time_s": 7.0})
@@ -62,7 +62,7 @@ def test_isolated_times_count_where_there_are_some(monkeypatch):
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_constraints_steer_the_search_to_feasible_trials(sampler):
-    """Accuracy asks for early layers, the bound for late ones."""
+    """Accuracy is best at early layers, but only late ones meet the bound."""
 
     def end(suggestion: Suggestion) -> dict[str, Any]:
         layer = layers[suggestion.trial.trial_id]

@@ -1,4 +1,4 @@
-"""NSGA-II varies what is the best so far, and knows it as soon as it is told."""
+"""NSGA-II varies the best trials so far, and uses each trial as soon as it has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CASES = {f"upper{layer}": case_of(f"upper{layer}", start_layer=layer) for layer 
 
 
 def next_layers(told: Iterable[int]) -> list[int]:
-    """What each of 20 seeds tries after the start layers in `told`; the later, the better."""
+    """Return the next start layer for each of 20 seeds, after those in `told`; later ones have better results."""
     found = []
     for seed in range(20):
         plan = plan_of_cases(list(CASES.values()), "nsga2", seed=seed, objectives={"top1_best_pct": "max"})
@@ -25,7 +25,7 @@ def next_layers(told: Iterable[int]) -> list[int]:
     return found
 
 
-def test_a_single_parameter_is_mutated_and_not_drawn_again():
+def test_a_single_parameter_is_mutated_not_drawn_at_random():
     assert all(abs(layer - 200) < 80 for layer in next_layers(range(196, 206)))
 
 
@@ -36,6 +36,6 @@ def test_parents_are_the_best_of_all_completed_trials():
     assert sum(layer > 300 for layer in next_layers(late_and_poor)) > 15
 
 
-def test_it_begins_at_random():
+def test_the_first_trials_are_random():
     layers = next_layers(range(1, 10))
     assert sum(layer > 200 for layer in layers) > 5

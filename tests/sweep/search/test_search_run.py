@@ -1,4 +1,4 @@
-"""A search through the runner: it resumes, repeats itself, and takes what other studies have."""
+"""A search run by the runner: it resumes, is repeatable, and copies results of other studies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(plan: Plan, folder: Path, executor: Any = None, **options: Any) -> RunSu
 
 
 def chosen(folder: Path) -> list[tuple[int, str, str]]:
-    """(number, trial, status) of what the search tried, in its order."""
+    """Return (number, trial, status) of the search's trials, in the order of suggestion."""
     rows = read_rows(folder)[0].query("suggestion.notna()").sort_values("suggestion")
     return list(rows[["suggestion", "trial_id", "status"]].itertuples(index=False, name=None))
 
@@ -74,7 +74,7 @@ def test_a_search_runs_its_number_of_trials_and_the_baseline(
     assert len(missing_trials(search_plan(), tmp_path, read_rows(tmp_path), limit=2)) == 3
 
 
-def test_limits_and_resumes_change_nothing_about_it(tmp_path: Path, undisturbed: list[tuple[int, str, str]]) -> None:
+def test_limits_and_resumes_do_not_change_suggestions(tmp_path: Path, undisturbed: list[tuple[int, str, str]]) -> None:
     for done in (2, 4, 6, 8):
         summary = run(search_plan(), tmp_path, limit=2)
         assert summary == RunSummary(requested=done + 1, completed=done + 1, failed=0)
@@ -84,7 +84,7 @@ def test_limits_and_resumes_change_nothing_about_it(tmp_path: Path, undisturbed:
 
 
 class InterruptedExecutor(LocalExecutor):
-    """Ctrl-C in the second epoch of the fourth trial."""
+    """Sends Ctrl-C in the second epoch of the fourth trial."""
 
     submitted = 0
 
@@ -116,7 +116,7 @@ def test_an_interrupted_search_resumes_its_unfinished_trial(
     assert run(plan, tmp_path).completed == 9
 
 
-def test_results_of_other_studies_come_on_top_of_the_limit(
+def test_results_copied_from_other_studies_do_not_count_towards_the_limit(
     tmp_path: Path, undisturbed: list[tuple[int, str, str]], capsys: pytest.CaptureFixture
 ) -> None:
     other = tmp_path / "other-laptop"
@@ -130,7 +130,7 @@ def test_results_of_other_studies_come_on_top_of_the_limit(
     assert sources[[trial for _, trial, _ in undisturbed[3:5]]].isna().all()
 
 
-def test_early_stop_prunes_and_the_search_learns_it(tmp_path: Path) -> None:
+def test_early_stopping_prunes_trials_and_the_search_learns_it(tmp_path: Path) -> None:
     plan = search_plan(12, early_stop=EarlyStop(min_epochs=2, reduction_factor=2))
     summary = run(plan, tmp_path)
     assert summary.requested == 13
@@ -151,7 +151,7 @@ def test_early_stop_prunes_and_the_search_learns_it(tmp_path: Path) -> None:
     assert set(rows[rows["status"] == "pruned"]["trial_id"]) <= set(rows[rows["status"] == "completed"]["trial_id"])
 
 
-def test_a_failure_counts_as_a_try_and_is_tried_again_only_on_request(
+def test_a_failed_trial_counts_and_is_retried_only_on_request(
     tmp_path: Path, undisturbed: list[tuple[int, str, str]]
 ) -> None:
     plan = search_plan(3)
@@ -167,7 +167,7 @@ def test_a_failure_counts_as_a_try_and_is_tried_again_only_on_request(
     ]
 
 
-def test_a_space_that_is_all_tried_ends_the_search(tmp_path: Path) -> None:
+def test_a_search_ends_when_every_candidate_was_tried(tmp_path: Path) -> None:
     plan = search_plan(50)
     kept = [*plan.baselines, *plan.trials[1:4]]
     names = {trial.trial_id for trial in kept}
@@ -187,7 +187,7 @@ profiles: {paper: {backbone: vim_tiny, dataset: digits, image_size: 224, epochs:
 """
 
 
-def test_an_iso_cost_search_with_constraints_and_early_stop_ends_when_all_is_tried(tmp_path: Path) -> None:
+def test_an_iso_cost_search_with_constraints_and_early_stopping_tries_every_candidate(tmp_path: Path) -> None:
     (tmp_path / "iso_cost.yaml").write_text(ISO_COST)
     plan = make_plan(load_spec(tmp_path / "iso_cost.yaml"), "paper")
     summary = run(plan, tmp_path / "study")

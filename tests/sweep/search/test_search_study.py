@@ -1,4 +1,4 @@
-"""Tables and reports of a study with a search: what was tried, not all that might have been."""
+"""Tables and reports of a study with a search show the trials that it tried, not all candidates."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def table_of(folder, plan, rows):
 
 @pytest.fixture
 def tried():
-    """Two candidates completed, one failed, two stopped early; the baseline has not run."""
+    """Return a plan and rows: two candidates completed, one failed, two stopped early; the baseline has not run."""
     failed, *pruned = PLAN.trials[5], PLAN.trials[6], PLAN.trials[7]
     return [
         ROWS[1],
@@ -39,7 +39,7 @@ def tried():
     ]
 
 
-def test_lines_are_baselines_and_what_completed_or_failed(tmp_path, tried):
+def test_lines_are_the_baselines_and_the_completed_or_failed_candidates(tmp_path, tried):
     table = table_of(tmp_path, PLAN, tried)
     assert table["trial_ids"].tolist() == [PLAN.trials[i].trial_id for i in (0, 1, 2, 5)]
     assert table["seeds_measured"].tolist() == [0, 1, 1, 0]
@@ -53,7 +53,7 @@ def test_a_schedule_that_completed_once_has_its_line(tmp_path):
     assert table["top1_best_pct"].dropna().tolist() == [5.0]
 
 
-def test_a_search_that_has_tried_nothing_has_an_empty_table(tmp_path):
+def test_a_search_without_trials_has_an_empty_table(tmp_path):
     cases = tuple(replace(case, baseline=False) for case in PLAN.cases)
     plan = replace(PLAN, cases=cases)
     table = table_of(tmp_path, plan, [])

@@ -1,4 +1,4 @@
-"""What a search's parameters are: the labels in which its candidates differ."""
+"""The parameters of a search are the labels in which its candidates differ."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_r_is_a_parameter_unless_a_budget_derives_it(monkeypatch):
     assert found["r"] == optuna.distributions.IntDistribution(1, 9, step=2)
 
 
-def test_a_space_of_one_schedule_has_no_parameter_and_still_its_trial():
+def test_a_space_of_one_schedule_has_no_parameter_but_its_trial_runs():
     found = suggestions(OptunaSearch(plan_of_cases([case_of("only", start_layer=3)])), 10)
     assert ids(found) == ["only"]
