@@ -17,7 +17,7 @@ from pathlib import Path
 from famba_core.errors import unwrap_optional
 from sweep.cli import commands
 from sweep.errors import UserError
-from sweep.grid.resources import Pool
+from sweep.grid.resources import FLAGS, Pool
 
 COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
 MOST_DIGITS = 19  # a number with fewer digits fits in 64 bits
@@ -147,8 +147,9 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
     pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
     pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
     types = typing.get_type_hints(Pool)
+    flags = {name: flag for flag, name in FLAGS.items()}
     for entry in fields(Pool):
-        if flag := entry.metadata.get("flag"):
+        if flag := flags.get(entry.name):
             hint = unwrap_optional(types[entry.name])
             pool.add_argument(
                 flag,

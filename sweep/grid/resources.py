@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -21,41 +22,28 @@ MOST_HOURS = 100_000
 class Pool:
     """The `pool` section of a grid. None means the profile's value, or no limit.
 
-    An entry with a `flag` can also be set on the command line.
+    An entry with a `metavar` can also be set on the command line, by an option of its name without the unit.
     """
 
     gpus_per_trial: float | Literal["pack"] | None = setting(
-        None,
-        "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many trials as fit in memory",
-        flag="--gpus-per-trial",
-        metavar="G",
+        None, "GPUs of a trial, from 0 (the CPU) to 1, or pack: as many trials as fit in memory", metavar="G"
     )
-    cpus_per_trial: int | None = setting(
-        None, "threads of a trial", at_least=1, at_most=MOST_CPUS, flag="--cpus-per-trial", metavar="N"
-    )
+    cpus_per_trial: int | None = setting(None, "threads of a trial", at_least=1, at_most=MOST_CPUS, metavar="N")
     accelerator_type: str | None = setting(
-        None, "the GPU to run on by Ray's name, such as A100, H100, H200", flag="--accelerator-type", metavar="TYPE"
+        None, "the GPU to run on by Ray's name, such as A100, H100, H200", metavar="TYPE"
     )
-    max_concurrent: int | None = setting(
-        None, "trials at the same time", at_least=1, at_most=100_000, flag="--max-concurrent", metavar="N"
-    )
+    max_concurrent: int | None = setting(None, "trials at the same time", at_least=1, at_most=100_000, metavar="N")
     trial_time_limit_h: float | None = setting(
-        None,
-        "a trial that runs longer is stopped and stored as failed",
-        above=0,
-        at_most=MOST_HOURS,
-        flag="--trial-time-limit",
-        metavar="HOURS",
+        None, "a trial that runs longer is stopped and stored as failed", above=0, at_most=MOST_HOURS, metavar="HOURS"
     )
     time_limit_h: float | None = setting(
-        None, "then the run stops as if preempted", above=0, at_most=MOST_HOURS, flag="--time-limit", metavar="HOURS"
+        None, "then the run stops as if preempted", above=0, at_most=MOST_HOURS, metavar="HOURS"
     )
     gpu_hours: float | None = setting(
         None,
         "GPU-hours that this run may spend; then it stops as if preempted",
         above=0,
         at_most=10_000_000,
-        flag="--gpu-hours",
         metavar="HOURS",
     )
     gpu_memory_gib: float | None = setting(
@@ -63,14 +51,12 @@ class Pool:
         "memory of one GPU (default: what the device reports, or its type's data sheet)",
         above=0,
         at_most=10_000,
-        flag="--gpu-memory",
         metavar="GIB",
     )
     memory_margin: float = setting(0.1, "share of a GPU's memory that packing leaves free", at_least=0, below=1)
     grace_s: float = setting(
-        30.0, "seconds after SIGTERM in which running epochs may end", at_least=0, at_most=86_400,
-        flag="--grace", metavar="SECONDS",
-    )  # fmt: skip
+        30.0, "seconds after SIGTERM in which running epochs may end", at_least=0, at_most=86_400, metavar="SECONDS"
+    )
 
     def __post_init__(self) -> None:
         gpus, name = self.gpus_per_trial, self.accelerator_type
@@ -101,7 +87,11 @@ class Resources:
 
 
 # Options of `famba-sweep run` and `plan`, and the entry of the pool that each sets.
-FLAGS = {field.metadata["flag"]: field.name for field in fields(Pool) if "flag" in field.metadata}
+FLAGS = {
+    f"--{re.sub('_(h|gib|s)$', '', field.name).replace('_', '-')}": field.name
+    for field in fields(Pool)
+    if "metavar" in field.metadata
+}
 _OF_GPUS = ("gpus_per_trial", "accelerator_type", "gpu_hours", "gpu_memory_gib")  # entries without meaning for a CPU
 _POOL_KEYS = field_types(Pool)
 

@@ -76,16 +76,12 @@ class Validator:
         return good
 
     def config(self, config_type: type[Config], values: Mapping[str, Any], key: str) -> Config | None:
-        """Return the configuration with these values, or None if they are invalid."""
+        """Return the configuration with these values, which are under `key`; or None if they are invalid."""
         try:
             return config_type(**values)
         except ConfigError as error:
-            self.add_error(error, key)
+            self.problems += error.at(self.file, key)
             return None
-
-    def add_error(self, error: ConfigError, key: str) -> None:
-        """Add the problems of a configuration whose values are under `key`."""
-        self.problems += error.at(self.file, key)
 
 
 def unknown(name: object, choices: Collection[str]) -> str:

@@ -6,10 +6,9 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from famba_core.config import ConfigError, DataConfig, FusionConfig, FusionSchedule, ModelConfig
+from famba_core.config import ConfigError, FusionConfig, FusionSchedule, ModelConfig
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.grid.budget import find_schedule_on, schedule_on
@@ -18,9 +17,6 @@ from sweep.grid.spec import SweepSpec
 from sweep.grid.validator import unknown
 from sweep.plan.identity import trial_id
 from sweep.plan.model import Case, Plan, Trial
-
-if TYPE_CHECKING:
-    from famba_core.data.image_dataset import DatasetInfo
 
 
 def make_plan(
@@ -38,12 +34,17 @@ def make_plan(
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
     profile = spec.profiles[profile_name]
     resources, pool = placed(profile.resources, spec.pool, flags or {}, profile_name)
+    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+
     images = data_dir or profile.data.data_dir
-    data = replace(profile.data, data_dir=images and os.path.abspath(images))  # workers may run elsewhere
-    described = _described(data, spec.file, f"profiles.{profile_name}")
+    data = replace(profile.data, data_dir=os.path.abspath(images) if images else images)  # workers may run elsewhere
     whole = replace(data, train_images=None)
-    if data.train_images == _described(whole, spec.file, f"profiles.{profile_name}").train_images:
-        data = whole  # whichever way it is said
+    try:
+        described = describe_dataset(data)
+        if data.train_images == describe_dataset(whole).train_images:
+            data = whole  # the same data set, with its size named in the grid
+    except ConfigError as error:
+        raise UserError(error.at(spec.file, f"profiles.{profile_name}")) from error
     models = [replace(model, num_classes=described.num_classes) for model in profile.models]
     # made before they are combined: each checks itself, which for thousands of trials takes seconds
     trains = [replace(profile.train, seed=seed) for seed in spec.seeds]
@@ -94,12 +95,3 @@ def _runs_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, Fusion
             if not baseline and spec.search and find_schedule_on(request, model.token_grid) is None:
                 continue
             yield baseline, request.labels, schedule_on(request, model.token_grid)
-
-
-def _described(data: DataConfig, file: Path, key: str) -> DatasetInfo:
-    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
-
-    try:
-        return describe_dataset(data)
-    except ConfigError as error:
-        raise UserError(error.at(file, key)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -26,12 +25,8 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # a full or read-only disk must not end a run: the log only informs
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, (self.format(record) + "\n").encode("utf-8", "replace"))
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(OSError), open(self._file, "ab", buffering=0) as file:
+            file.write((self.format(record) + "\n").encode("utf-8", "replace"))
 
 
 @contextlib.contextmanager
