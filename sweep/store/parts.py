@@ -30,8 +30,7 @@ from sweep.files.names import is_safe_name
 from sweep.store.compaction.compacted import CompactedFile, CompactedRows, read_compacted
 from sweep.store.compaction.manifest import is_manifest_lost, read_manifest
 from sweep.store.layout import StudyPaths
-from sweep.store.row_kinds import RowKind
-from sweep.store.tables import arrow_errors_as_corrupt, concat_tables, conform
+from sweep.store.row_kinds import RowKind, arrow_errors_as_corrupt, concat_tables, conform
 
 # Up to this many parts, all columns are read, which takes a second and also shows damage in the other columns.
 READ_WHOLE_UP_TO = 1000

@@ -18,8 +18,7 @@ from sweep.errors import UserError, as_user_error
 from sweep.schema import EpochRow, MeasureRow, ResultRow
 from sweep.store.layout import StudyPaths
 from sweep.store.parts import list_compacted_parts, list_parts, read_part, read_parts
-from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, RowKind
-from sweep.store.tables import to_parquet
+from sweep.store.row_kinds import EPOCHS, MEASUREMENTS, TRIALS, RowKind, to_parquet
 
 PROBE_BYTES = 64 * 1024  # an empty file can be written even to a full disk
 

@@ -28,10 +28,9 @@ from sweep.store.layout import StudyPaths
 from sweep.store.lock import lock_study
 from sweep.store.parts import list_loose_parts, read_loose_part
 from sweep.store.recovery import list_damaged_compacted, quarantine
-from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, RowKind
+from sweep.store.row_kinds import COMPACTED_KINDS, EPOCHS, TRIALS, RowKind, concat_tables
 from sweep.store.rungs import fold_rungs
 from sweep.store.study import check_is_study
-from sweep.store.tables import concat_tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,7 @@ import pyarrow.parquet as pq
 from famba_core.files import write_atomically
 from sweep.files.checksum import CorruptFile, verify_checksum
 from sweep.store.layout import StudyPaths
-from sweep.store.row_kinds import COMPACTED_KINDS, RowKind
-from sweep.store.tables import arrow_errors_as_corrupt, concat_tables, conform, to_parquet
+from sweep.store.row_kinds import COMPACTED_KINDS, RowKind, arrow_errors_as_corrupt, concat_tables, conform, to_parquet
 
 COPY = ".copy"  # not .parquet: a program that reads compacted/*.parquet would see each row twice
 ROW_GROUPS, SMALLEST_GROUP = 100, 100  # about this many groups, of at least this many rows
