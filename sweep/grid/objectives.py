@@ -1,4 +1,4 @@
-"""What a grid looks for: its objectives, and the bounds that a search should keep."""
+"""The objectives of a grid, and the constraints of a search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMERIC = tuple(
     for field in arrow_schema(ResultRow)
     if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
 )
-# Numbers that a trial is given, not those that come of it.
+# Inputs of a trial, not its results.
 _GIVEN = frozenset(
     ("attempt", "suggestion", "seed", "start_layer", "stop_layer", "r", "train_images", "image_size", "patch_size",
      "epochs", "batch_size", "cpus_per_trial", "gpus_per_trial")
@@ -35,14 +35,15 @@ _CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+
 
 
 def check_objectives(objectives: Mapping[str, Any], validator: Validator) -> None:
+    """Check that the objectives are results of a trial, each with a direction; problems go to `validator`."""
     if not objectives:
         validator.add("objectives", "names no column; leave it out for accuracy, time and memory")
     if len(objectives) > MOST_OBJECTIVES:
         validator.add("objectives", f"names {len(objectives)} columns, and {MOST_OBJECTIVES} are the most")
-    given = [name for name in objectives if name in _GIVEN]
-    for name in given:
-        validator.add(f"objectives.{name}", _of_what_is_given(name))
-    named = {name: way for name, way in objectives.items() if name not in given}
+    for name in objectives:
+        if name in _GIVEN:
+            validator.add(f"objectives.{name}", _explain_given(name))
+    named = {name: way for name, way in objectives.items() if name not in _GIVEN}
     validator.mapping(named, "objectives", dict.fromkeys(OUTCOMES, Direction))
 
 
@@ -67,7 +68,7 @@ def read_constraints(entry: Any, validator: Validator) -> tuple[Constraint, ...]
 def check_measured(
     grid: Mapping[str, Any], constraints: Iterable[Constraint], profiles: Mapping[str, Profile], validator: Validator
 ) -> None:
-    """A column that a profile never measures can be neither compared nor bounded."""
+    """Check that every profile measures the columns of the objectives and constraints."""
     without = ", ".join(name for name, profile in profiles.items() if not profile.train.ema)
     columns = [(f"objectives.{column}", column) for column in grid.get("objectives", ())]
     columns += [("constraints", constraint.column) for constraint in constraints]
@@ -83,7 +84,7 @@ def _constraint(text: object, key: str, validator: Validator) -> Constraint | No
         sentence = "must be a column, <= or >=, and a number, such as peak_memory_mib <= 6000, not "
         validator.add(key, sentence + found)
     elif match[1] in _GIVEN:
-        validator.add(key, _of_what_is_given(match[1]))
+        validator.add(key, _explain_given(match[1]))
     elif match[1] not in OUTCOMES:
         validator.add(key, unknown(match[1], OUTCOMES))
     else:
@@ -97,7 +98,7 @@ def _constraint(text: object, key: str, validator: Validator) -> Constraint | No
     return None
 
 
-def _of_what_is_given(column: str) -> str:
+def _explain_given(column: str) -> str:
     return f"{column} is an input of a trial, not a result; choose from {', '.join(OUTCOMES)}"
 
 

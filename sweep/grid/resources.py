@@ -103,7 +103,9 @@ def read_pool(values: Mapping[str, Any], validator: Validator) -> Pool | None:
     return validator.config(Pool, good, "pool")
 
 
-def placed(resources: Resources, pool: Pool, flags: Mapping[str, Any], profile: str) -> tuple[Resources, Pool]:
+def resolve_resources(
+    resources: Resources, pool: Pool, flags: Mapping[str, Any], profile: str
+) -> tuple[Resources, Pool]:
     """Return the resources of a profile's trials, and the pool with the entries that apply to them.
 
     Args:

@@ -12,7 +12,7 @@ from famba_core.config import ConfigError, FusionConfig, FusionSchedule, ModelCo
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.grid.budget import find_schedule_on, schedule_on
-from sweep.grid.resources import placed
+from sweep.grid.resources import resolve_resources
 from sweep.grid.spec import SweepSpec
 from sweep.grid.validator import unknown
 from sweep.plan.identity import trial_id
@@ -33,7 +33,7 @@ def make_plan(
     if profile_name not in spec.profiles:
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
     profile = spec.profiles[profile_name]
-    resources, pool = placed(profile.resources, spec.pool, flags or {}, profile_name)
+    resources, pool = resolve_resources(profile.resources, spec.pool, flags or {}, profile_name)
     from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
 
     images = data_dir or profile.data.data_dir

@@ -49,10 +49,6 @@ class Price:
     calibration: Calibration
     trials: Mapping[str, TrialPrice]  # by trial_id
 
-    @property
-    def device_hours(self) -> float:
-        return sum(trial.device_hours for trial in self.trials.values())
-
     def of(self, trials: Sequence[Trial]) -> list[TrialPrice]:
         """Return the prices of some of the plan's trials."""
         return [self.trials[trial.trial_id] for trial in trials]
