@@ -106,12 +106,12 @@ def test_stored_results_correct_the_price_and_set_its_range(plan):
     made = plan("tiny")
     before = price_plan(made, THREAD, NO_ROWS)
     after = price_plan(made, THREAD, Calibration(factor=3.0, low=2.5, high=4.0, rows=12))
-    assert after.device_hours == pytest.approx(3 * before.device_hours)
+    assert hours_of(after) == pytest.approx(3 * hours_of(before))
     total = device_hours(made, after, None)
     assert (total.low, total.expected, total.high) == (
-        pytest.approx(2.5 * before.device_hours),
-        pytest.approx(3.0 * before.device_hours),
-        pytest.approx(4.0 * before.device_hours),
+        pytest.approx(2.5 * hours_of(before)),
+        pytest.approx(3.0 * hours_of(before)),
+        pytest.approx(4.0 * hours_of(before)),
     )
     assert device_hours(made, after, 1).expected == after.trials[made.trials[0].trial_id].device_hours
 
