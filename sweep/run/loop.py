@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweep.errors import UserError
@@ -13,7 +13,7 @@ from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Prog
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Plan, Trial
 from sweep.price.memory import predicted_peak_mib
-from sweep.run.limits import HOUR_S, Limits, Signals
+from sweep.run.limits import HOUR_S, Limits
 from sweep.run.listeners.base import RunListener
 from sweep.run.measuring import MeasuringPhase
 from sweep.run.packing import MOST_PER_GPU, pack, shares_devices
@@ -44,45 +44,38 @@ class _Running:
         return 0.0 if self.since is None else (time.monotonic() - self.since) * self.job.resources.gpus
 
 
+@dataclass
 class TrialLoop:
-    """Submits trials while slots are free; handles events, lost workers and limits.
+    """Submits trials while slots are free; handles events, lost workers and limits."""
 
-    Args:
-        is_device: true for a measurement's device_name if trials may get such a device here.
-    """
+    plan: Plan
+    queue: TrialQueue
+    executor: Executor
+    folder: Path
+    listener: RunListener
+    limits: Limits
+    is_device: Callable[[str], bool]  # true for a measurement's device_name if trials may get such a device here
+    _running: dict[str, _Running] = field(default_factory=dict, init=False)
+    _retries: RetryPolicy = field(default_factory=RetryPolicy, init=False)
+    _gpu_s: float = field(default=0.0, init=False)  # spent by ended trials and by measuring
 
-    def __init__(
-        self,
-        plan: Plan,
-        queue: TrialQueue,
-        executor: Executor,
-        folder: Path,
-        listener: RunListener,
-        signals: Signals,
-        is_device: Callable[[str], bool],
-    ) -> None:
-        self._plan, self._pool, self._queue = plan, plan.pool, queue
-        self._executor, self._folder, self._listener = executor, folder, listener
-        self._limits, self._is_device = Limits(plan.pool, signals), is_device
-        self._trial_limit_s = HOUR_S * (plan.pool.trial_time_limit_h or math.inf)
-        self._running: dict[str, _Running] = {}
-        self._retries = RetryPolicy()
-        self._capacity = executor.capacity
-        self._gpu_s = 0.0  # spent by ended trials and by measuring
+    def __post_init__(self) -> None:
+        self._trial_limit_s = HOUR_S * (self.plan.pool.trial_time_limit_h or math.inf)
+        self._capacity = self.executor.capacity
 
     def run(self) -> str | None:
         """Run until the queue is empty; return None, or the limit that ended the run before."""
-        if self._plan.search is None:
-            self._measure(self._queue.pending)
+        if self.plan.search is None:
+            self._measure(self.queue.pending)
             self._check_limits()
         while True:
-            if not self._limits.reached:
+            if not self.limits.reached:
                 self._fill()
-            if not self._running and self._queue.peek() is None:
+            if not self._running and self.queue.peek() is None:
                 return None
-            if self._limits.reached and self._is_drained():
-                return self._limits.reached
-            for event in self._executor.poll(POLL_S):
+            if self.limits.reached and self._is_drained():
+                return self.limits.reached
+            for event in self.executor.poll(POLL_S):
                 self._handle(event)
             self._note_capacity()
             self._stop_overdue()
@@ -93,11 +86,11 @@ class TrialLoop:
 
         If trials share a device, a search's suggestions are measured before they train, one batch after another.
         """
-        in_batches = self._plan.search is not None and shares_devices(self._plan)
+        in_batches = self.plan.search is not None and shares_devices(self.plan)
         starting = [running.job for running in self._running.values() if running.since is None]
         if (
             (self._running and in_batches)
-            or len(starting) >= max(1, self._executor.capacity)
+            or len(starting) >= max(1, self.executor.capacity)
             or any(map(self._retries.runs_alone, starting))
         ):
             return
@@ -105,14 +98,14 @@ class TrialLoop:
         if in_batches and batch:
             self._measure([job.trial for job in batch])
             for job in reversed(batch):  # measured memory may allow another number of trials on a device
-                self._queue.requeue(job)
+                self.queue.requeue(job)
             if self._check_limits():
                 return
             batch = self._next_batch()
         for job in batch:
             self._running[job.job_id] = _Running(job)
-            self._executor.submit(job)
-            self._listener.started(job)
+            self.executor.submit(job)
+            self.listener.started(job)
 
     def _next_batch(self) -> list[TrainJob]:
         """Take the jobs from the queue that fit beside the running ones."""
@@ -125,21 +118,21 @@ class TrialLoop:
         concurrent = [*(running.job for running in self._running.values()), *batch]
         if any(map(self._retries.needs_whole_machine, concurrent)):
             return None
-        free = self._executor.capacity - sum(map(self._slots_used, concurrent))
-        if free < SMALLEST_SLOT or len(concurrent) >= (self._pool.max_concurrent or math.inf):
+        free = self.executor.capacity - sum(map(self._slots_used, concurrent))
+        if free < SMALLEST_SLOT or len(concurrent) >= (self.plan.pool.max_concurrent or math.inf):
             return None
-        if (job := self._queue.next(concurrent)) is None:
+        if (job := self.queue.next(concurrent)) is None:
             return None
         packed = self._packed(job)
         # Strictly first in, first out; otherwise a large trial could starve.
         if concurrent and (self._slots_used(packed) > free + 1e-9 or self._retries.needs_whole_machine(packed)):
-            self._queue.requeue(job)
+            self.queue.requeue(job)
             return None
         return packed
 
     def _measure(self, trials: list[Trial]) -> None:
         """Measure the trials' steps if trials share a device. Otherwise each worker measures its own step."""
-        if not shares_devices(self._plan):
+        if not shares_devices(self.plan):
             return
         began, gpus = time.monotonic(), float(any(trial.gpus_per_trial for trial in trials))  # a whole GPU
 
@@ -147,10 +140,10 @@ class TrialLoop:
             return (time.monotonic() - began) * gpus
 
         MeasuringPhase(
-            executor=self._executor,
-            folder=self._folder,
-            listener=self._listener,
-            is_device=self._is_device,
+            executor=self.executor,
+            folder=self.folder,
+            listener=self.listener,
+            is_device=self.is_device,
             should_end=lambda: self._check_limits(gpu_s()),
             time_limit_s=self._trial_limit_s,
         ).run(trials)
@@ -167,9 +160,9 @@ class TrialLoop:
             case Progress(metrics=metrics):
                 if not isinstance(metrics, Measured):
                     running.epoch, running.epoch_ended = metrics.epoch, now
-                    self._listener.progress(event.job_id, metrics)
+                    self.listener.progress(event.job_id, metrics)
                 elif metrics.error:
-                    self._listener.note(f"{metrics.measure_id}: not measured: {metrics.error}")
+                    self.listener.note(f"{metrics.measure_id}: not measured: {metrics.error}")
             case Finished(status=status, error=error):
                 self._end(running, status, error)
             case Lost():
@@ -179,10 +172,10 @@ class TrialLoop:
         job = running.job
         if lost.folder_failed:
             raise UserError(
-                f"{self._folder}: cannot be written: {lost.reason}; free space or change its permissions. Finished "
+                f"{self.folder}: cannot be written: {lost.reason}; free space or change its permissions. Finished "
                 "trials are stored, and the same command continues"
             )
-        if row := read_result(self._folder, job.job_id, job.attempt):  # the worker died after it had stored its row
+        if row := read_result(self.folder, job.job_id, job.attempt):  # the worker died after it had stored its row
             self._end(running, row["status"], row["error"])
         elif running.overdue:
             self._fail(running, running.overdue)
@@ -192,57 +185,57 @@ class TrialLoop:
                 self._fail(running, reason)
                 return
             self._forget(job)
-            self._listener.lost(job.job_id, reason)
-            self._queue.requeue(retry)
+            self.listener.lost(job.job_id, reason)
+            self.queue.requeue(retry)
 
     def _fail(self, running: _Running, reason: str) -> None:
         """Store the failed row of a job whose worker cannot."""
-        write_result(self._folder, failed_row(running.job, reason), ())
+        write_result(self.folder, failed_row(running.job, reason), ())
         self._end(running, "failed", reason)
 
     def _end(self, running: _Running, status: Status, error: str | None) -> None:
         self._forget(running.job)
-        self._queue.record(running.job, status)
-        self._listener.ended(running.job.job_id, status, error if status == "failed" else None)
+        self.queue.record(running.job, status)
+        self.listener.ended(running.job.job_id, status, error if status == "failed" else None)
 
     def _forget(self, job: TrainJob) -> None:
         self._gpu_s += self._running.pop(job.job_id).gpu_s
 
     def _note_capacity(self) -> None:
-        before, self._capacity = self._capacity, self._executor.capacity
+        before, self._capacity = self._capacity, self.executor.capacity
         if self._capacity != before:
             now = f"{self._capacity} concurrent trials" if self._capacity else "none, so the run waits"
-            self._listener.note(f"capacity changed: {now} (it was {before})")
+            self.listener.note(f"capacity changed: {now} (it was {before})")
 
     def _stop_overdue(self) -> None:
         for job_id, running in self._running.items():
             if running.since and not running.overdue and time.monotonic() - running.since > self._trial_limit_s:
                 running.overdue = f"took longer than its limit of {clock(self._trial_limit_s)} (trial_time_limit_h)"
-                self._executor.stop(job_id)
+                self.executor.stop(job_id)
 
     def _check_limits(self, measuring_gpu_s: float = 0.0) -> bool:
         """Return whether a limit is reached, so that nothing new starts. The listener hears of the first one."""
         running = sum(running.gpu_s for running in self._running.values())
-        if self._limits.check(self._gpu_s + running + measuring_gpu_s):
-            grace = f"epochs that end within {self._pool.grace_s:g} s still count"
-            self._listener.note(f"{self._limits.reached}; {grace}")
-        return self._limits.reached is not None
+        if self.limits.check(self._gpu_s + running + measuring_gpu_s):
+            grace = f"epochs that end within {self.plan.pool.grace_s:g} s still count"
+            self.listener.note(f"{self.limits.reached}; {grace}")
+        return self.limits.reached is not None
 
     def _is_drained(self) -> bool:
         """True if every running trial has a checkpoint since the limit was reached, or the grace time is over."""
         begun = [running for running in self._running.values() if running.since is not None]
-        return all(running.epoch_ended >= self._limits.since for running in begun) or self._limits.grace_is_over
+        return all(running.epoch_ended >= self.limits.since for running in begun) or self.limits.grace_is_over
 
     def _slots_used(self, job: TrainJob) -> float:
         """Return the executor slots that the job occupies; a slot is what a trial is planned to take."""
-        planned = self._plan.trials[0].gpus_per_trial
+        planned = self.plan.trials[0].gpus_per_trial
         return job.resources.gpus / planned if planned else 1.0
 
     def _packed(self, job: TrainJob) -> TrainJob:
-        pool, trial = self._pool, job.trial
-        memory_mib = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self._executor.gpu_memory_mib
+        pool, trial = self.plan.pool, job.trial
+        memory_mib = 1024 * pool.gpu_memory_gib if pool.gpu_memory_gib else self.executor.gpu_memory_mib
         if pool.gpus_per_trial != "pack" or memory_mib is None or self._retries.runs_alone(job):
             return job
-        measured = read_measurement(self._folder, measure_id(trial))
+        measured = read_measurement(self.folder, measure_id(trial))
         peak_mib = measured["peak_memory_mib"] if measured else predicted_peak_mib(trial)
         return pack(job, peak_mib, memory_mib, pool.memory_margin)

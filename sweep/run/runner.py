@@ -16,7 +16,7 @@ from sweep.errors import as_user_error
 from sweep.executors.base import ExecutorFactory, ResourceRequest
 from sweep.plan.model import Plan, Trial
 from sweep.plan.plan_file import save_plan
-from sweep.run.limits import Signals
+from sweep.run.limits import Limits, Signals
 from sweep.run.listeners.base import Broadcast, RunListener
 from sweep.run.listeners.log_file import LogFile
 from sweep.run.loop import TrialLoop
@@ -186,7 +186,8 @@ def _run(
                 listener.run_began(expected, planned=queue.planned, capacity=executor.capacity)
                 try:
                     signals.patient = True
-                    ended_by = TrialLoop(plan, queue, executor, folder, listener, signals, is_device).run()
+                    limits = Limits(plan.pool, signals)
+                    ended_by = TrialLoop(plan, queue, executor, folder, listener, limits, is_device).run()
                 finally:
                     listener.run_ended()
         except KeyboardInterrupt:
