@@ -140,7 +140,7 @@ def _train(options: argparse.Namespace) -> int:
     fusion, effective = configs["fusion"], trainer.schedule
     requested = fusion.schedule if isinstance(fusion, FusionSchedule) else requested_schedule(fusion, len(effective))
     if requested != effective:
-        print(f"clamped: layers 1 to {len(effective)} remove {', '.join(map(str, effective))}; no layer can fuse more")
+        print(f"clamped to what can fuse: layers 1 to {len(effective)} remove {', '.join(map(str, effective))} tokens")
     if trainer.history:
         print(f"resumed after epoch {len(trainer.history)} of {trainer.config.epochs}")
     try:

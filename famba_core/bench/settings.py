@@ -120,8 +120,5 @@ def backbone_of_depth(backbone: str, depth: int) -> Iterator[str]:
 def _known(field: str, noun: str, chosen: Collection[str], choices: Iterable[str]) -> tuple[str, bool, str]:
     """Return the rule that something is chosen, and only from the choices."""
     unknown = ", ".join(repr(name) for name in chosen if name not in choices)
-    return (
-        field,
-        bool(chosen) and not unknown,
-        f"{unknown or 'nothing'} is not a {noun}; choose from {', '.join(choices)}",
-    )
+    sentence = f"{unknown or 'nothing'} is not a {noun}; choose from {', '.join(choices)}"
+    return field, bool(chosen) and not unknown, sentence
