@@ -110,25 +110,21 @@ class TrialLoop:
     def _next_batch(self) -> list[TrainJob]:
         """Take the jobs from the queue that fit beside the running ones."""
         batch: list[TrainJob] = []
-        while job := self._next_that_fits(batch):
-            batch.append(job)
+        concurrent = [running.job for running in self._running.values()]
+        while not any(map(self._retries.needs_whole_machine, concurrent)):
+            free = self.executor.capacity - sum(map(self._slots_used, concurrent))
+            if free < SMALLEST_SLOT or len(concurrent) >= (self.plan.pool.max_concurrent or math.inf):
+                break
+            if (job := self.queue.next(concurrent)) is None:
+                break
+            packed = self._packed(job)
+            # Strictly first in, first out; otherwise a large trial could starve.
+            if concurrent and (self._slots_used(packed) > free + 1e-9 or self._retries.needs_whole_machine(packed)):
+                self.queue.requeue(job)
+                break
+            batch.append(packed)
+            concurrent.append(packed)
         return batch
-
-    def _next_that_fits(self, batch: list[TrainJob]) -> TrainJob | None:
-        concurrent = [*(running.job for running in self._running.values()), *batch]
-        if any(map(self._retries.needs_whole_machine, concurrent)):
-            return None
-        free = self.executor.capacity - sum(map(self._slots_used, concurrent))
-        if free < SMALLEST_SLOT or len(concurrent) >= (self.plan.pool.max_concurrent or math.inf):
-            return None
-        if (job := self.queue.next(concurrent)) is None:
-            return None
-        packed = self._packed(job)
-        # Strictly first in, first out; otherwise a large trial could starve.
-        if concurrent and (self._slots_used(packed) > free + 1e-9 or self._retries.needs_whole_machine(packed)):
-            self.queue.requeue(job)
-            return None
-        return packed
 
     def _measure(self, trials: list[Trial]) -> None:
         """Measure the trials' steps if trials share a device. Otherwise each worker measures its own step."""

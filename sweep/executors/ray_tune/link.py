@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from sweep.executors.ray_tune.messages import Close, Failure, Start, ToDriver, ToRay
@@ -58,7 +57,9 @@ class Link:
                     self.closing.set()
                 self.inbox.put(message)
         except (EOFError, OSError):  # the driver died
-            _remove_later(self._start.scratch)
+            # Delete the folder after this process group, which writes there, was killed.
+            with contextlib.suppress(OSError):
+                subprocess.Popen(["sh", "-c", 'sleep 1; rm -rf -- "$0"', self._start.scratch], start_new_session=True)
         except Exception as error:
             self.send(Failure.of(error))
         finally:
@@ -90,9 +91,3 @@ class Link:
 def end_process() -> None:
     """Kill this process and all processes that Ray has started from it."""
     os.killpg(0, signal.SIGKILL)
-
-
-def _remove_later(scratch: Path) -> None:
-    """Start a process that deletes the folder after this process group, which writes there, was killed."""
-    with contextlib.suppress(OSError):
-        subprocess.Popen(["sh", "-c", 'sleep 1; rm -rf -- "$0"', scratch], start_new_session=True)
