@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,14 @@ def plan(options: argparse.Namespace) -> int:
     if shared:
         print(f"{shared} trials each cover several cases with the same schedule, which run once")
     return 0
+
+
+def price_sentences(options: argparse.Namespace) -> Iterator[str]:
+    """Yield what `plan` says of the price."""
+    from sweep.price.text import price_lines
+
+    _, plan, _, _, priced = _prepare(options)
+    yield from price_lines(plan, priced, None)
 
 
 def compact(options: argparse.Namespace) -> int:

@@ -19,13 +19,14 @@ from sweep.cli import commands
 from sweep.errors import UserError
 from sweep.grid.resources import FLAGS, Pool
 
-COMMANDS = ("run", "plan", "report", "status", "compact", "doctor", "data")
+COMMANDS = ("run", "init", "plan", "report", "status", "compact", "doctor", "data")
 MOST_DIGITS = 19  # a number with fewer digits fits in 64 bits
 HELP = """\
 Sweeps of Vision Mamba models with token fusion: every configuration of a grid is trained, stored as Parquet, and
 drawn as the paper's tables and the accuracy-efficiency frontier.
 
   famba-sweep GRID                  train the missing trials of a grid, then write its report
+  famba-sweep init FOLDER           look at a folder of images, write a first grid for it, say its price
   famba-sweep plan GRID             show every trial, its schedule and price; train nothing
   famba-sweep report STUDY          write the report of a study's folder again
   famba-sweep status STUDY          show which trials are done, running, failed
@@ -105,6 +106,12 @@ def parser() -> argparse.ArgumentParser:
     _add_grid(plan)
     plan.set_defaults(function=commands.plan, executor="ray")
 
+    init = choices.add_parser("init")
+    init.add_argument("folder", type=_folder, help="images in train/<class>/ and val/<class>/ (or test/<class>/)")
+    init.add_argument("grid", type=_folder, nargs="?", help="file to write (default: the folder's name, .yaml, here)")
+    init.add_argument("--force", action="store_true", help="replace the file if it exists")
+    init.set_defaults(function=_init)
+
     for function in (commands.report, commands.status, commands.compact):
         command = choices.add_parser(function.__name__)
         command.add_argument("study", type=_folder, help="a study's folder, such as results/starting_layer-laptop")
@@ -119,6 +126,15 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", type=_folder, metavar="DIR", help="where to put it (default: FAMBA_DATA, or data)")
     data.set_defaults(function=commands.data)
     return result
+
+
+def _init(options: argparse.Namespace) -> int:
+    from sweep.cli.init import print_next, write_first_grid
+    from sweep.grid.first_grid import PROFILE
+
+    grid = write_first_grid(options.folder, options.grid, force=options.force)
+    print_next(grid, commands.price_sentences(parser().parse_args(["plan", f"--profile={PROFILE}", "--", str(grid)])))
+    return 0
 
 
 def _add_grid(command: argparse.ArgumentParser) -> None:

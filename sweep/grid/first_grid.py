@@ -1,0 +1,191 @@
+"""A first grid for a folder of images: sizes that suit its images and this machine, as commented YAML."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from famba_core.paper.published import PAPER_PATCHES
+
+if TYPE_CHECKING:
+    from famba_core.data.folder_facts import FolderFacts
+
+PROFILE = "mine"
+SIDES = {"gpu": (8, 224), "cpu": (8, 64)}  # pixels, least and most: of an A100 and of a CPU core, for minutes a trial
+PATCHES = (16, 8, 4)  # pixels; the largest that leaves LEAST_ROWS of them
+LEAST_ROWS = 7
+TINY = 32  # pixels; smaller images lose what they show when they are cropped or mixed
+SMALL_SET = 2000  # training images; a wider model learns them by heart
+MOST_ON_CPU = 5000  # training images of a trial
+STEPS = 16  # training steps in an epoch, at least
+IMAGES_SEEN = {"gpu": 5_000_000, "cpu": 30_000}  # in a trial, over all epochs
+EPOCHS = {"gpu": (30, 300), "cpu": (5, 50)}  # least and most
+BUDGET = 168  # tokens of PAPER_PATCHES: about what each case of Famba-V's Table 1 removes
+RATES = {"vim_tiny": "1e-3", "vim_micro": "3e-3", "vim_nano": "1e-2"}  # peak learning rate of AdamW
+
+_OFF = """\
+    crop_scale_min: 1 # no augmentation: {why}
+    flip: false
+    random_erasing: 0
+    mixup: 0
+    cutmix: 0
+    eval_crop: 1
+"""
+_LIGHT = """\
+    crop_scale_min: 0.6 # light augmentation: the paper's needs hundreds of epochs
+    flip: true # false if left and right matter, as in text
+    random_erasing: 0
+    mixup: 0
+    cutmix: 0
+    eval_crop: 1
+"""
+_PAPER = """\
+    crop_scale_min: 0.08 # the paper's augmentation, which is strong
+    flip: true # false if left and right matter, as in text
+    random_erasing: 0.25
+    mixup: 0.8
+    cutmix: 1.0
+"""
+_GRID = """\
+# How much does token fusion save on these images, and in which layers? No fusion,
+# beside the strategies of Famba-V's Table 1, which remove equally many tokens.
+#
+#     famba-sweep plan {file}     every trial and its price; trains nothing
+#     famba-sweep {file} --yes    train what is missing, then write the report
+#
+# Written by `famba-sweep init`. Change what you like: docs/write-a-grid.md.
+
+study: "{study}" # results go to results/{study}-{profile}/
+
+baselines:
+  - {{strategy: none}} # what time and memory are compared with
+
+cases: # which of the 24 layers fuse; the budget says how many tokens
+  - {{strategy: all}}
+  - {{strategy: interleaved}} # layers 2, 4, ...
+  - {{strategy: lower, stop_layer: 19}}
+  - {{strategy: upper, start_layer: 6}}
+
+# The paper's share: {budget} of {paper_patches} patches; here {tokens} of {patches}.
+budget: {{reduced_tokens: {stated}, rule: exact}}
+
+seeds: [0, 1, 2] # one seed says little: on small sets they differ by points
+
+profiles:
+  {profile}:
+    backbone: {backbone} # {why_backbone}
+    dataset: imagefolder
+    data_dir: {data_dir}
+{subset}\
+    image_size: {image_size} # pixels; {why_size}
+    patch_size: {patch_size} # pixels: {patches} patches
+    epochs: {epochs} # {why_epochs}
+    batch_size: {batch_size} # {steps} training steps in an epoch
+    lr: {lr} # then other values of this
+    warmup_epochs: {warmup}
+{augmentation}\
+{device}"""
+
+
+class Choice(NamedTuple):
+    """What is chosen for a folder."""
+
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    backbone: str
+    train_images: int  # of a trial
+    batch_size: int
+    epochs: int
+
+    @property
+    def patches(self) -> int:
+        """Return the number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def steps(self) -> int:
+        """Return the number of training steps in an epoch."""
+        return self.train_images // self.batch_size
+
+
+def choose(facts: FolderFacts, *, gpu_gib: float | None) -> Choice:
+    """Choose sizes for images that can be trained on.
+
+    Args:
+        gpu_gib: memory of this machine's GPU; None chooses for the CPU.
+    """
+    device = "cpu" if gpu_gib is None else "gpu"
+    train, test = (sum(facts.counts[split].values()) for split in ("train", facts.test_split))
+    chosen = min(train, MOST_ON_CPU) if device == "cpu" else train
+    least, most = SIDES[device]
+    side = max(least, min(most, middle_side(facts), _largest_side(chosen + test, gpu_gib)))
+    patch = next((size for size in PATCHES if side >= LEAST_ROWS * size), 2)
+    batch = next((size for size in (128, 64, 32, 16) if chosen >= STEPS * size), min(8, chosen))
+    fewest, longest = EPOCHS[device]
+    wide, narrow = ("vim_tiny", "vim_micro") if device == "gpu" else ("vim_micro", "vim_nano")
+    return Choice(
+        image_size=side // patch * patch,
+        patch_size=patch,
+        backbone=narrow if train < SMALL_SET else wide,
+        train_images=chosen,
+        batch_size=batch,
+        epochs=max(fewest, min(longest, IMAGES_SEEN[device] // chosen)),
+    )
+
+
+def middle_side(facts: FolderFacts) -> int:
+    """Return the median of the images' shorter sides, in pixels: images are cut to squares of that side."""
+    sides = sorted(min(size) for size in facts.sizes.elements())
+    return sides[len(sides) // 2]
+
+
+def compose_grid(choice: Choice, facts: FolderFacts, *, study: str, file: str, data_dir: str, gpu: bool) -> str:
+    """Return the text of a grid file.
+
+    Args:
+        file: the grid's name in the commands that its head shows.
+        data_dir: absolute path of the image folder.
+    """
+    train = sum(facts.counts["train"].values())
+    why_off = "the images are tiny" if choice.image_size < TINY else "the images are grey"
+    off = choice.image_size < TINY or facts.grey
+    few = train < SMALL_SET
+    sides = {min(size) for size in facts.sizes}
+    cut = "; more takes longer" if choice.image_size + choice.patch_size <= middle_side(facts) else ""
+    shorter = f"{min(sides)}" if len(sides) == 1 else f"{min(sides)} to {max(sides)}"
+    return _GRID.format(
+        file=file,
+        study=study,
+        profile=PROFILE,
+        tokens=_tokens(choice.patches),
+        budget=BUDGET,
+        stated=BUDGET,  # grids are stated for PAPER_PATCHES
+        paper_patches=PAPER_PATCHES,
+        why_backbone="narrow, for few images" if few else "the paper's smaller model" if gpu else "narrow, for a CPU",
+        data_dir=json.dumps(data_dir, ensure_ascii=False),
+        subset=f"    train_images: {choice.train_images} # of {train}, the same number of each class\n"
+        if choice.train_images < train
+        else "",
+        why_size=f"the images' shorter side is {shorter}" + cut,
+        why_epochs="the paper's 300 are for 50,000 images" if gpu else "the first to try more of",
+        warmup=max(1, min(5, choice.epochs // 5)),
+        lr=RATES[choice.backbone],
+        augmentation=_OFF.format(why=why_off) if off else _PAPER if gpu else _LIGHT,
+        device="    gpus_per_trial: 1\n" if gpu else "    ema: false # averaged weights: evaluating them takes time\n",
+        patches=choice.patches,
+        steps=choice.steps,
+        **{name: getattr(choice, name) for name in ("image_size", "patch_size", "backbone", "batch_size", "epochs")},
+    )
+
+
+def _tokens(patches: int) -> int:
+    return math.floor(BUDGET * patches / PAPER_PATCHES + 0.5)
+
+
+def _largest_side(images: int, gpu_gib: float | None) -> int:
+    """Return the largest image_size at which all images fit in memory together, decoded; on a GPU in half of it."""
+    from famba_core.data.imagefolder import MARGIN, MOST_GIB
+
+    gib = MOST_GIB if gpu_gib is None else min(MOST_GIB, gpu_gib / 2)
+    return int(int(math.sqrt(gib * 2**30 / (3 * images))) / MARGIN)
