@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -32,8 +33,7 @@ class TrialPrice:
     hours: float  # from start to end with its share of the device, with evaluation and the worker's start
 
 
-@dataclass(frozen=True, kw_only=True)
-class HoursRange:
+class HoursRange(NamedTuple):
     """Expected hours, and the likely range."""
 
     low: float

@@ -36,7 +36,7 @@ def price_lines(plan: Plan, price: Price, limit: int | None) -> Iterator[str]:
     """Yield the device-hours, the wall time, and warnings of limits of the pool that are below these."""
     pool, device = plan.pool, price.device
     total = device_hours(plan, price, limit)
-    unit, (low, expected, high) = _format_hours([total.low, total.expected, total.high])
+    unit, (low, expected, high) = _format_hours(total)
     if device.gpu:
         unit = unit.replace("hours", "GPU-hours")
     yield f"time: {low} to {high}, about {expected} {unit} of one {device.unit} ({price.calibration.sentence})"

@@ -20,7 +20,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC
 
 
 class OutOfMemory(Exception):
-    """A trial ran out of memory beside the others on its device. Its checkpoint stays."""
+    """A trial ran out of memory on a device that it shared with others. Its checkpoint stays."""
 
 
 def explain(error: Exception, trial: Trial, folder: Path, name: str) -> str:

@@ -58,7 +58,7 @@ def test_trials_that_do_not_fit_are_reported_with_memory_and_fullest_layer(plan)
         )
         assert said
         assert said[1] == label
-        # beside its tensors a process holds a gibibyte, and the images
+        # besides its tensors a process holds one GiB, and the images
         assert 0.9 < float(said[2]) - peak_gib(trial) < 1.5
         step = step_cost(trial.model, trial.fusion.schedule, StepSettings(batch=trial.train.batch_size))
         assert int(said[3]) == step.fullest_layer
@@ -137,7 +137,7 @@ def test_gpu_memory_comes_from_the_pool_or_the_data_sheet(plan):
     assert gib(accelerator_type="A100") == 40  # the smaller of the two that are sold
     assert gib(accelerator_type="A100-80G") == 80
     assert gib(accelerator_type="TPU-V4") is None
-    assert gib() is None  # the cluster is not asked
+    assert gib() is None  # the cluster is not contacted
 
 
 def test_cpu_memory_is_that_of_this_machine_unless_a_cluster_trains(plan):

@@ -11,13 +11,13 @@ from sweep.search.optuna_search import OptunaSearch, Suggestion
 CASES = {f"upper{layer}": case_of(f"upper{layer}", start_layer=layer) for layer in range(1, 401)}
 
 
-def next_layers(told: Iterable[int]) -> list[int]:
-    """Return the next start layer for each of 20 seeds, after those in `told`; later ones have better results."""
+def next_layers(ended: Iterable[int]) -> list[int]:
+    """Return the next start layer for each of 20 seeds, after those in `ended`; later ones have better results."""
     found = []
     for seed in range(20):
         plan = plan_of_cases(list(CASES.values()), "nsga2", seed=seed, objectives={"top1_best_pct": "max"})
         search = OptunaSearch(plan)
-        for number, layer in enumerate(told, start=1):
+        for number, layer in enumerate(ended, start=1):
             search.tell(row_of(Suggestion(trial_of(f"upper{layer}"), number), top1_best_pct=float(layer)))
         suggested = search.suggest({})
         assert suggested

@@ -196,11 +196,11 @@ def test_an_iso_cost_search_with_constraints_and_early_stopping_tries_every_cand
     assert run(plan, tmp_path / "study") == summary
     schedules = [trial.fusion.schedule for trial in plan.trials[1:]]
     assert all(train_cost_ratio(schedule) == pytest.approx(0.75, rel=0.05) for schedule in schedules if schedule)
-    told = optuna.load_study(
+    logged = optuna.load_study(
         study_name="iso_cost", storage=JournalStorage(JournalFileBackend(str(tmp_path / "study" / "optuna.log")))
     ).get_trials()
-    assert len(told) == len(schedules)
-    for trial in told:
+    assert len(logged) == len(schedules)
+    for trial in logged:
         completed = trial.state == optuna.trial.TrialState.COMPLETE
         assert set(trial.constraints) == ({"peak_memory_mib <= 7000", "top1_best_pct >= 70"} if completed else set())
 
