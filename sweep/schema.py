@@ -67,6 +67,7 @@ class ResultRow:
     device_name: str | None = None
     torch_version: str | None = None
     git_commit: str | None = None
+    code_hash: str | None = None  # of both packages' sources
     started_at: dt.datetime | None = None  # UTC
     finished_at: dt.datetime | None = None  # UTC
 
@@ -102,6 +103,7 @@ class MeasureRow:
     device_name: str
     torch_version: str
     git_commit: str | None = None
+    code_hash: str | None = None
     finished_at: dt.datetime  # UTC
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sweep.errors import UserError, as_user_error
 from sweep.executors.base import TrainJob
+from sweep.files.code import code_hash
 from sweep.schema import EpochRow, ResultRow
 from sweep.store.parts import list_parts
 from sweep.store.row_kinds import TRIALS
@@ -74,11 +75,13 @@ class ResultCache:
 
 
 def _read_completed(study: Path, trial_id: str, attempt: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """Return row and curve of a completed attempt; None if the file is incomplete or holds another trial."""
+    """Return row and curve of an attempt that this code completed; None also for an incomplete file."""
     try:
         row, curve = read_result(study, trial_id, attempt), read_curve(study, trial_id, attempt)
     except (UserError, OSError):  # its compacted file was damaged since it was listed
         return None
     if row is None or curve is None or (row["trial_id"], row["status"]) != (trial_id, "completed"):
+        return None
+    if row["code_hash"] != code_hash():  # other code may give other numbers
         return None
     return row, curve

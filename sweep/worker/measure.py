@@ -16,7 +16,7 @@ from sweep.plan.model import Trial
 from sweep.schema import MeasureRow
 from sweep.store.study import write_measurement
 from sweep.worker.errors import explain
-from sweep.worker.rows import git_commit, trial_columns
+from sweep.worker.rows import code_columns, trial_columns
 from sweep.worker.trial import new_trainer
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def measure(trial: Trial) -> MeasureRow:
     from famba_core.cost.measure import measure_step, mib, peak_tensor_bytes
     from famba_core.device import device_name
 
+    code = code_columns()
     trainer = new_trainer(trial, checkpoint=None)
     device, training = trainer.device, trainer.step
     on_gpu = device.type == "cuda"
@@ -82,6 +83,6 @@ def measure(trial: Trial) -> MeasureRow:
         peak_memory_source="cuda_allocator" if on_gpu else "cpu_tensor_bytes",
         device_name=device_name(device),
         torch_version=torch.__version__,
-        git_commit=git_commit(),
+        **code,
         finished_at=dt.datetime.now(dt.UTC),
     )

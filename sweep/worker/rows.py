@@ -7,11 +7,11 @@ import functools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.fusion.schedule import tokens_per_layer
 from sweep.executors.base import TrainJob
+from sweep.files.code import PACKAGES, code_hash
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
 
@@ -25,9 +25,7 @@ _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_me
 def failed_row(job: TrainJob, error: str) -> ResultRow:
     """Return the row of an attempt whose worker could not write one."""
     finished_at = dt.datetime.now(dt.UTC)
-    return ResultRow(
-        **planned_columns(job), status="failed", error=error, git_commit=git_commit(), finished_at=finished_at
-    )
+    return ResultRow(**planned_columns(job), status="failed", error=error, **code_columns(), finished_at=finished_at)
 
 
 def planned_columns(job: TrainJob) -> dict[str, Any]:
@@ -104,10 +102,15 @@ def epoch_row(job: TrainJob, metrics: EpochMetrics) -> EpochRow:
     return EpochRow(study=job.trial.study, trial_id=job.job_id, attempt=job.attempt, **columns)
 
 
+def code_columns() -> dict[str, Any]:
+    """Return what a row says about the code that runs here. It is read once, so ask before the code may change."""
+    return {"git_commit": _git_commit(), "code_hash": code_hash()}
+
+
 @functools.cache
-def git_commit() -> str | None:
+def _git_commit() -> str | None:
     """Return the commit of the running source, or None if it does not run from a checkout."""
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = PACKAGES[1].resolve().parent
     if not (checkout / ".git").exists():  # a wheel inside someone else's repository is not that repository's code
         return None
     try:

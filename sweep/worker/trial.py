@@ -22,7 +22,7 @@ from sweep.store.progress import TrialProgress
 from sweep.store.rungs import continues
 from sweep.store.study import read_measurement, write_result
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_memory
-from sweep.worker.rows import columns_of_epochs, columns_of_result, epoch_row, git_commit, planned_columns
+from sweep.worker.rows import code_columns, columns_of_epochs, columns_of_result, epoch_row, planned_columns
 
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics, Trainer
@@ -85,6 +85,7 @@ class _Attempt:
         self.job, self.folder = job, folder
         self.checkpoint = StudyPaths(folder).checkpoint(job.job_id)
         self.trainer: Trainer | None = None
+        self._code = code_columns()
         progress, driver = TrialProgress.read(self.checkpoint), read_last_holder_token(folder)
         if progress is None or progress.attempt != job.attempt:
             progress = TrialProgress.begin(job.attempt, job.trial.train.epochs, driver)
@@ -117,7 +118,7 @@ class _Attempt:
             **columns,
             wall_time_s=self._wall_time_s(),
             torch_version=torch.__version__,
-            git_commit=git_commit(),
+            **self._code,
             started_at=dt.datetime.fromisoformat(self._progress.started_at),
             finished_at=dt.datetime.now(dt.UTC),
         )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.fusion.schedule import fusing_layers, spread, tokens_per_layer
+from sweep.files.code import code_hash
 from sweep.plan.model import Case, Plan, Trial
 from sweep.report.published import paper_table
 from sweep.report.study_data import StudyData
@@ -130,6 +131,7 @@ def result(
         parameters=412_000,
         device_name="Imaginary CPU",
         torch_version="2.13.0",
+        code_hash=code_hash(),
         **measured,
     )
 

@@ -27,6 +27,7 @@ from sweep.executors.ray_tune.messages import (
 )
 from sweep.executors.ray_tune.node_check import FolderProbe
 from sweep.executors.ray_tune.scratch import Scratch
+from sweep.files.code import code_hash
 
 CLOSE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
@@ -83,6 +84,7 @@ class RayExecutor:
                 request=request,
                 folder=folder.resolve(),
                 probe=self._probe,
+                code_hash=code_hash(),
                 scratch=self._scratch.folder,
                 run=run,
                 reuse_workers=reuse_workers,

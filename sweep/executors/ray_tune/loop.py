@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from famba_core.errors import Problem
 from sweep.executors.base import Finished, Job, Lost, Progress, ResourceRequest, RunJob, Started
 from sweep.executors.ray_tune.link import Link
-from sweep.executors.ray_tune.messages import Close, Start, Stop, Submit
-from sweep.executors.ray_tune.node_check import FolderProbe
+from sweep.executors.ray_tune.messages import Close, Failure, Start, Stop, Submit
 from sweep.executors.ray_tune.nodes import NodePool
+from sweep.files.code import find_other_code
 
 
 @dataclass(kw_only=True)
@@ -26,6 +29,7 @@ class _State:
 
     link: Link
     nodes: NodePool
+    only_this_machine: bool  # not a cluster
     trials: dict[str, Any] = field(default_factory=dict)  # by job id: the Tune trials that have not ended
     to_stop: list[str] = field(default_factory=list)  # job ids
     stopped: set[str] = field(default_factory=set)  # job ids, of `trials`
@@ -34,11 +38,13 @@ class _State:
 
 def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
     """Run the jobs that `link` receives and send their events, until it closes."""
-    state = _State(link=link, nodes=nodes)
-    run, probe, folder = start.run, start.probe, start.folder  # all that is pickled for the workers
+    state = _State(link=link, nodes=nodes, only_this_machine=start.address is None)
+    # all that is pickled for the workers
+    run, folder = start.run, start.folder
+    find_problem = start.probe.find_problem if start.probe else partial(find_other_code, start.code_hash)
 
     def train(config: dict[str, Any]) -> None:
-        _work(run, probe, config["job"], folder)
+        _work(run, find_problem, config["job"], folder)
 
     # tune.run, because a Tuner pickles its hooks to restore them; here resume is planned minus stored.
     tune.run(
@@ -55,9 +61,9 @@ def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
     )
 
 
-def _work(run: RunJob, probe: FolderProbe | None, job: Job, folder: Path) -> None:
+def _work(run: RunJob, find_problem: Callable[[], str | None], job: Job, folder: Path) -> None:
     """Run a job, in its worker process."""
-    if probe and (problem := probe.find_problem()):  # the node has changed since it passed its check
+    if problem := find_problem():  # the node, or the code on it, has changed since the run began
         lost = Lost(job_id=job.job_id, reason="its machine failed a check", node_left=True)
         tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
         return
@@ -160,6 +166,8 @@ class _EventReporter(_Hook, tune.Callback):
             self._state.link.send(Progress(job_id=trial.config["job"].job_id, metrics=result["metrics"]))
         if "problem" in result:
             self._state.nodes.exclude(result["node_id"], result["problem"])
+            if self._state.only_this_machine:  # no other node could run the job
+                self._state.link.send(Failure(problems=(Problem("", "", result["problem"]),)))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         state, job_id = self._state, trial.config["job"].job_id

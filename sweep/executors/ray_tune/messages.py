@@ -23,6 +23,7 @@ class Start:
     request: ResourceRequest  # of the largest job
     folder: Path  # the study's
     probe: FolderProbe | None  # every node must be able to read it; None if Ray runs on this machine only
+    code_hash: str  # of the driver's code, which workers must have
     scratch: Path  # for Ray's temporary files
     run: RunJob
     reuse_workers: bool

@@ -1,4 +1,4 @@
-"""Checks whether a node can run a study's jobs: it must see the study's folder and have the driver's version.
+"""Checks whether a node can run a study's jobs: it must see the study's folder and have the driver's code.
 
 The rows of a worker that trains into another folder of the same name would be lost silently.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
 import os
 import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from famba_core import semantics
+from sweep.files.code import code_hash, find_other_code
 from sweep.store.layout import StudyPaths
 
 READ_TIMEOUT_S = 4.0  # a network file system may show a new file late, or fail for a moment
@@ -34,7 +33,7 @@ class FolderProbe:
 
     file: Path  # new for each run, because a network file system may cache the contents of an old one
     token: str  # the file's contents
-    version: str  # of the driver's program
+    code_hash: str  # of the driver's program
 
     @property
     def folder(self) -> Path:
@@ -48,7 +47,7 @@ class FolderProbe:
             old.unlink(missing_ok=True)
         file, token = paths.node_check(secrets.token_hex(8)), secrets.token_hex(16)
         file.write_text(token)
-        return cls(file=file, token=token, version=program_version())
+        return cls(file=file, token=token, code_hash=code_hash())
 
     def restore(self) -> None:
         """Write the token file again if it was deleted; without it no node would pass."""
@@ -63,11 +62,7 @@ class FolderProbe:
                 f"the machine does not see {self.folder}: --out must be a folder that all machines share under one "
                 "path (this machine has another folder there, or none)"
             )
-        if (here := program_version()) != self.version:
-            return (
-                f"the machine has {here}, but the driver has {self.version}: install the same version on all machines"
-            )
-        return None
+        return find_other_code(self.code_hash)
 
     def answer(self, node_id: str) -> str | None:
         """Return why the node that this runs on must not run jobs, or write a file that the driver must see."""
@@ -103,15 +98,6 @@ def _holds(file: Path, token: str) -> bool:
         if time.monotonic() > end:
             return False
         time.sleep(0.2)
-
-
-def program_version() -> str:
-    """Return the version of everything that a worker's results depend on."""
-    try:
-        installed = importlib.metadata.version("famba-sweep")
-    except importlib.metadata.PackageNotFoundError:  # run from its source tree
-        installed = "not installed"
-    return f"famba-sweep {installed}, semantics {semantics.VERSION}"
 
 
 def check_node(probe: FolderProbe, node_id: str, with_gpu: bool) -> NodeCheck:

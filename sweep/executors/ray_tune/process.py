@@ -19,6 +19,7 @@ from typing import Any
 
 from sweep.executors.ray_tune.link import Link, end_process
 from sweep.executors.ray_tune.messages import Failure, RayFailed, Start
+from sweep.files.code import PACKAGES
 
 # Ray reads these when it is imported. It sends no usage statistics and writes no screens, warnings or result files of
 # its own. The working directory stays, so that relative paths mean what they mean to the user. A call after Ray's
@@ -90,15 +91,25 @@ def _start_ray(address: str | None, scratch: Path) -> None:
         options = {"_temp_dir": str(scratch), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     os.environ.update(QUIET)
     import ray
+    from ray.job_config import JobConfig
 
     for name in ("ray", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        # As a client's job: otherwise Ray puts the current folder, where the user may have a sweep.py or another clone
+        # of this program, first in its workers' sys.path.
+        job = JobConfig(_client_job=True, _py_driver_sys_path=_list_checkout())
         # Not without an address, because ray.init would join the cluster that RAY_ADDRESS names.
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, job_config=job, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise RayFailed(error) from error
     signal.signal(signal.SIGTERM, _ignore)  # Ray has installed a handler that exits
+
+
+def _list_checkout() -> list[str]:
+    """Return the folder that workers import this program from before any other: none if it is installed."""
+    folder = PACKAGES[1].parent
+    return [] if folder.name in ("site-packages", "dist-packages") else [str(folder)]
 
 
 def _ignore(*_: object) -> None:

@@ -17,6 +17,7 @@ from fake_jobs import FakeJob, Step, largest_request, run_fake, until
 from fake_training import starts
 from fault_study import EPOCHS, faulty_job, run, study
 from local_cluster import ENVIRONMENT, LocalCluster
+from other_code import clone, imported, run_import
 
 from sweep.errors import UserError
 from sweep.executors.base import Event, Finished, Lost, Progress, Started
@@ -141,6 +142,20 @@ def test_jobs_share_gpus_of_the_requested_type(cluster: SimpleNamespace, tmp_pat
             executor.stop(job_id)
         events += until(executor, lambda new: waiting <= set(last_steps(new)) and len(loss_reasons(new)) == 2)
         assert loss_reasons(events) == dict.fromkeys(stopped, "stopped")
+
+
+def test_workers_import_what_the_driver_imported(
+    cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here := tmp_path / "here").mkdir()
+    (study := tmp_path / "study").mkdir()
+    clone(here)
+    monkeypatch.chdir(here)
+    (job,) = make_jobs(1)
+    with closing(RayExecutor(study, job.resources, address=cluster.ray.address, run=run_import)) as executor:
+        executor.submit(job)
+        events = until(executor, finished([job]))
+    assert [event.metrics for event in events if isinstance(event, Progress)] == [imported()]
 
 
 def test_a_silent_head_ends_the_run(cluster: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

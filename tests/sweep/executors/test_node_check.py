@@ -50,20 +50,20 @@ def test_a_probe_reports_another_folder_at_once_and_a_missing_one_after_the_time
     assert "does not see" in (replace(probe, token="other").find_problem() or "")
 
 
-def test_a_worker_with_another_version_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_other_code_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweep.executors.ray_tune import loop
 
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(loop.tune, "report", reported.append)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     probe = FolderProbe.create(tmp_path)
-    loop._work(run_at_once, probe, FakeJob(job_id="job"), tmp_path)
+    loop._work(run_at_once, probe.find_problem, FakeJob(job_id="job"), tmp_path)
     assert [list(report) for report in reported] == [["metrics"], ["end"]]
     reported.clear()
-    loop._work(run_at_once, replace(probe, version="famba-sweep 0.0"), FakeJob(job_id="job"), tmp_path)
+    loop._work(run_at_once, replace(probe, code_hash="1234").find_problem, FakeJob(job_id="job"), tmp_path)
     (report,) = reported
     assert report["node_id"] == "node"
-    assert "but the driver has famba-sweep 0.0: install the same version" in report["problem"]
+    assert "than the driver (hash 1234): install the same version on all machines" in report["problem"]
     assert report["end"].node_left
 
 

@@ -52,6 +52,14 @@ def test_nothing_is_copied_without_an_equal_trial(folder):
     assert not (folder / "here").exists()
 
 
+@pytest.mark.parametrize("code", ["0123456789abcdef", None])
+def test_results_of_other_code_are_not_taken(tmp_path, code):
+    save(tmp_path / "other", [replace(SOURCE, code_hash=code)])
+    assert cache(tmp_path).take(job_of(TRIAL)) is None
+    save(tmp_path / "third", [SOURCE])
+    assert cache(tmp_path).take(job_of(TRIAL))["source"].startswith("third/")
+
+
 def test_the_own_study_is_not_a_source(folder):
     assert ResultCache(folder, folder / "other").take(job_of(TRIAL, 2)) is None
     assert store.read_rows(folder / "other")[0]["attempt"].tolist() == [1, 1]

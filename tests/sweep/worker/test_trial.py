@@ -11,6 +11,7 @@ import pytest
 from fake_training import FAULTS, SCHEDULE, FakeTrainer, fake_trial, job_of, starts
 
 from famba_core.config import ConfigError, FusionSchedule
+from sweep.files.code import code_hash
 from sweep.schema import ResultRow
 from sweep.store.layout import StudyPaths
 from sweep.store.progress import TrialProgress
@@ -52,6 +53,7 @@ def test_a_completed_trial_stores_its_row_and_curve_and_clears_its_checkpoint(tm
     assert stored.loc[0, "trial_id"] == row.trial_id
     assert stored.loc[0, "finished_at"] == row.finished_at
     assert read_epochs(tmp_path)[0]["top1_pct"].tolist() == [10.0, 30.0, 20.0]
+    assert stored.loc[0, "code_hash"] == code_hash()
     assert not StudyPaths(tmp_path).checkpoint(row.trial_id).exists()
 
 
