@@ -37,11 +37,12 @@ def write_first_grid(folder: Path, grid: Path | None, *, force: bool) -> Path:
     """
     name = _plain_name(folder)
     grid = grid or Path(f"{name}.yaml")
-    if grid.exists() and not force:
+    if os.path.lexists(grid) and not force:
         raise UserError("exists already; --force replaces it, a second argument names another file", grid)
     facts = _inspect(folder)
-    for line in _describe(facts, folder):
-        print(line)
+    print(folder)
+    for line in _describe(facts):
+        _print_wrapped(line, indent=11)
     if facts.problems:
         raise UserError(Problem(str(folder), "", sentence) for sentence in facts.problems)
     for warning in _warnings(facts):
@@ -63,8 +64,8 @@ def print_next(grid: Path, price: Iterator[str]) -> None:
 def _inspect(folder: Path) -> FolderFacts:
     from famba_core.data.folder_facts import inspect_folder
 
-    if not folder.is_dir():
-        raise UserError("is not a folder" if folder.exists() else "there is no such folder", folder)
+    if not os.path.isdir(folder):
+        raise UserError("is not a folder" if os.path.exists(folder) else "there is no such folder", folder)
     try:
         return inspect_folder(folder)
     except OSError as error:
@@ -74,16 +75,15 @@ def _inspect(folder: Path) -> FolderFacts:
 def _compose(facts: FolderFacts, folder: Path, name: str, grid: Path) -> str:
     import torch
 
-    from sweep.grid.first_grid import choose, compose_grid
+    from sweep.grid.first_grid import compose_grid
 
     gpu_gib = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
     return compose_grid(
-        choose(facts, gpu_gib=gpu_gib),
         facts,
         study=name,
         file=shlex.quote(str(grid)),
         data_dir=os.path.abspath(folder),
-        gpu=gpu_gib is not None,
+        gpu_gib=gpu_gib,
     )
 
 
@@ -103,9 +103,8 @@ def _plain_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(os.path.abspath(folder)).name).strip("_-")[:100] or "images"
 
 
-def _describe(facts: FolderFacts, folder: Path) -> Iterator[str]:
+def _describe(facts: FolderFacts) -> Iterator[str]:
     """Yield what was found, a line for each topic."""
-    yield f"{folder}"
     for split, classes in facts.counts.items():
         unused = ", not used" if split not in ("train", facts.test_split) else ""
         counts = sorted(classes.values())
@@ -117,8 +116,7 @@ def _describe(facts: FolderFacts, folder: Path) -> Iterator[str]:
         if len(facts.sizes) > LISTED:
             sizes.append(plural(len(facts.sizes) - LISTED, "other size"))
         yield f"  {'sizes':<9}{', '.join(sizes)}"
-        yield f"  {'formats':<9}{', '.join(formats)}"
-        yield f"  {'colours':<9}{'grey' if facts.grey else 'yes'}"
+        yield f"  {'formats':<9}{', '.join(formats)}{'; all grey' if facts.grey else ''}"
 
 
 def _warnings(facts: FolderFacts) -> Iterator[str]:
@@ -144,9 +142,10 @@ def _warnings(facts: FolderFacts) -> Iterator[str]:
         yield "test/ is used to choose the best epoch; keep other images for a final test"
 
 
-def _print_wrapped(sentence: str) -> None:
+def _print_wrapped(sentence: str, indent: int = 2) -> None:
     width = min(shutil.get_terminal_size().columns, WIDEST)
-    print(textwrap.fill(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    following = " " * indent
+    print(textwrap.fill(sentence, width, subsequent_indent=following, break_long_words=False, break_on_hyphens=False))
 
 
 def _range(counts: list[int]) -> str:

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from famba_core.paper.published import PAPER_PATCHES
+from sweep.text import plural
 
 if TYPE_CHECKING:
     from famba_core.data.folder_facts import FolderFacts
@@ -47,6 +48,12 @@ _PAPER = """\
     mixup: 0.8
     cutmix: 1.0
 """
+_ON_GPU = """\
+    gpus_per_trial: 1
+"""
+_ON_CPU = """\
+    ema: false # averaged weights: evaluating them takes time
+"""
 _GRID = """\
 # How much does token fusion save on these images, and in which layers? No fusion,
 # beside the strategies of Famba-V's Table 1, which remove equally many tokens.
@@ -81,14 +88,14 @@ profiles:
     image_size: {image_size} # pixels; {why_size}
     patch_size: {patch_size} # pixels: {patches} patches
     epochs: {epochs} # {why_epochs}
-    batch_size: {batch_size} # {steps} training steps in an epoch
-    lr: {lr} # then other values of this
+    batch_size: {batch_size} # {steps} in an epoch
+    lr: {lr} # peak learning rate
     warmup_epochs: {warmup}
 {augmentation}\
 {device}"""
 
 
-class Choice(NamedTuple):
+class _Choice(NamedTuple):
     """What is chosen for a folder."""
 
     image_size: int  # pixels
@@ -103,28 +110,62 @@ class Choice(NamedTuple):
         """Return the number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
-    @property
-    def steps(self) -> int:
-        """Return the number of training steps in an epoch."""
-        return self.train_images // self.batch_size
 
-
-def choose(facts: FolderFacts, *, gpu_gib: float | None) -> Choice:
-    """Choose sizes for images that can be trained on.
+def compose_grid(facts: FolderFacts, *, study: str, file: str, data_dir: str, gpu_gib: float | None) -> str:
+    """Return the text of a grid file.
 
     Args:
-        gpu_gib: memory of this machine's GPU; None chooses for the CPU.
+        facts: of a folder that can be trained on.
+        file: the grid's name in the commands that its head shows.
+        data_dir: absolute path of the image folder.
+        gpu_gib: memory of this machine's GPU; None chooses sizes for the CPU.
     """
+    choice, gpu = _choose(facts, gpu_gib), gpu_gib is not None
+    train = sum(facts.counts["train"].values())
+    sides = sorted({min(size) for size in facts.sizes})
+    why_size = f"the images' shorter side is {sides[0]}" + (f" to {sides[-1]}" if len(sides) > 1 else "")
+    if choice.image_size + choice.patch_size <= _middle_side(facts):
+        why_size += "; more takes longer"
+    tiny = choice.image_size < TINY
+    off = _OFF.format(why="the images are tiny" if tiny else "the images are grey")
+    wide = "the paper's smaller model" if gpu else "narrow, for a CPU"
+    subset = f"    train_images: {choice.train_images} # of {train}, the same number of each class\n"
+    return _GRID.format(
+        **choice._asdict(),
+        file=file,
+        study=study,
+        profile=PROFILE,
+        stated=BUDGET,  # grids are stated for PAPER_PATCHES
+        tokens=math.floor(BUDGET * choice.patches / PAPER_PATCHES + 0.5),
+        budget=BUDGET,
+        patches=choice.patches,
+        paper_patches=PAPER_PATCHES,
+        why_backbone="narrow, for few images" if train < SMALL_SET else wide,
+        data_dir=json.dumps(data_dir, ensure_ascii=False),
+        subset=subset if choice.train_images < train else "",
+        why_size=why_size,
+        why_epochs="the paper's 300 are for 50,000 images"
+        if gpu
+        else "try more of them first, then other values of lr",
+        steps=plural(choice.train_images // choice.batch_size, "training step"),
+        lr=RATES[choice.backbone],
+        warmup=max(1, min(5, choice.epochs // 5)),
+        augmentation=off if tiny or facts.grey else _PAPER if gpu else _LIGHT,
+        device=_ON_GPU if gpu else _ON_CPU,
+    )
+
+
+def _choose(facts: FolderFacts, gpu_gib: float | None) -> _Choice:
     device = "cpu" if gpu_gib is None else "gpu"
     train, test = (sum(facts.counts[split].values()) for split in ("train", facts.test_split))
     chosen = min(train, MOST_ON_CPU) if device == "cpu" else train
     least, most = SIDES[device]
-    side = max(least, min(most, middle_side(facts), _largest_side(chosen + test, gpu_gib)))
+    side = max(least, min(most, _middle_side(facts), _largest_side(chosen + test, gpu_gib)))
     patch = next((size for size in PATCHES if side >= LEAST_ROWS * size), 2)
     batch = next((size for size in (128, 64, 32, 16) if chosen >= STEPS * size), min(8, chosen))
     fewest, longest = EPOCHS[device]
     wide, narrow = ("vim_tiny", "vim_micro") if device == "gpu" else ("vim_micro", "vim_nano")
-    return Choice(
+    return _Choice(
         image_size=side // patch * patch,
         patch_size=patch,
         backbone=narrow if train < SMALL_SET else wide,
@@ -134,53 +175,10 @@ def choose(facts: FolderFacts, *, gpu_gib: float | None) -> Choice:
     )
 
 
-def middle_side(facts: FolderFacts) -> int:
+def _middle_side(facts: FolderFacts) -> int:
     """Return the median of the images' shorter sides, in pixels: images are cut to squares of that side."""
     sides = sorted(min(size) for size in facts.sizes.elements())
     return sides[len(sides) // 2]
-
-
-def compose_grid(choice: Choice, facts: FolderFacts, *, study: str, file: str, data_dir: str, gpu: bool) -> str:
-    """Return the text of a grid file.
-
-    Args:
-        file: the grid's name in the commands that its head shows.
-        data_dir: absolute path of the image folder.
-    """
-    train = sum(facts.counts["train"].values())
-    why_off = "the images are tiny" if choice.image_size < TINY else "the images are grey"
-    off = choice.image_size < TINY or facts.grey
-    few = train < SMALL_SET
-    sides = {min(size) for size in facts.sizes}
-    cut = "; more takes longer" if choice.image_size + choice.patch_size <= middle_side(facts) else ""
-    shorter = f"{min(sides)}" if len(sides) == 1 else f"{min(sides)} to {max(sides)}"
-    return _GRID.format(
-        file=file,
-        study=study,
-        profile=PROFILE,
-        tokens=_tokens(choice.patches),
-        budget=BUDGET,
-        stated=BUDGET,  # grids are stated for PAPER_PATCHES
-        paper_patches=PAPER_PATCHES,
-        why_backbone="narrow, for few images" if few else "the paper's smaller model" if gpu else "narrow, for a CPU",
-        data_dir=json.dumps(data_dir, ensure_ascii=False),
-        subset=f"    train_images: {choice.train_images} # of {train}, the same number of each class\n"
-        if choice.train_images < train
-        else "",
-        why_size=f"the images' shorter side is {shorter}" + cut,
-        why_epochs="the paper's 300 are for 50,000 images" if gpu else "the first to try more of",
-        warmup=max(1, min(5, choice.epochs // 5)),
-        lr=RATES[choice.backbone],
-        augmentation=_OFF.format(why=why_off) if off else _PAPER if gpu else _LIGHT,
-        device="    gpus_per_trial: 1\n" if gpu else "    ema: false # averaged weights: evaluating them takes time\n",
-        patches=choice.patches,
-        steps=choice.steps,
-        **{name: getattr(choice, name) for name in ("image_size", "patch_size", "backbone", "batch_size", "epochs")},
-    )
-
-
-def _tokens(patches: int) -> int:
-    return math.floor(BUDGET * patches / PAPER_PATCHES + 0.5)
 
 
 def _largest_side(images: int, gpu_gib: float | None) -> int:

@@ -13,7 +13,7 @@ from famba_core.config import AugmentConfig
 from famba_core.data.folder_facts import FolderFacts
 from famba_core.data.imagefolder import MARGIN, MOST_GIB
 from sweep.grid.budget import schedule_on
-from sweep.grid.first_grid import PROFILE, choose, compose_grid
+from sweep.grid.first_grid import PROFILE, compose_grid
 from sweep.grid.spec import SweepSpec, load_spec
 
 OFF = AugmentConfig(crop_scale_min=1, flip=False, random_erasing=0, mixup=0, cutmix=0, eval_crop=1)
@@ -32,8 +32,7 @@ def facts(train: int, size: tuple[int, int] = (640, 480), **changed: Any) -> Fol
 
 def load(tmp_path: Path, found: FolderFacts, gpu_gib: float | None = None, data_dir: str = "/ants") -> SweepSpec:
     grid = tmp_path / "ants.yaml"
-    choice = choose(found, gpu_gib=gpu_gib)
-    text = compose_grid(choice, found, study="ants", file="ants.yaml", data_dir=data_dir, gpu=gpu_gib is not None)
+    text = compose_grid(found, study="ants", file="ants.yaml", data_dir=data_dir, gpu_gib=gpu_gib)
     grid.write_text(text, encoding="utf-8")
     return load_spec(grid)
 
