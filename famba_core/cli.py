@@ -13,7 +13,7 @@ from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSch
 from famba_core.errors import ConfigError, Problem, raise_problems, unwrap_optional
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
 
-# The defaults are the paper's recipe for CIFAR-100 at 224 pixels; a data set that is not photographs needs another.
+# The defaults are the paper's recipe for CIFAR-100 at 224 pixels; other data sets need other values.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "image_size": 8,

@@ -20,7 +20,7 @@ DatasetName = Literal["digits", "cifar100", "imagefolder"]
 
 MOST_PIXELS = 4096  # side of an image
 LEAST_CROP = 0.1  # a smaller crop would be enlarged beyond memory
-MOST = 1e30  # of rates and the like; a few float32 steps with more overflow to infinity
+MOST = 1e30  # upper bound of rates: larger values overflow float32 within a few steps
 
 
 class TokenGrid(NamedTuple):
@@ -147,12 +147,12 @@ class TrainConfig(Checked):
         5, "epochs of linear warm-up, included in the run's epochs; a shorter run only warms up", at_least=0
     )
     warmup_lr: float = setting(1e-6, "learning rate at the first step of the warm-up", at_least=0, at_most=MOST)
-    weight_decay: float = setting(0.1, "none on biases, 1-D tensors, pos_embed and cls_token", at_least=0, at_most=MOST)
+    weight_decay: float = setting(0.1, "not on biases, 1-D tensors, pos_embed and cls_token", at_least=0, at_most=MOST)
     label_smoothing: float = setting(0.1, "share of a label spread over all classes", at_least=0, below=1)
     ema: bool = setting(True, "keep an exponential moving average of the weights and evaluate it too")
     ema_decay: float | None = setting(
         None, "decay of the average per step; None scales the paper's 0.99996 to the run's length", at_least=0, below=1
     )
-    precision: Precision = setting("float32", "of the matrix products")
-    seed: int = setting(0, "of weights, order of images and augmentation", at_least=0)
+    precision: Precision = setting("float32", "precision of matrix products")
+    seed: int = setting(0, "seed of weights, order of images and augmentation", at_least=0)
     recompute: bool = setting(False, "keep only each layer's residual for backward: less memory, somewhat more time")

@@ -21,7 +21,7 @@ PARQUET = "bench.parquet"
 def run(settings: Settings) -> list[BenchRow]:
     """Measure the sections of `settings`, show their tables and write the files; return the rows.
 
-    Ctrl-C is raised after the rows measured until then are shown and written. Raises ConfigError for a device,
+    On Ctrl-C, the rows measured so far are shown and written first. Raises ConfigError for a device,
     precision or folder that cannot be used, before anything is measured.
     """
     if settings.out is not None:

@@ -1,4 +1,4 @@
-"""Calls that are timed in turns, so that a disturbance of the machine affects all of them alike."""
+"""Calls that are timed in turn, so that a disturbance of the machine affects all of them alike."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Augmentation of a batch on its device: random numbers are drawn for all images together, then applied.
 
 The recipe is that of Vim's training script, which is timm's: random resized crop, flip, random erasing, mixup and
-cutmix (Zhong et al. 2017, Zhang et al. 2018, Yun et al. 2019), except that each image has its own mix. No shape
-depends on a random number and nothing waits for the device, so a training step can be captured in a CUDA graph.
+cutmix (Zhong et al. 2017, Zhang et al. 2018, Yun et al. 2019), except that the parameters of mixup and cutmix are drawn
+for each image. No shape depends on a random number and nothing waits for the device, so a training step can be captured
+in a CUDA graph.
 
 A box is (left, top, right, bottom) in fractions of the image's side; it is empty if right <= left.
 """

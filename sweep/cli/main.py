@@ -160,7 +160,7 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with a subfolder for each study and profile (default: results)",
     )
-    pool = command.add_argument_group("the pool", "each wins over the grid's pool, and that over its profile")
+    pool = command.add_argument_group("resources", "each overrides the grid's pool, which overrides the profile")
     pool.add_argument("--address", type=_given, help="address of a running Ray cluster (default: this machine alone)")
     types = typing.get_type_hints(Pool)
     flags = {name: flag for flag, name in FLAGS.items()}

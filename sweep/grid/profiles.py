@@ -44,7 +44,7 @@ def _profile(values: Any, key: str, validator: Validator) -> Profile | None:
     good = validator.mapping(values, key, PROFILE_KEYS)
 
     def part(config_type: type, keys: Mapping[str, Any], **chosen: Any) -> Any:
-        # Beside a value of the wrong type the rest of its part cannot be judged: it may only clash with a default.
+        # Skip the checks of a part with a value of the wrong type: they would see the default that replaces it.
         if any(name in values and name not in good for name in keys):
             return None
         return validator.config(config_type, {name: good[name] for name in keys if name in good} | chosen, key)

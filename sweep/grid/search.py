@@ -19,7 +19,7 @@ class Search(Checked):
 
     sampler: Sampler = setting("tpe", "Optuna's sampler")
     trials: int = setting(40, "schedules to try, without the baselines", at_least=1)
-    seed: int = setting(0, "of the sampler; one trial at a time makes the search repeatable", at_least=0)
+    seed: int = setting(0, "seed of the sampler; a search repeats exactly if trials run one at a time", at_least=0)
 
     def tries(self, candidates: int) -> int:
         """Return how many of the candidates the search tries: all, if there are fewer than its trials."""

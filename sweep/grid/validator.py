@@ -96,7 +96,7 @@ def _is_too_large(value: object) -> bool:
 
 def _found(value: object) -> str:
     if value is None:
-        return ", and is empty"
+        return ", but is empty"
     return f", not {str(value).lower() if isinstance(value, bool) else reprlib.repr(value)}"
 
 

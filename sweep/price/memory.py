@@ -47,7 +47,7 @@ def keep_fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -
     """Return the plan without those candidates of its search that the device's memory cannot hold.
 
     Args:
-        stored: trials that have a row, by trial_id: they stay, because another device had enough memory.
+        stored: trials that have a row, by trial_id: they stay, because some device has already run them.
 
     Raises UserError for every other trial that does not fit, and if no candidate is left to search.
     """

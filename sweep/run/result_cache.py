@@ -33,10 +33,10 @@ class ResultCache:
         self._results, self._study = results, study
 
     def take(self, job: TrainJob) -> dict[str, Any] | None:
-        """Store another study's result of this trial as this study's attempt. Return the row, or None if there is none.
+        """Copy this trial's result from another study into this one. Return the row, or None if there is none.
 
         Results with an isolated measurement are preferred, then the first study by name. Planned columns, such as the
-        labels, are this study's; measured ones, with the device and the share of it, are the source's.
+        labels, come from this study; measured ones, with the device and its share, come from the source.
 
         Raises UserError if the row cannot be stored.
         """

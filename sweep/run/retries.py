@@ -31,12 +31,12 @@ class RetryPolicy:
         """
         if lost.out_of_memory:
             if self.runs_alone(job):
-                return None, f"{lost.reason}; also with a device to itself"
+                return None, f"{lost.reason} again, although it had a device to itself"
             self._alone.add(job.job_id)
             alone = replace(job, resources=replace(job.resources, gpus=1.0)) if job.resources.gpus else job
             return alone, f"{lost.reason}; retrying with a device to itself"
         if not lost.node_left:
             if epoch <= self._lost_at.get(job.job_id, -1):
-                return None, f"lost twice: {lost.reason}"
+                return None, f"lost twice without an epoch in between: {lost.reason}"
             self._lost_at[job.job_id] = epoch
         return job, f"{lost.reason}; resuming from its checkpoint"

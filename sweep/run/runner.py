@@ -80,7 +80,7 @@ def run_plan(
         limit: run only the first trials of the plan; with a search, end after so many newly completed suggestions.
         retry_failed: run trials again that are stored as failed.
         cache: results of other studies, copied instead of training.
-        is_device: true for a measurement's device_name if it may be these trials' device. Others are taken again.
+        is_device: true for a measurement's device_name if it may be these trials' device; others are repeated.
 
     Raises UserError if another process drives the study, the executor cannot run these trials, or the folder cannot be
     written.

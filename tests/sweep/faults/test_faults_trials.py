@@ -63,7 +63,7 @@ def test_each_fault_costs_its_own_trial(
     assert errors[str(DIVERGES)].startswith("the training loss is nan in epoch 2 of 3")
     assert errors[str(HANGS)].startswith("took longer than its limit of 2:00:00 (trial_time_limit_h)")
     assert errors[str(ALWAYS_OUT_OF_MEMORY)].startswith("out of memory with batches of 32 images")
-    assert errors[str(ALWAYS_OUT_OF_MEMORY)].endswith("also with a device to itself")
+    assert errors[str(ALWAYS_OUT_OF_MEMORY)].endswith("again, although it had a device to itself")
     assert set(errors) == {str(seed) for seed in (RAISES, DIVERGES, HANGS, ALWAYS_OUT_OF_MEMORY)}
     begun = [line.split()[0].removeprefix("fake-seed") for line in starts(tmp_path)]
     assert {seed: begun.count(str(seed)) for seed in SEEDS} == dict.fromkeys(SEEDS, 1) | {

@@ -104,7 +104,7 @@ def test_profile_names_must_be_plain_too(problems):
         ("epochs: '3'", "must be a whole number, not '3'"),
         ("epochs: 3.0", "must be a whole number, not 3.0"),
         ("epochs: true", "must be a whole number, not true"),
-        ("epochs: ", "must be a whole number, and is empty"),
+        ("epochs: ", "must be a whole number, but is empty"),
         ("epochs: 1:30", "must be a whole number, not '1:30'"),
         ("epochs: 010", "must be a whole number, not '010'"),
         ("epochs: =", "must be a whole number, not '='"),
@@ -196,7 +196,7 @@ def test_a_grid_has_cases_or_a_space(problems):
     assert both == {"space": "cannot stand with cases; keep one of the two"}
     assert "at least one case" in problems("study: x\nprofiles: {a: {}}")["cases"]
     assert "at least one case" in problems("study: x\ncases: []\nprofiles: {a: {}}")["cases"]
-    assert problems("study: x\ncases:\nprofiles: {a: {}}") == {"cases": "must be a list, and is empty"}
+    assert problems("study: x\ncases:\nprofiles: {a: {}}") == {"cases": "must be a list, but is empty"}
     assert problems("study: x\nspace: 3\nprofiles: {a: {}}") == {"space": "must be a mapping, not 3"}
 
 

@@ -91,7 +91,7 @@ def test_on_a_gpu_a_trial_without_memory_gets_a_whole_one_and_then_fails(
     shares = {(job.job_id, job.resources.gpus) for job in executor.submitted}
     assert {("fake-seed0", 0.125), ("fake-seed0", 1.0), ("fake-seed1", 1.0), ("fake-seed2", 0.125)} <= shares
     (error,) = read_rows(tmp_path)[0]["error"].dropna()
-    assert error == "it was lost; also with a device to itself"
+    assert error == "it was lost again, although it had a device to itself"
 
 
 def test_an_out_of_memory_retry_on_a_cpu_runs_alone(tmp_path: Path) -> None:
