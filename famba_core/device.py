@@ -41,8 +41,12 @@ def choose_device(name: str | None = None) -> torch.device:
 def prepare(device: torch.device, precision: Precision, threads: int | None) -> None:
     """Set this process's threads, matrix precision and allocator.
 
-    Raises ConfigError for a precision that the device lacks and for threads that no machine has.
+    Raises ConfigError for a precision that the device lacks, for threads that no machine has, and if torch's default
+    dtype is not float32.
     """
+    if (dtype := torch.get_default_dtype()) != torch.float32:
+        sentence = f"must be torch.float32, not {dtype}: call torch.set_default_dtype(torch.float32) before"
+        raise ConfigError.of("torch's default dtype", sentence)
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError.of("precision", "tf32 needs a CUDA device; choose float32 or bf16")
     if threads is not None and not 1 <= threads <= MOST_THREADS:

@@ -5,7 +5,8 @@ docs/add-a-backbone.md describes how to add one. A family is imported when a mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {"vim": _vim}
 def build_model(
     config: ModelConfig, fusion: FusionConfig | FusionSchedule | None = None, backend: str = "auto"
 ) -> Classifier:
-    """Build a model with new weights from torch's global generator, on the CPU, in float32.
+    """Build a model with new weights from torch's global generator, in float32 whatever torch's default dtype is.
 
     Args:
         fusion: None does not fuse.
@@ -50,7 +51,9 @@ def build_model(
 
     check_backend(backend)
     schedule = resolve(fusion or FusionConfig(), config.token_grid)
-    return family_of(config).build(config, schedule, backend)
+    family = family_of(config)
+    with _default_float32():
+        return family.build(config, schedule, backend)
 
 
 def load_checkpoint(
@@ -66,6 +69,18 @@ def load_checkpoint(
     shapes that do not fit, listing all of them; the model is unchanged then.
     """
     return family_of(model.config).load_checkpoint(model, source, cls_position=cls_position)
+
+
+@contextlib.contextmanager
+def _default_float32() -> Iterator[None]:
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -198,7 +198,7 @@ class Vim(Classifier):
         tokens = torch.cat((tokens[:, :at], self.cls_token.expand(batch, -1, -1), tokens[:, at:]), dim=1)
         residual = (tokens + self.pos_embed).float()
         class_index = torch.full((batch,), at, device=images.device)
-        sizes = torch.ones(residual.shape[:2], device=images.device)
+        sizes = residual.new_ones(residual.shape[:2])
 
         for block, r in zip(self.blocks, self.fusion.schedule, strict=True):
             merge = None

@@ -22,7 +22,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     batch, length, width = metric.shape
     if length == 3:  # the class token can be the only odd token
         return matching.match(metric, r, class_index, order)
-    target, class_after = torch.empty(batch, length, dtype=torch.long), torch.empty_like(class_index)
+    target, class_after = class_index.new_empty(batch, length), torch.empty_like(class_index)
     sizes = batch, length, width, r, int(order == "raster")
     _call("match", None, *sizes, metric.float().contiguous(), class_index.contiguous(), target, class_after)
     return Match(target, length - r, class_after)
@@ -39,7 +39,7 @@ def merge(x: Tensor, merge: Merge) -> Tensor:
 def _merge_rows(x: Tensor, weight: Tensor | None, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
     batch, length, width = x.shape
     target, share, merged = merge or (None, None, length)
-    out = torch.empty(batch, merged, width, dtype=dtype)
+    out = x.new_empty(batch, merged, width, dtype=dtype)
     _call("merge_rows", dtype, batch, length, merged, width, target, share, x, weight, eps, out)
     return out
 
@@ -49,7 +49,7 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     batch, length, width = residual.shape
     target, share, merged = merge or (None, None, length)
-    grad_residual, grad_weight = torch.empty_like(residual), torch.empty(batch, width)
+    grad_residual, grad_weight = torch.empty_like(residual), residual.new_empty(batch, width)
     _call(
         "norm_backward", grad_hidden.dtype, batch, length, merged, width, target, share, residual, weight, eps,
         grad_hidden, grad_skip, grad_residual, grad_weight,
@@ -59,7 +59,7 @@ def rms_norm_backward(
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse) -> Tensor:
     # [B, L, G, E], stored direction by direction, as matrix products need it
-    u = torch.empty(len(reverse), *x.shape, dtype=x.dtype).permute(1, 2, 0, 3)
+    u = x.new_empty(len(reverse), *x.shape).permute(1, 2, 0, 3)
     _call("conv_forward", x.dtype, *_conv_sizes(x, u), x, _taps_first(weight), bias, bytes(reverse), u)
     return u
 
@@ -68,7 +68,7 @@ def conv_backward(
     x: Tensor, weight: Tensor, bias: Tensor, reverse: Reverse, grad_u: Tensor, grad_x: Tensor
 ) -> tuple[Tensor, Tensor]:
     batch, _, groups, width = grad_u.shape
-    parameters = torch.empty(batch, groups, TAPS + 1, width)
+    parameters = weight.new_empty(batch, groups, TAPS + 1, width)
     _call(
         "conv_backward", x.dtype, *_conv_sizes(x, grad_u), x, _taps_first(weight), bias, bytes(reverse), grad_u,
         grad_x, parameters,
@@ -82,7 +82,7 @@ def scan_forward(
     reverse: Reverse,
 ) -> Tensor:  # fmt: skip
     """See `Kernels.scan_forward`; without z, the result has the strides of u."""
-    out = torch.empty_like(u) if z is None else torch.empty(z.shape, dtype=z.dtype)
+    out = torch.empty_like(u) if z is None else z.new_empty(z.shape)
     _call(
         "scan_forward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
         z, out,
@@ -98,9 +98,9 @@ def scan_backward(
     batch, length, groups, width = u.shape
     states = A.shape[2]
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
-    gated = torch.empty(batch, length, width, dtype=u.dtype) if z is not None else u.new_empty(0)
-    parameters = torch.empty(batch, groups, states + 2, width)
-    low_blocks = torch.empty(batch, _kernel("famba_scan_blocks")(batch, width), groups, length, 2 * states)
+    gated = u.new_empty((batch, length, width) if z is not None else 0)
+    parameters = A.new_empty(batch, groups, states + 2, width)
+    low_blocks = A.new_empty(batch, _kernel("famba_scan_blocks")(batch, width), groups, length, 2 * states)
     _call(
         "scan_backward", u.dtype, *_scan_sizes(u, B, z), u, delta, _taps_first(A), B, C, D, delta_bias, bytes(reverse),
         z, grad_out, gated, grad_u, grad_delta, parameters, low_blocks, grad_B, grad_C, grad_z,

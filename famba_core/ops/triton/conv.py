@@ -147,8 +147,8 @@ def conv_backward(
     batch, length, width = x.shape
     block = min(CHANNELS, triton.next_power_of_2(width))
     grid = (batch, triton.cdiv(width, block), triton.cdiv(length, BACKWARD_TOKENS))
-    sums = torch.empty(grid[0] * grid[2], len(reverse), TAPS + 1, width, device=x.device)
-    total = torch.empty(x.shape, device=x.device) if len(reverse) > 1 else grad_x
+    sums = x.new_empty(grid[0] * grid[2], len(reverse), TAPS + 1, width, dtype=torch.float32)
+    total = x.new_empty(x.shape, dtype=torch.float32) if len(reverse) > 1 else grad_x
     with on_device(x):
         _backward[grid](
             x, weight, bias, grad_u, grad_x, total, sums, length, width, direction_bits(reverse), row_stride(x),

@@ -90,11 +90,11 @@ def match(hidden: Tensor, r: int, class_index: Tensor, order: Order) -> matching
     if length == 3:  # the class token can be the only odd token
         return matching.match(hidden, r, class_index, order)
     hidden = hidden.contiguous()
-    unit = torch.empty(hidden.shape, device=hidden.device)
+    unit = torch.empty_like(hidden, dtype=torch.float32)
     evens, odds = (length + 1) // 2, length // 2
-    best = torch.empty(batch, evens, device=hidden.device)
-    partner = torch.empty(batch, evens, device=hidden.device, dtype=torch.int32)
-    target = torch.empty(batch, length, device=hidden.device, dtype=torch.long)
+    best = unit.new_empty(batch, evens)
+    partner = unit.new_empty(batch, evens, dtype=torch.int32)
+    target = class_index.new_empty(batch, length)
     class_after = torch.empty_like(class_index)
     tokens = triton.next_power_of_2(evens)
     rows = min(32, tokens)

@@ -100,7 +100,7 @@ def rms_norm_backward(
     block = triton.next_power_of_2(width)
     grid = (triton.cdiv(batch * length, ROWS_OF_A_PROGRAM),)
     grad_residual = torch.empty_like(residual)
-    sums = torch.empty(*grid, width, device=residual.device)
+    sums = residual.new_empty(*grid, width)
     target, share = (merge.target, merge.share) if merge else (residual, residual)
     with on_device(residual):
         _norm_backward[grid](
@@ -114,7 +114,7 @@ def rms_norm_backward(
 def _gathered(x: Tensor, weight: Tensor | None, eps: float, merge: Merge | None, dtype: torch.dtype) -> Tensor:
     batch, length, width = x.shape
     shorter = merge.length if merge else length
-    out = torch.empty(batch, shorter, width, dtype=dtype, device=x.device)
+    out = x.new_empty(batch, shorter, width, dtype=dtype)
     target, share = (merge.target, merge.share) if merge else (x, x)
     block = triton.next_power_of_2(width)
     with on_device(x):

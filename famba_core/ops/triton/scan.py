@@ -119,7 +119,7 @@ def scan_forward(
     states = A.shape[2]
     gated = z is not None
     out = u.new_empty((batch, length, width) if gated else (batch, length, groups, width))
-    total = torch.empty(out.shape, device=u.device) if gated and groups > 1 else u
+    total = out.new_empty(out.shape, dtype=torch.float32) if gated and groups > 1 else u
     gate = u if z is None else z
     grad, grad_gate = u if grad_out is None else grad_out, u if grad_z is None else grad_z
     block, vector = channel_block(states, width), vector_width(B, C)

@@ -148,7 +148,7 @@ def scan_backward(
     blocks, chunks = triton.cdiv(width, block), triton.cdiv(length, CHUNK)
 
     def scratch(*shape: int) -> Tensor:
-        return torch.empty(shape, device=u.device)
+        return u.new_empty(shape, dtype=torch.float32)
 
     kept = scratch(batch, blocks, groups, chunks, block, states)
     gated = scan_forward(u, delta, A, B, C, D, delta_bias, z, reverse, kept, grad_out, grad_z)

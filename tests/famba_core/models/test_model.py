@@ -1,5 +1,7 @@
 """Vision Mamba: parameter names and counts, initialisation, logits and gradients against a float64 twin."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from backends import FAST
@@ -179,3 +181,27 @@ def test_wrong_model_values_are_reported_together():
         ModelConfig(image_size=225)
     with pytest.raises(ConfigError, match="has 3 numbers, but the model has 24 layers"):
         build_model(ModelConfig(), FusionSchedule(schedule=(1, 2, 3)))
+
+
+@pytest.fixture
+def default_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def logits_and_gradients(backbone: str, backend: str) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(backbone=backbone, image_size=8), FusionConfig(strategy="all", r=2), backend)
+    logits = model(reference_images(size=8))
+    logits.sum().backward()
+    return [logits, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_default_dtype_of_torch_changes_no_bit(backend, small_backbone, request):
+    expected = logits_and_gradients(small_backbone, backend)
+    request.getfixturevalue("default_float64")
+    found = logits_and_gradients(small_backbone, backend)
+    assert torch.get_default_dtype() == torch.float64
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

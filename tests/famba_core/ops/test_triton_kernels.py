@@ -181,7 +181,7 @@ def some_merge(length: int, r: int) -> Merge:
     target[1] = target[1].flip(0)
     counts = torch.zeros(2, length - r).scatter_add(1, target, torch.ones(2, length))
     share = torch.rand(2, length, generator=torch.Generator().manual_seed(3)) / counts.gather(1, target)
-    return Merge(target.to(DEVICE), share.to(DEVICE), length - r)
+    return Merge(target.to(DEVICE), share.to(DEVICE, torch.float32), length - r)
 
 
 def naive_merge(x: Tensor, merge: Merge | None) -> Tensor:
@@ -242,11 +242,18 @@ def test_first_of_equal_tokens_fuse_and_never_the_class_token():
     assert found.class_index.tolist() == [0, 1]
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["", "default float64"])
+def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("r", [0, 4])
-def test_whole_layer_agrees_with_the_composed_one(r, bf16):
+def test_whole_layer_agrees_with_the_composed_one(r, bf16, default_dtype):
     torch.manual_seed(0)
-    block = Block(16, 8, 2, "triton").to(DEVICE)
+    block = Block(16, 8, 2, "triton").to(DEVICE, torch.float32)
     residual = normal(2, 10, 16).float().to(DEVICE)
     twin = copy.deepcopy(block).double().cpu()
     twin.backend = "reference"

@@ -55,6 +55,12 @@ def test_run_that_cannot_be_trained_is_refused_before_any_work(trainer, small_ba
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees no CUDA device"):
             trainer(device="cuda")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ConfigError, match=r"default dtype: must be torch\.float32, not torch\.float64"):
+            trainer()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_batch_is_at_most_the_training_set(trainer):
