@@ -57,13 +57,15 @@ def build_model(
 
 
 def load_checkpoint(
-    model: Classifier, source: Path | str | Mapping[str, object], *, cls_position: ClsPosition = "middle"
+    model: Classifier, source: Path | str | Mapping[str, object], *, cls_position: ClsPosition | None = None
 ) -> tuple[str, ...]:
-    """Load published weights into `model`, in place, and convert what differs in a known way.
+    """Load weights into `model`, in place, and convert what differs in a known way.
 
     Args:
-        source: a file, or its contents; the weights may stand under "model".
-        cls_position: where the source keeps its class token; "middle" in the official weights of Vim.
+        source: a file, or its contents; the weights may stand under "model", as in official files and checkpoints of
+            famba-train.
+        cls_position: where the source keeps its class token. None takes what the source says; state dicts and
+            checkpoints of this package do. Where it says nothing: "middle", as in the official weights of Vim.
 
     Returns a sentence for each conversion. Raises ConfigError for a file that cannot be read safely, and for names or
     shapes that do not fit, listing all of them; the model is unchanged then.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +168,7 @@ class Vim(Classifier):
         )
         self.norm_f = nn.RMSNorm(sizes.width, eps=NORM_EPS)
         self.head = nn.Linear(sizes.width, config.num_classes)
+        self.register_state_dict_post_hook(_note_class_position)
         self.reset_parameters()
 
     @property
@@ -212,6 +213,11 @@ class Vim(Classifier):
         # the norm acts on each token alone, so only the class token needs it
         logits: Tensor = self.head(self.norm_f(residual[rows, class_index]))
         return logits
+
+
+def _note_class_position(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """Note in a state dict's metadata, which files keep, where the class token's position embedding is."""
+    metadata["cls_position"] = cast(Vim, model).config.cls_position
 
 
 def _pair(forwards: Tensor, backwards: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Official Vim weights: read safely, and converted to the model's image size, class token position and classes."""
+"""Weights from files: read safely, and converted to the model's image size, class token position and classes."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from famba_core.models.vim.model import Vim
 
 
 def load_checkpoint(
-    model: Vim, source: Path | str | Mapping[str, object], *, cls_position: ClsPosition = "middle"
+    model: Vim, source: Path | str | Mapping[str, object], *, cls_position: ClsPosition | None = None
 ) -> tuple[str, ...]:
-    """Load weights in the official layout into `model`; see `famba_core.models.registry.load_checkpoint`.
+    """Load weights with the official names into `model`; see `famba_core.models.registry.load_checkpoint`.
 
     Position embeddings are reordered if the class token has another position, and resized (bicubic) if the number of
     patches differs. The head keeps its values if the number of classes differs. All other names and shapes must agree.
     """
-    state = _weights(_read(Path(source)) if isinstance(source, str | Path) else source)
+    content = _read(Path(source)) if isinstance(source, str | Path) else source
+    state = _weights(content)
+    cls_position = _class_position(content, cls_position)
     own = model.state_dict()
     notes: list[str] = []
     positions, width = state.get("pos_embed"), own["pos_embed"].shape[2]
@@ -72,6 +75,21 @@ def _weights(content: object) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError.of("checkpoint", "must be a state dict, or have one under 'model'")
     return {str(name): value for name, value in state.items()}
+
+
+def _class_position(content: object, given: ClsPosition | None) -> ClsPosition:
+    """Return where the source keeps its class token. Raises ConfigError if it says otherwise than `given`."""
+    state = content.get("model", content) if isinstance(content, Mapping) else content
+    metadata = getattr(state, "_metadata", None)  # from `Vim.state_dict`
+    notes = metadata.values() if isinstance(metadata, Mapping) else ()
+    noted = [note["cls_position"] for note in notes if isinstance(note, Mapping) and "cls_position" in note]
+    # the first checkpoints of famba-train have the configuration of the model in a text
+    identity = str(content.get("identity")) if isinstance(content, Mapping) else ""
+    found = noted or re.findall("cls_position='(head|middle)'", identity)
+    if found and given and found[0] != given:
+        raise ConfigError.of("cls_position", f"is {given!r}, but the source has its class token at the {found[0]}")
+    position: ClsPosition = found[0] if found else given or "middle"
+    return position
 
 
 def _fit_positions(positions: Tensor, model: Vim, cls_position: ClsPosition) -> tuple[Tensor, list[str]]:
