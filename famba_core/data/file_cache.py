@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,7 +58,10 @@ def fingerprint_strings(strings: Iterable[str]) -> str:
 
 
 def _identity(files: Sequence[Path]) -> str:
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stats = [
+        (os.path.abspath(file), file.stat()) for file in files
+    ]  # resolving links would take seconds for a large set
+    facts = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:HASH_DIGITS]
 
 

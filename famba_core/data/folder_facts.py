@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.datasets import describe_dataset
 from famba_core.data.image_dataset import DatasetMissing
-from famba_core.data.imagefolder import images_by_class
+from famba_core.data.imagefolder import find, images_by_class
+from famba_core.data.pixels import read_rgb, upright_size
 
 SPLITS = ("train", "val", "test")
 MOST_DECODED = 2000  # images, spread evenly over the folder; the headers of all are read
@@ -72,7 +72,7 @@ def inspect_folder(folder: Path) -> FolderFacts:
 def _problems_of_layout(folder: Path) -> list[str]:
     """Return what the loader would refuse without decoding an image."""
     try:
-        describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(folder)))
+        find(DataConfig(dataset="imagefolder", data_dir=str(folder)))
     except DatasetMissing:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
         there = f"the folders here are {_name_some(found)}" if found else "there are no folders here"
@@ -92,11 +92,13 @@ def _look(file: Path, *, decode: bool) -> _Image | str:
         return f"{file} (it is empty)"
     try:
         with Image.open(file) as image:
-            size, kind = image.size, image.format or file.suffix
+            size, kind = upright_size(image), image.format or file.suffix
             if not decode:
                 return _Image(size, kind)
-            image.thumbnail((64, 64))
-            pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
+            image.draft(None, (64, 64))  # a JPEG decodes faster at a fraction of its size
+            rgb = read_rgb(image)
+            rgb.thumbnail((64, 64))
+            pixels = np.asarray(rgb, dtype=np.int16)
     except Exception as error:  # for damaged files Pillow raises errors of many kinds
         return f"{file} ({error})"
     return _Image(size, kind, coloured=bool(np.ptp(pixels, axis=2).max() > GREY_LEVELS))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.file_cache import fingerprint_strings
+from famba_core.data.file_cache import cached_arrays, fingerprint_strings
 from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
+from famba_core.data.pixels import read_header, read_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MARGIN = 256 / 224  # side of a stored image over that of the model's input, for random crops and the centre crop
 MOST_GIB = 16  # of decoded images, which are all in memory
+MOST_NAMED = 5  # images in a sentence
 
 
 Files = list[tuple[Path, int]]  # images with the indices of their classes
@@ -44,9 +53,13 @@ def _found(train: Files, test: Files) -> FoundDataset:
             raise ConfigError.of("train_images", f"{size}; train on fewer or smaller images")
         return _decode([train[i] for i in chosen.tolist()], side), _decode(test, side)
 
-    def fingerprint() -> str:  # of names inside the folder and of sizes; reading every image would take too long
-        files = (file for file, _ in (*train, *test))
-        return fingerprint_strings(f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" for file in files)
+    def fingerprint() -> str:
+        """Return that of names inside the folder, sizes and marks: reading every image would take too long."""
+        files = [file for file, _ in (*train, *test)]
+        return fingerprint_strings(
+            f"{'/'.join(file.parts[-3:])} {file.stat().st_size}" + (f" {mark}" if mark else "")
+            for file, mark in zip(files, _read_marks(files), strict=True)
+        )
 
     return FoundDataset(
         num_classes=len({label for _, label in train}),
@@ -93,6 +106,16 @@ def images_by_class(split: Path) -> dict[str, list[Path]]:
     }
 
 
+def _read_marks(files: Sequence[Path]) -> list[str]:
+    """Return what the headers of images say of how they are read, as `Header.mark`."""
+
+    def build() -> dict[str, np.ndarray[tuple[int], np.dtype[np.str_]]]:
+        return {"marks": np.array(_map_images(files, lambda image, _: read_header(image).mark), dtype=np.str_)}
+
+    marks: list[str] = cached_arrays("image-headers", files, build)["marks"].tolist()
+    return marks
+
+
 def _decode(files: Files, side: int) -> Split:
     """Return square RGB images of `side` pixels: the shorter side resized, the centre kept.
 
@@ -102,19 +125,36 @@ def _decode(files: Files, side: int) -> Split:
 
     images = np.empty((len(files), 3, side, side), dtype=np.uint8)
 
-    def decode(i: int) -> str | None:
-        file, _ = files[i]
-        try:
-            with Image.open(file) as image:
-                square = ImageOps.fit(image.convert("RGB"), (side, side), method=Image.Resampling.BICUBIC)
-        except Exception as error:  # for damaged files Pillow raises errors of many kinds
-            return f"{file} ({error})"
+    def decode(image: Image.Image, i: int) -> None:
+        square = ImageOps.fit(read_rgb(image), (side, side), method=Image.Resampling.BICUBIC)
         images[i] = np.asarray(square).transpose(2, 0, 1)
-        return None
+
+    _map_images([file for file, _ in files], decode)
+    return Split(images=torch.from_numpy(images), labels=torch.tensor([label for _, label in files]))
+
+
+def _map_images(files: Sequence[Path], look: Callable[[Image.Image, int], T]) -> list[T]:
+    """Return what `look` returns for each opened image and its index.
+
+    Raises ConfigError with the names of the images that cannot be read.
+    """
+    from PIL import Image
+
+    def attempt(i: int) -> tuple[list[T], str | None]:
+        file = files[i]
+        try:
+            if file.stat().st_size == 0:
+                return [], f"{file} (it is empty)"
+            with Image.open(file) as image:
+                return [look(image, i)], None
+        except Exception as error:  # for damaged files Pillow raises errors of many kinds
+            return [], f"{file} ({error})"
 
     with ThreadPoolExecutor() as pool:
-        unreadable = [failure for failure in pool.map(decode, range(len(files))) if failure is not None]
+        looked = list(pool.map(attempt, range(len(files))))
+    unreadable = [failure for _, failure in looked if failure is not None]
     if unreadable:
-        shown = ", ".join(unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
-        raise ConfigError.of("data_dir", f"{len(unreadable)} images cannot be read: {shown}")
-    return Split(images=torch.from_numpy(images), labels=torch.tensor([label for _, label in files]))
+        shown = ", ".join(unreadable[:MOST_NAMED]) + (", ..." if len(unreadable) > MOST_NAMED else "")
+        count = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
+        raise ConfigError.of("data_dir", f"{count} cannot be read: {shown}")
+    return [result for results, _ in looked for result in results]
