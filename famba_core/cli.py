@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields, replace
@@ -110,7 +111,7 @@ def _add_option(group: Any, field: Field[Any], hint: Any) -> None:
 def _folder(text: str) -> Path:
     if not text:  # from an unset variable in a script; Path would take it as the current folder
         raise argparse.ArgumentTypeError("must be a folder, not an empty text")
-    return Path(text)
+    return Path(os.path.expanduser(text))  # for --checkpoint=~/run, which a shell leaves as it is
 
 
 def _schedule(text: str) -> tuple[int, ...]:
@@ -128,7 +129,10 @@ def _train(options: argparse.Namespace) -> int:
 
     given = vars(options)
     configs = _configs(DATASET_DEFAULTS.get(given.get("dataset", DataConfig.dataset), {}) | given)
-    configs["model"] = replace(configs["model"], num_classes=describe_dataset(configs["data"]).num_classes)
+    described = describe_dataset(configs["data"])
+    for note in described.notes:
+        print(f"note: {note}")
+    configs["model"] = replace(configs["model"], num_classes=described.num_classes)
     trainer = Trainer(
         **configs,
         threads=options.threads,

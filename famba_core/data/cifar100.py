@@ -7,8 +7,9 @@ import io
 import itertools
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from famba_core.config import ConfigError, DataConfig
 from famba_core.data.file_cache import Arrays, cached_arrays, fingerprint_files
 from famba_core.data.image_dataset import Choose, FoundDataset, Split, missing_dataset, search_folders
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 HUB_REPOSITORY = "uoft-cs/cifar100"  # of the Hugging Face hub
 NUM_CLASSES = 100
 IMAGE_SIZE = 32
-PICKLE_ROWS = {"train": 50_000, "test": 10_000}
+PUBLISHED_ROWS = {"train": 50_000, "test": 10_000}
 PICKLE_MD5 = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
@@ -33,20 +37,41 @@ def find(config: DataConfig) -> FoundDataset:
 
     The layouts are those of a download from the hub, of a plain copy of its files, and of the original archive.
     """
-    places = itertools.product(search_folders(config), ("cifar100", ""), ("", "cifar100", "data", "cifar-100-python"))
-    for place in places:
-        folder = Path(*place)
-        train, test = (sorted(folder.glob(f"{split}-*.parquet")) for split in ("train", "test"))
-        if train and test:
-            return _find_parquet({"train": train, "test": test})
+    for folder in (place for root in search_folders(config) for place in _places(root)):
+        shards = _shards(folder)
+        if all(shards.values()):
+            return _find_parquet(shards)
         if all((folder / name).is_file() for name in PICKLE_MD5):
             return _find_pickles(folder)
     raise missing_dataset(
         config,
+        lacks=_lacks,
         wanted="cifar100/ with train-*.parquet and test-*.parquet, or cifar-100-python/ with train, test and meta",
         remedy="download it with `famba-sweep data cifar100`, or name the folder that contains cifar100/ with "
         "--data-dir or FAMBA_DATA",
     )
+
+
+def _places(root: Path) -> Iterator[Path]:
+    """Yield the folders in which the files of either layout may lie."""
+    for place in itertools.product(("cifar100", ""), ("", "cifar100", "data", "cifar-100-python")):
+        yield root.joinpath(*place)
+
+
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    return {split: sorted(folder.glob(f"{split}-*.parquet")) for split in PUBLISHED_ROWS}
+
+
+def _lacks(root: Path) -> str:
+    """Say which files are missing beside others that are there."""
+    for folder in _places(root):
+        files = {f"{split}-*.parquet": bool(shards) for split, shards in _shards(folder).items()}
+        originals = {name: (folder / name).is_file() for name in PICKLE_MD5}
+        for there in (files, originals):
+            if any(there.values()):
+                missing = [name for name, is_there in there.items() if not is_there]
+                return f"{folder} lacks {' and '.join(missing)}"
+    return "has none of the files"
 
 
 def _found(rows: dict[str, int], paths: Sequence[Path], read: Callable[[str], Split]) -> FoundDataset:
@@ -56,19 +81,24 @@ def _found(rows: dict[str, int], paths: Sequence[Path], read: Callable[[str], Sp
         train = read("train")
         return train.subset(choose(train.labels)), read("test")
 
+    def check(image_size: int, choices: Sequence[Choose]) -> None:
+        for split in rows:
+            read(split)
+
     return FoundDataset(
         num_classes=NUM_CLASSES,
         train_images=rows["train"],
         test_images=rows["test"],
         fingerprint=lambda: fingerprint_files(paths),
         load=load,
+        check=check,
     )
 
 
 def _find_parquet(files: dict[str, list[Path]]) -> FoundDataset:
     """Return the set in the given shards of each split. Raises ConfigError for all missing or unreadable shards."""
     import pyarrow as pa
-    from pyarrow.parquet import read_metadata
+    from pyarrow.parquet import ParquetFile
 
     problems = []
     rows = dict.fromkeys(files, 0)
@@ -78,13 +108,13 @@ def _find_parquet(files: dict[str, list[Path]]) -> FoundDataset:
             problems.append(f"{shards[-1].parent} contains {len(shards)} of the {int(of[1])} {split} files")
         for shard in shards:
             try:
-                metadata = read_metadata(shard)
+                with ParquetFile(shard) as file:
+                    rows[split] += file.metadata.num_rows
+                    problems += _shard_problems(file, shard)
             except (OSError, pa.ArrowException) as error:
                 problems.append(f"{shard} is not a readable Parquet file ({error})")
-                continue
-            rows[split] += metadata.num_rows
-            if not {"img", "fine_label"} <= set(metadata.schema.to_arrow_schema().names):
-                problems.append(f"{shard} has no columns img and fine_label")
+        if not rows[split] and not problems:
+            problems.append(f"{', '.join(map(str, shards))}: the {split} split has 0 rows, and needs at least 1")
     if problems:
         raise ConfigError.of("dataset", *problems)
 
@@ -95,9 +125,29 @@ def _find_parquet(files: dict[str, list[Path]]) -> FoundDataset:
     return _found(rows, [*files["train"], *files["test"]], read)
 
 
+def _shard_problems(file: ParquetFile, shard: Path) -> Iterator[str]:
+    """Yield what is wrong with the columns of a file. Images are not decoded."""
+    import pyarrow as pa
+
+    missing = [name for name in ("img", "fine_label") if name not in file.schema_arrow.names]
+    if missing:
+        yield f"{shard} has no columns {' and '.join(missing)}"
+        return
+    rule = f"column fine_label must hold whole numbers from 0 to {NUM_CLASSES - 1}"
+    kind = file.schema_arrow.field("fine_label").type
+    if not pa.types.is_integer(kind):
+        yield f"{shard}: {rule}, not values of type {kind}"
+        return
+    labels = file.read(columns=["fine_label"])["fine_label"].to_pylist()
+    wrong = [(row, label) for row, label in enumerate(labels) if label is None or not 0 <= label < NUM_CLASSES]
+    if wrong:
+        row, label = wrong[0]
+        more = f" ({len(wrong)} such rows)" if wrong[1:] else ""
+        yield f"{shard}: {rule}, not {'null' if label is None else label} as in row {row}{more}"
+
+
 def _decode(shards: Sequence[Path]) -> Arrays:
     """Return images uint8 [n, 3, 32, 32] and labels int64 [n]. Raises ConfigError unless all are 32 x 32 pixels."""
-    import pyarrow as pa
     from PIL import Image
     from pyarrow.parquet import ParquetFile
 
@@ -109,8 +159,9 @@ def _decode(shards: Sequence[Path]) -> Arrays:
             for file in table["img"].to_pylist():
                 image = Image.open(io.BytesIO(file["bytes"])).convert("RGB")
                 images.append(np.asarray(image).reshape(IMAGE_SIZE, IMAGE_SIZE, 3))
-        except (OSError, ValueError, SyntaxError, TypeError, pa.ArrowException) as error:
-            raise ConfigError.of("dataset", f"{shard} contains an image that cannot be used ({error})") from error
+        except Exception as error:  # for damaged images Pillow raises errors of many kinds
+            sentence = f"{shard}: column img contains an image that cannot be used ({error})"
+            raise ConfigError.of("dataset", sentence) from error
         labels += table["fine_label"].to_pylist()
     channels_first = np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return {"images": channels_first, "labels": np.array(labels, dtype=np.int64)}
@@ -128,7 +179,7 @@ def _find_pickles(folder: Path) -> FoundDataset:
             labels=torch.tensor(content["fine_labels"]),
         )
 
-    return _found(PICKLE_ROWS, [folder / split for split in PICKLE_ROWS], read)
+    return _found(PUBLISHED_ROWS, [folder / split for split in PUBLISHED_ROWS], read)
 
 
 def _read_published(file: Path) -> bytes:

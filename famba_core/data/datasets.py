@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
-from famba_core.data.image_dataset import DatasetInfo, FoundDataset, ImageDataset
+from famba_core.data.image_dataset import Choose, DatasetInfo, DatasetMissing, FoundDataset, ImageDataset
 
 _FIND: dict[str, Callable[[DataConfig], FoundDataset]] = {
     "digits": digits.find,
     "cifar100": cifar100.find,
     "imagefolder": imagefolder.find,
+}
+# Sizes of the data sets that can be downloaded: what a run costs can be said before that.
+_PUBLISHED = {
+    "cifar100": DatasetInfo(
+        num_classes=cifar100.NUM_CLASSES,
+        train_images=cifar100.PUBLISHED_ROWS["train"],
+        test_images=cifar100.PUBLISHED_ROWS["test"],
+    ),
 }
 
 
@@ -31,11 +40,28 @@ def describe_dataset(config: DataConfig) -> DatasetInfo:
             train_images=_subset_size(config, found.train_images),
             test_images=found.test_images,
             fingerprint=found.fingerprint(),
+            notes=found.notes,
         )
     except OSError as error:
         field = "dataset" if config.data_dir is None else "data_dir"
         sentence = f"{config.dataset} cannot be read: {error.filename}: {error.strerror}"
         raise ConfigError.of(field, sentence) from error
+
+
+def size_dataset(config: DataConfig) -> DatasetInfo:
+    """Return the description of the data set, or if it is not on this machine, its published sizes.
+
+    Raises DatasetMissing if these are not known, and ConfigError as `describe_dataset`.
+    """
+    try:
+        return describe_dataset(config)
+    except DatasetMissing as error:
+        if config.dataset not in _PUBLISHED:
+            raise
+        (problem,) = error.problems
+        published = _PUBLISHED[config.dataset]
+        note = f"{problem.sentence}; until then its published sizes count, and the ids of its trials are not final"
+        return replace(published, train_images=_subset_size(config, published.train_images), notes=(note,))
 
 
 def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDataset:
@@ -49,8 +75,17 @@ def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDat
     Raises ConfigError as `describe_dataset` does, and for images that cannot be decoded or do not fit in memory.
     """
     found = _FIND[config.dataset](config)
-    train, test = found.load(image_size, lambda labels: choose_subset(labels, _subset_size(config, len(labels)), seed))
+    train, test = found.load(image_size, _choose(config, seed))
     return ImageDataset(train=train, test=test, num_classes=found.num_classes, mean=found.mean, std=found.std)
+
+
+def check_dataset(config: DataConfig, image_size: int, seeds: Iterable[int]) -> None:
+    """Raise the ConfigError that `load_dataset` would raise for any of the seeds. Decodes each image once."""
+    _FIND[config.dataset](config).check(image_size, [_choose(config, seed) for seed in seeds])
+
+
+def _choose(config: DataConfig, seed: int) -> Choose:
+    return lambda labels: choose_subset(labels, _subset_size(config, len(labels)), seed)
 
 
 def _subset_size(config: DataConfig, available: int) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data.image_dataset import DatasetMissing
-from famba_core.data.imagefolder import find, images_by_class
+from famba_core.data.image_files import list_split
+from famba_core.data.imagefolder import find
 from famba_core.data.pixels import read_rgb, upright_size
 
 SPLITS = ("train", "val", "test")
@@ -49,8 +50,8 @@ class _Image(NamedTuple):
 
 def inspect_folder(folder: Path) -> FolderFacts:
     """Return what `folder` holds. Every image's header is read, and up to MOST_DECODED images are decoded."""
-    found = {name: images_by_class(folder / name) for name in SPLITS if (folder / name).is_dir()}
-    files = [file for classes in found.values() for images in classes.values() for file in images]
+    found = {name: list_split(folder / name) for name in SPLITS if (folder / name).is_dir()}
+    files = [file for listing in found.values() for images in listing.images.values() for file in images]
     step = -(-len(files) // MOST_DECODED)
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(lambda i: _look(files[i], decode=i % step == 0), range(len(files))))
@@ -61,7 +62,7 @@ def inspect_folder(folder: Path) -> FolderFacts:
         verb = "image cannot be read" if len(unreadable) == 1 else "images cannot be read"
         problems.append(f"{len(unreadable)} {verb}; repair or remove: {_name_some(unreadable)}")
     return FolderFacts(
-        counts={split: {name: len(files) for name, files in classes.items()} for split, classes in found.items()},
+        counts={split: {name: len(files) for name, files in each.images.items()} for split, each in found.items()},
         sizes=Counter(each.size for each in images),
         formats=Counter(each.format for each in images),
         grey=not any(each.coloured for each in images),

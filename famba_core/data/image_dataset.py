@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class DatasetInfo:
     train_images: int  # images trained on: all of them, or the subset of the configured size
     test_images: int
     fingerprint: str | None = None  # of the content; None for the set that comes with a library
+    notes: tuple[str, ...] = ()  # what a user should know, such as files that are left out
 
 
 Choose = Callable[[Tensor], Tensor]  # labels of all training images -> indices of those to train on
@@ -68,7 +69,9 @@ class FoundDataset:
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
     fingerprint: Callable[[], str | None] = lambda: None  # see DatasetInfo
+    notes: tuple[str, ...] = ()  # see DatasetInfo
     load: Callable[[int, Choose], tuple[Split, Split]]  # from image_size in pixels: the images to train on, and to test
+    check: Callable[[int, Sequence[Choose]], None] = lambda image_size, choices: None  # raises what any `load` would
 
 
 class DatasetMissing(ConfigError):
@@ -78,13 +81,16 @@ class DatasetMissing(ConfigError):
 def search_folders(config: DataConfig) -> list[Path]:
     """Return the configured folder alone, or if there is none, FAMBA_DATA and `data/` in this order."""
     if config.data_dir is not None:
-        return [Path(config.data_dir).expanduser()]
+        return [Path(os.path.expanduser(config.data_dir))]  # Path.expanduser raises for an unknown user
     from_environment = os.environ.get("FAMBA_DATA")
-    return [Path(folder).expanduser() for folder in (from_environment, "data") if folder]
+    return [Path(os.path.expanduser(folder)) for folder in (from_environment, "data") if folder]
 
 
-def missing_dataset(config: DataConfig, *, wanted: str, remedy: str) -> DatasetMissing:
-    """Return the error that names the folders searched, the files wanted there, and how to get them."""
-    searched = ", ".join(str(folder.absolute()) for folder in search_folders(config))
+def missing_dataset(config: DataConfig, *, lacks: Callable[[Path], str], wanted: str, remedy: str) -> DatasetMissing:
+    """Return the error that names the folders searched, what each lacks, the files wanted, and how to get them."""
+    searched = ", ".join(
+        f"{folder.absolute()} ({lacks(folder) if folder.is_dir() else 'there is no such folder'})"
+        for folder in search_folders(config)
+    )
     field = "dataset" if config.data_dir is None else "data_dir"
     return DatasetMissing.of(field, f"{config.dataset} was not found; searched {searched} for {wanted}; {remedy}")

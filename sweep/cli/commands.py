@@ -15,7 +15,7 @@ from sweep.errors import UserError
 if TYPE_CHECKING:
     from sweep.executors.base import Executor, ResourceRequest
     from sweep.grid.spec import SweepSpec
-    from sweep.plan.model import Plan
+    from sweep.plan.model import Plan, Trial
     from sweep.price.estimate import Price
     from sweep.store.study import StoredRows
 
@@ -37,14 +37,15 @@ def run(options: argparse.Namespace) -> int:
     from sweep.run.result_cache import ResultCache
     from sweep.run.runner import missing_trials, run_plan
 
-    _, plan, folder, stored, priced = _prepare(options)
+    spec, plan, folder, stored, priced = _prepare(options)
     missing = missing_trials(plan, folder, stored, limit=options.limit, retry_failed=options.retry_failed)
     hours = sum(trial.device_hours for trial in priced.of(missing))
     if hours > ASK_ABOVE_DEVICE_HOURS and not options.yes:  # it may be a mistake
         raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.unit}: pass --yes to start "
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: pass --yes to start "
             "them, --limit N for fewer, or another --profile"
         )
+    _check_images(spec, plan, missing)
     if missing and not plan.trials[0].gpus_per_trial:
         from famba_core.ops.cpu.build import library
 
@@ -82,7 +83,7 @@ def plan(options: argparse.Namespace) -> int:
     from sweep.price.text import headline, list_trials, price_lines
     from sweep.text import clock
 
-    spec, plan, _, _, priced = _prepare(options)
+    spec, plan, _, _, priced = _prepare(options, needs_data=False)
     shown = {trial.trial_id for trial in list_trials(plan, options.limit)}
     rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
     left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
@@ -110,7 +111,7 @@ def price_sentences(options: argparse.Namespace) -> Iterator[str]:
     """Yield what `plan` says of the price."""
     from sweep.price.text import price_lines
 
-    _, plan, _, _, priced = _prepare(options)
+    _, plan, _, _, priced = _prepare(options, needs_data=False)
     yield from price_lines(plan, priced, None)
 
 
@@ -156,14 +157,19 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> tuple[SweepSpec, Plan, Path, StoredRows, Price]:
+def _prepare(
+    options: argparse.Namespace, *, needs_data: bool = True
+) -> tuple[SweepSpec, Plan, Path, StoredRows, Price]:
     """Return a grid, its plan, its study's folder, the rows stored there, and the plan's price.
 
-    Print the profile if the user chose none.
+    Print the profile if the user chose none, and what is to be known of the images.
+
+    Args:
+        needs_data: False plans with published sizes if the data set is not on this machine.
 
     The rows are read once: with thousands of trials that takes seconds.
     """
-    from famba_core.data.datasets import describe_dataset
+    from famba_core.data.datasets import size_dataset
     from sweep.cli.doctor import has_cifar100, has_gpu
     from sweep.grid.resources import FLAGS
     from sweep.grid.spec import default_profile, load_spec
@@ -185,7 +191,7 @@ def _prepare(options: argparse.Namespace) -> tuple[SweepSpec, Plan, Path, Stored
     if profile is None:
         profile, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(options.data_dir))
         print(reason, flush=True)
-    plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags)
+    plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags, needs_data=needs_data)
     if in_process and plan.pool.gpus_per_trial == "pack":
         raise UserError("gpus_per_trial: pack needs --executor ray; in-process runs one trial at a time")
     folder = study_folder(options.out, plan)
@@ -193,8 +199,24 @@ def _prepare(options: argparse.Namespace) -> tuple[SweepSpec, Plan, Path, Stored
     device = find_pool_device(plan, address=options.address)
     plan = keep_fitting(plan, device, stored=set(stored.rows["trial_id"]))
     data = plan.trials[0].data  # all trials of a plan have the same data
-    calibration = calibrate(options.out, device, data, describe_dataset(data).train_images)
+    described = size_dataset(data)
+    for note in described.notes:
+        print(f"note: {note}", flush=True)
+    calibration = calibrate(options.out, device, data, described.train_images)
     return spec, plan, folder, stored, price_plan(plan, device, calibration)
+
+
+def _check_images(spec: SweepSpec, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Decode the images that trials of a plan use: otherwise each trial would fail by itself. Raises UserError."""
+    from famba_core.config import ConfigError
+    from famba_core.data.datasets import check_dataset
+
+    try:
+        for size in sorted({trial.model.image_size for trial in trials}):
+            seeds = {trial.train.seed for trial in trials if trial.model.image_size == size}
+            check_dataset(plan.trials[0].data, size, sorted(seeds))
+    except ConfigError as error:
+        raise UserError(error.at(spec.file, f"profiles.{plan.profile}")) from error
 
 
 def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:

@@ -183,7 +183,7 @@ def _given(text: str) -> str:
 
 
 def _folder(text: str) -> Path:
-    return Path(_given(text))
+    return Path(os.path.expanduser(_given(text)))  # for --out=~/results, which a shell leaves as it is
 
 
 def _positive(text: str) -> int:

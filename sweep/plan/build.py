@@ -20,13 +20,19 @@ from sweep.plan.model import Case, Plan, Trial
 
 
 def make_plan(
-    spec: SweepSpec, profile_name: str, *, data_dir: str | None = None, flags: Mapping[str, Any] | None = None
+    spec: SweepSpec,
+    profile_name: str,
+    *,
+    data_dir: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    needs_data: bool = True,
 ) -> Plan:
     """Return the trials and cases of one profile. A search gets only the cases that its images have the tokens for.
 
     Args:
         data_dir: the folder that holds the data set, instead of the profile's.
         flags: entries of the pool set on the command line.
+        needs_data: False plans with published sizes if the data set is not on this machine, to say the price.
 
     Raises UserError for an unknown profile, a missing data set and invalid flags.
     """
@@ -34,14 +40,17 @@ def make_plan(
         raise UserError([Problem(str(spec.file), "profiles", unknown(profile_name, spec.profiles))])
     profile = spec.profiles[profile_name]
     resources, pool = resolve_resources(profile.resources, spec.pool, flags or {}, profile_name)
-    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+    from famba_core.data.datasets import describe_dataset, size_dataset  # imports torch, which takes seconds
 
     images = data_dir or profile.data.data_dir
-    data = replace(profile.data, data_dir=os.path.abspath(images) if images else images)  # workers may run elsewhere
+    if images:  # workers may run elsewhere
+        images = os.path.abspath(os.path.expanduser(images))
+    data = replace(profile.data, data_dir=images)
     whole = replace(data, train_images=None)
+    describe = describe_dataset if needs_data else size_dataset
     try:
-        described = describe_dataset(data)
-        if data.train_images == describe_dataset(whole).train_images:
+        described = describe(data)
+        if data.train_images == describe(whole).train_images:
             data = whole  # the same data set, with its size named in the grid
     except ConfigError as error:
         raise UserError(error.at(spec.file, f"profiles.{profile_name}")) from error

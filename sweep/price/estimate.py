@@ -49,14 +49,6 @@ class Price:
     calibration: Calibration
     trials: Mapping[str, TrialPrice]  # by trial_id
 
-    @property
-    def unit(self) -> str:
-        """Device the hours refer to: an A100 if nothing is known of the plan's GPU."""
-        if not self.device.gpu:
-            return "CPU thread"
-        known = self.device.has_data_sheet or self.calibration.rows
-        return self.device.name if self.device.name and known else "A100"
-
     def of(self, trials: Sequence[Trial]) -> list[TrialPrice]:
         """Return the prices of some of the plan's trials."""
         return [self.trials[trial.trial_id] for trial in trials]
@@ -64,9 +56,9 @@ class Price:
 
 def price_plan(plan: Plan, device: PoolDevice, calibration: Calibration) -> Price:
     """Estimate the price of every trial by the cost model, corrected by stored training times."""
-    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+    from famba_core.data.datasets import size_dataset  # imports torch, which takes seconds
 
-    info = describe_dataset(plan.trials[0].data)  # all trials of a plan have the same data
+    info = size_dataset(plan.trials[0].data)  # all trials of a plan have the same data
     priced = {
         trial.trial_id: _price_trial(trial, info.train_images, info.test_images, device, calibration.factor)
         for trial in plan.trials

@@ -35,11 +35,11 @@ def predicted_step(trial: Trial) -> StepCost:
 def _image_bytes(data: DataConfig, image_size: int) -> float:
     """Return the bytes of both splits: one for each colour of a pixel."""
     from famba_core.data import cifar100, imagefolder  # imports torch, which takes seconds
-    from famba_core.data.datasets import describe_dataset
+    from famba_core.data.datasets import size_dataset
 
     of_folder = data.dataset == "imagefolder"
     side = round(image_size * imagefolder.MARGIN) if of_folder else cifar100.IMAGE_SIZE  # digits are smaller still
-    info = describe_dataset(data)
+    info = size_dataset(data)
     return (info.train_images + info.test_images) * 3 * side**2
 
 

@@ -133,12 +133,12 @@ def _time_ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str
 
     Data sets that are not in `sizes` yet are looked up and added.
     """
-    from famba_core.data.datasets import describe_dataset  # imports torch, which takes seconds
+    from famba_core.data.datasets import size_dataset  # imports torch, which takes seconds
 
     dataset, threads = row["dataset"], int(row["cpus_per_trial"])
     if dataset not in sizes:
         try:
-            sizes[dataset] = describe_dataset(DataConfig(dataset=dataset)).train_images
+            sizes[dataset] = size_dataset(DataConfig(dataset=dataset)).train_images
         except ConfigError:  # it is not on this machine
             sizes[dataset] = 0
     images = sizes[dataset] if pd.isna(row["train_images"]) else int(row["train_images"])

@@ -18,7 +18,7 @@ from PIL import Image
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100
 from famba_core.data.cifar100 import download_cifar100
-from famba_core.data.datasets import describe_dataset, load_dataset
+from famba_core.data.datasets import check_dataset, describe_dataset, load_dataset, size_dataset
 from famba_core.data.image_dataset import DatasetMissing
 
 REAL = [Path(folder) for folder in (os.environ.get("FAMBA_DATA"), Path(__file__).parents[4] / "shared/data") if folder]
@@ -177,6 +177,78 @@ def test_error_for_a_bad_image_names_its_file(tmp_path, content):
     pq.write_table(pa.table({"img": [{"bytes": content, "path": "x.png"}], "fine_label": [0]}), file)
     with pytest.raises(ConfigError, match=str(file)):
         load_dataset(DataConfig(data_dir=str(tmp_path)), image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (pa.array([7, None, 9], pa.int64()), "not null as in row 1"),
+        (pa.array([100, 8, 101]), "not 100 as in row 0 (2 such rows)"),
+        (pa.array([7, 8, -1], pa.int8()), "not -1 as in row 2"),
+        (pa.array([7, 2.5, 9]), "not values of type double"),
+        (pa.array(["7", "cat", "9"]), "not values of type string"),
+        (pa.array([None, None, None]), "not values of type null"),
+        (pa.array([True, False, True]), "not values of type bool"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train-00001-of-00002.parquet", "test-00000-of-00001.parquet"])
+def test_a_label_that_is_no_class_is_named_with_file_and_column(tmp_path, labels, found, name):
+    write_cifar(tmp_path / "cifar100")
+    file = tmp_path / "cifar100" / name
+    write_parquet(file, random_images(3), labels)
+    with pytest.raises(ConfigError) as error:
+        describe_dataset(DataConfig(data_dir=str(tmp_path)))
+    assert sentence(error) == f"{file}: column fine_label must hold whole numbers from 0 to 99, {found}"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_rows_is_refused(tmp_path, split):
+    write_cifar(tmp_path / "cifar100")
+    shards = sorted((tmp_path / "cifar100").glob(f"{split}-*"))
+    for file in shards:
+        pq.write_table(pq.read_table(file).slice(0, 0), file)
+    with pytest.raises(ConfigError) as error:
+        describe_dataset(DataConfig(data_dir=str(tmp_path)))
+    assert f"the {split} split has 0 rows" in sentence(error)
+    assert str(shards[0]) in sentence(error)
+
+
+def test_an_empty_shard_beside_others_is_read(tmp_path):
+    write_cifar(tmp_path / "cifar100")
+    file = tmp_path / "cifar100" / "train-00001-of-00002.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    assert load_dataset(DataConfig(data_dir=str(tmp_path)), image_size=32).train.labels.tolist() == [5, 1, 2, 3]
+
+
+@pytest.mark.parametrize("img", [{"bytes": None}, {"path": "x.png"}, None])
+def test_an_image_that_is_not_there_is_found_by_a_check(tmp_path, img):
+    write_cifar(tmp_path / "cifar100")
+    file = tmp_path / "cifar100" / "test-00000-of-00001.parquet"
+    cells = pa.array([img], pa.struct([("path", pa.string())]) if img and "path" in img else
+                     pa.struct([("bytes", pa.binary())]))  # fmt: skip
+    pq.write_table(pa.table({"img": cells, "fine_label": [0]}), file)
+    with pytest.raises(ConfigError) as error:
+        check_dataset(DataConfig(data_dir=str(tmp_path)), 32, [0])
+    assert sentence(error).startswith(f"{file}: column img contains an image that cannot be used")
+
+
+def test_the_missing_split_is_named(tmp_path):
+    write_cifar(tmp_path / "cifar100")
+    (tmp_path / "cifar100" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(DatasetMissing) as error:
+        describe_dataset(DataConfig(data_dir=str(tmp_path)))
+    assert f"{tmp_path} ({tmp_path / 'cifar100'} lacks test-*.parquet)" in sentence(error)
+
+
+def test_published_sizes_count_until_the_files_are_there(tmp_path):
+    info = size_dataset(DataConfig(train_images=500))
+    assert (info.num_classes, info.train_images, info.test_images, info.fingerprint) == (100, 500, 10_000, None)
+    (note,) = info.notes
+    assert "cifar100 was not found" in note
+    with pytest.raises(ConfigError, match="at most 50000"):
+        size_dataset(DataConfig(train_images=50_001))
+    write_cifar(tmp_path / "data" / "cifar100")
+    assert size_dataset(DataConfig()) == describe_dataset(DataConfig())
 
 
 def write_pickles(folder, monkeypatch):

@@ -6,8 +6,14 @@ import torch
 from PIL import Image
 
 from famba_core.config import ConfigError, DataConfig
-from famba_core.data.datasets import describe_dataset, load_dataset
+from famba_core.data import image_files
+from famba_core.data.datasets import check_dataset, describe_dataset, load_dataset
 from famba_core.data.image_dataset import DatasetMissing
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def sentence(error):
@@ -73,6 +79,7 @@ def test_only_the_chosen_subset_is_decoded(tmp_path):
             if (label, i) not in used:
                 (tmp_path / "train" / name / f"{i}.png").write_bytes(b"damaged")
     assert torch.equal(load_dataset(config, image_size=28).train.images, chosen.images)
+    check_dataset(config, 28, [0])
 
 
 def test_unreadable_images_are_listed(tmp_path):
@@ -105,8 +112,85 @@ def test_set_too_large_for_memory_is_refused_with_the_estimate(tmp_path):
     assert f"{8 * 3 * 32_000**2 / 2**30:.1f} GiB" in sentence(error)
 
 
-def test_missing_image_folder_is_reported(tmp_path):
-    (tmp_path / "train" / "ant").mkdir(parents=True)
-    with pytest.raises(DatasetMissing, match="val/<class>/") as error:
+@pytest.mark.parametrize(
+    ("there", "lacks"),
+    [
+        (["train"], "val/ (or test/) is missing"),
+        (["val"], "train/ is missing"),
+        (["test", "Train"], "train/ is missing"),
+        ([], "train/ and val/ (or test/) are missing"),
+    ],
+)
+def test_the_missing_split_is_named(tmp_path, there, lacks):
+    for split in there:
+        (tmp_path / split / "ant").mkdir(parents=True)
+    with pytest.raises(DatasetMissing) as error:
         describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))
-    assert str(tmp_path) in sentence(error)
+    assert f"searched {tmp_path} ({lacks}) for train/<class>/ and val/<class>/" in sentence(error)
+
+
+def test_a_missing_folder_is_told_from_a_missing_split(tmp_path):
+    with pytest.raises(DatasetMissing) as error:
+        describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path / "nowhere")))
+    assert f"{tmp_path / 'nowhere'} (there is no such folder)" in sentence(error)
+
+
+def test_images_in_folders_inside_a_class_are_read(tmp_path):
+    write_image_folder(tmp_path)
+    config = DataConfig(dataset="imagefolder", data_dir=str(tmp_path))
+    before = describe_dataset(config)
+    inner = tmp_path / "train" / "ant" / "1" / "deeper"
+    inner.mkdir(parents=True)
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(inner / "x.jfif", "JPEG")
+    Image.new("L", (8, 8), 100).save(inner / "y.pgm")
+    (inner / "back").symlink_to(tmp_path / "train" / "ant")
+    (inner / ".hidden.png").touch()
+    after = describe_dataset(config)
+    assert (before.train_images, after.train_images) == (6, 8)
+    assert before.fingerprint != after.fingerprint
+    data = load_dataset(config, image_size=28)
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 3
+    # in the order of paths: 0.png, 1/deeper/x.jfif, 1/deeper/y.pgm, 1.png
+    assert data.train.images[2].unique().tolist() == [100]
+
+
+def test_files_that_are_left_out_are_named(tmp_path):
+    write_image_folder(tmp_path)
+    config = DataConfig(dataset="imagefolder", data_dir=str(tmp_path))
+    for name in ("a.heic", "b.HEIC", "c", ".DS_Store"):
+        (tmp_path / "train" / "ant" / name).write_bytes(b"x")
+    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "stray.png")
+    train, stray, val = describe_dataset(config).notes
+    first = tmp_path / "train" / "ant" / "a.heic"
+    assert train == f"files that are not read as images are left out: {first} and 4 more (.heic 2, .txt 2, no ending 1)"
+    assert stray == f"images that are in no class folder are left out: {tmp_path / 'val' / 'stray.png'}"
+    assert val.endswith("notes.txt and 1 more (.txt 2)")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_an_image_without_a_readable_header_is_refused_before_decoding(tmp_path, content):
+    write_image_folder(tmp_path)
+    (tmp_path / "val" / "bee" / "0.png").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"1 image cannot be read: .*val/bee/0\.png"):
+        describe_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))
+
+
+def test_an_image_that_cannot_be_decoded_is_found_by_a_check(tmp_path, monkeypatch):
+    write_image_folder(tmp_path)
+    config = DataConfig(dataset="imagefolder", data_dir=str(tmp_path))
+    check_dataset(config, 28, [0, 1])
+    with monkeypatch.context() as patched:
+        patched.setattr(image_files, "read_rgb", lambda image: pytest.fail("decoded again"))
+        check_dataset(config, 28, [0, 1])
+    torn = tmp_path / "train" / "ant" / "0.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+    describe_dataset(config)
+    with pytest.raises(ConfigError, match="1 image cannot be read") as error:
+        check_dataset(config, 28, [0, 1])
+    assert str(torn) in sentence(error)
+
+
+def test_a_check_finds_what_does_not_fit_in_memory(tmp_path):
+    write_image_folder(tmp_path)
+    with pytest.raises(ConfigError, match="GiB of memory"):
+        check_dataset(DataConfig(dataset="imagefolder", data_dir=str(tmp_path)), 28_000, [0])
