@@ -18,6 +18,7 @@ from famba_core.cost.roofline import Limits
 from famba_core.cost.work import StepSettings, step_cost
 from famba_core.paper.published import read_published_table
 from sweep.errors import UserError
+from sweep.files.names import list_names
 from sweep.price.device import PoolDevice
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
@@ -113,7 +114,7 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
 
 def _list_studies(results: Path) -> list[Path]:
     try:
-        folders = sorted(results.iterdir())
+        folders = [results / name for name in sorted(list_names(results))]
     except OSError:
         return []
     return [folder for folder in folders if os.path.isfile(StudyPaths(folder).plan)]  # False for another user's study

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from famba_core.errors import Problem
 from sweep.errors import UserError
+from sweep.files.names import list_names
 from sweep.grid.search import Search
 from sweep.plan.model import candidate_ids
 from sweep.plan.plan_file import read_plan_outline
@@ -72,7 +72,7 @@ def _read_status(folder: Path) -> StudyStatus:
     with _collect(unreadable):
         damaged = [*damaged, *read_measurements(folder, ())[1]]
     with _collect(unreadable):
-        begun = set(os.listdir(paths.checkpoints))
+        begun = set(list_names(paths.checkpoints))
     measuring = TrialProgress.read(paths.measurements) if driver else None
     chosen_from = candidate_ids(plan)
     trials = []
@@ -83,7 +83,7 @@ def _read_status(folder: Path) -> StudyStatus:
     return StudyStatus(
         trials=tuple(trials),
         damaged=tuple(dict.fromkeys([*damaged, *list_damaged_compacted(folder)])),
-        quarantined=tuple(sorted(paths.quarantine.glob("*/*"))),
+        quarantined=tuple(sorted(paths.quarantine.glob("[!.]*/[!.]*"))),
         unreadable=tuple(unreadable),
         driver=driver,
         measuring=measuring if measuring and measuring.driver == token else None,

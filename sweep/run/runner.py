@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 
 from sweep.errors import as_user_error
 from sweep.executors.base import ExecutorFactory, ResourceRequest
+from sweep.files.names import list_names
 from sweep.plan.model import Plan, Trial
 from sweep.plan.plan_file import save_plan
 from sweep.run.limits import Limits, Signals
@@ -149,7 +149,7 @@ def _read_stored(
 def _remove_stale_checkpoints(stored: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Remove checkpoints of trials whose worker died after it had stored their row."""
     checkpoints = StudyPaths(folder).checkpoints
-    for name in os.listdir(checkpoints):
+    for name in list_names(checkpoints):
         row, progress = stored.get(name), TrialProgress.read(checkpoints / name)
         begun_since = row and progress and progress.attempt > row["attempt"]
         if row and row["status"] != "failed" and not begun_since:

@@ -16,4 +16,5 @@
 
 A part is a Parquet file with the rows of one attempt or measurement. Results are stored in parts alone. Each part is
 written by one process, so damage to it costs no other row; a checksum inside every file reveals the damage.
+Other names that begin with a dot, such as `.DS_Store` or `._x.parquet`, are not the study's and are passed over.
 """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # as famba_core.files.write_atomically names them
 
 
 class _Below:
@@ -54,10 +57,11 @@ class StudyPaths:
         return self.root / f".node-check-{name}"
 
     def list_temporaries(self) -> list[Path]:
-        """List the temporary files that killed processes have left."""
+        """List the temporary files that killed processes have left; those of other programs are not ours to remove."""
         folders = (self.trials, self.epochs, self.measurements, self.compacted, self.checkpoints, self.logs)
         nested = (*self.checkpoints.glob("*"), *self.rungs.glob("*/*"))
-        return [file for folder in (self.root, *folders, *nested) for file in folder.glob(".*.tmp")]
+        found = (file for folder in (self.root, *folders, *nested) for file in folder.glob(".*.tmp"))
+        return [file for file in found if _TEMPORARY.fullmatch(file.name)]
 
 
 def is_compacted_file(file: Path) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-import os
 import signal
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 
 from sweep.errors import UserError
 from sweep.files.checksum import CorruptFile, verify_checksum
-from sweep.files.names import is_safe_name
+from sweep.files.names import is_safe_name, list_names
 from sweep.store.compaction.compacted import CompactedFile, CompactedRows, read_compacted
 from sweep.store.compaction.manifest import is_manifest_lost, read_manifest
 from sweep.store.layout import StudyPaths
@@ -51,7 +50,7 @@ def list_parts(folder: Path, kind: RowKind) -> set[str]:
 def list_loose_parts(folder: Path, kind: RowKind) -> list[str]:
     """Return the sorted names of a kind's loose parts; none if its folder does not exist yet."""
     try:
-        return sorted(name for name in os.listdir(folder / kind.name) if name.endswith(".parquet"))
+        return sorted(name for name in list_names(folder / kind.name) if name.endswith(".parquet"))
     except FileNotFoundError:
         return []
     except OSError as error:

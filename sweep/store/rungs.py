@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from famba_core.files import sync_folder, write_atomically
-from sweep.files.names import is_safe_name
+from sweep.files.names import is_safe_name, list_names
 from sweep.grid.search import EarlyStop
 from sweep.store.layout import StudyPaths
 
@@ -74,15 +74,15 @@ def is_rung(epoch: int, stop: EarlyStop) -> bool:
 
 def read_rung(rung: Path) -> dict[str, Arrival]:
     """Return the arrivals at a rung by trial_id. Raises OSError if the folder does not exist."""
-    names = os.listdir(rung)  # before the lines: a file that is folded concurrently is in both
+    names = list_names(rung)  # before the lines: a file that is folded concurrently is in both
     lines = (rung / FOLDED).read_text(encoding="utf-8", errors="replace").splitlines() if FOLDED in names else []
     return {arrival.trial_id: arrival for name in [*lines, *names] if (arrival := _parse_name(name))}
 
 
 def fold_rungs(study: Path) -> None:
     """Turn the files of each rung into lines of one file. Loses nothing if killed. Raises OSErrors."""
-    for rung in sorted(StudyPaths(study).rungs.glob("*/*/")):
-        if files := [name for name in os.listdir(rung) if _parse_name(name)]:
+    for rung in sorted(StudyPaths(study).rungs.glob("[!.]*/[!.]*/")):
+        if files := [name for name in list_names(rung) if _parse_name(name)]:
             lines = sorted(f"{arrival.name}\n" for arrival in read_rung(rung).values())
             write_atomically(rung / FOLDED, "".join(lines).encode())
             for name in files:

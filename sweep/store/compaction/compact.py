@@ -123,7 +123,7 @@ def _remove_superseded(folder: Path, manifest: Manifest) -> None:
 def _fold_logs(folder: Path) -> int:
     """Append each traceback to logs/folded.txt, under its name; return how many there were."""
     folded = StudyPaths(folder).folded_log
-    logs = sorted(path for path in folded.parent.glob("*.txt") if path != folded and not path.is_symlink())
+    logs = sorted(path for path in folded.parent.glob("[!.]*.txt") if path != folded and not path.is_symlink())
     if logs:
         before = folded.read_bytes() if folded.exists() else b""
         sections = [f"==> {log.name} <==\n".encode() + log.read_bytes() + b"\n" for log in logs]
