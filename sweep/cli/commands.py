@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     hours = sum(trial.device_hours for trial in priced.of(missing))
     if hours > ASK_ABOVE_DEVICE_HOURS and not options.yes:  # it may be a mistake
         raise UserError(
-            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.device.unit}: pass --yes to start "
+            f"{len(missing)} trials take about {hours:.1f} hours of one {priced.unit}: pass --yes to start "
             "them, --limit N for fewer, or another --profile"
         )
     _check_images(spec, plan, missing)

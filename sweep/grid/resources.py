@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from famba_core.cost.data_sheets import spell_type
 from famba_core.errors import ConfigError, Problem, check_config, setting
 from sweep.errors import UserError
 from sweep.files.names import is_safe_name
@@ -30,7 +31,7 @@ class Pool:
     )
     cpus_per_trial: int | None = setting(None, "threads of a trial", at_least=1, at_most=MOST_CPUS, metavar="N")
     accelerator_type: str | None = setting(
-        None, "the GPU to run on by Ray's name, such as A100, H100, H200", metavar="TYPE"
+        None, "the GPU to run on by Ray's name, such as A100, A100-80G, H100, H200", metavar="TYPE"
     )
     max_concurrent: int | None = setting(None, "trials at the same time", at_least=1, at_most=100_000, metavar="N")
     trial_time_limit_h: float | None = setting(
@@ -126,6 +127,8 @@ def resolve_resources(
     gpus: float = resources.gpus_per_trial
     if pool.gpus_per_trial is not None and (gpus or "gpus_per_trial" in flags):
         gpus = 1.0 if pool.gpus_per_trial == "pack" else pool.gpus_per_trial
+    if pool.accelerator_type:
+        pool = replace(pool, accelerator_type=spell_type(pool.accelerator_type))
     resources = replace(resources, cpus_per_trial=pool.cpus_per_trial or resources.cpus_per_trial, gpus_per_trial=gpus)
     if gpus:
         return resources, pool

@@ -22,9 +22,9 @@ class PoolDevice:
     slots: int | None  # trials that can run concurrently; None if unknown
 
     @property
-    def unit(self) -> str:
-        """Device the hours refer to."""
-        return (self.name or "A100") if self.gpu else "CPU thread"
+    def has_data_sheet(self) -> bool:
+        """True if times on it can be predicted without a stored row; other GPUs count as an A100."""
+        return not self.gpu or (self.name is not None and known_memory_gib(self.name) is not None)
 
     def is_named(self, device_name: str) -> bool:
         """True if a row with this `device_name` was measured on such a device."""

@@ -49,6 +49,14 @@ class Price:
     calibration: Calibration
     trials: Mapping[str, TrialPrice]  # by trial_id
 
+    @property
+    def unit(self) -> str:
+        """Device the hours refer to: an A100 if nothing is known of the plan's GPU."""
+        if not self.device.gpu:
+            return "CPU thread"
+        known = self.device.has_data_sheet or self.calibration.rows
+        return self.device.name if self.device.name and known else "A100"
+
     def of(self, trials: Sequence[Trial]) -> list[TrialPrice]:
         """Return the prices of some of the plan's trials."""
         return [self.trials[trial.trial_id] for trial in trials]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from famba_core.cost.data_sheets import similar_type
 from sweep.plan.model import Plan, Trial
+from sweep.price.device import PoolDevice
 from sweep.price.estimate import Price, device_hours, trials_to_run, wall_hours
 from sweep.text import clock
 
@@ -39,7 +41,9 @@ def price_lines(plan: Plan, price: Price, limit: int | None) -> Iterator[str]:
     unit, (low, expected, high) = _format_hours(total)
     if device.gpu:
         unit = unit.replace("hours", "GPU-hours")
-    yield f"time: {low} to {high}, about {expected} {unit} of one {device.unit} ({price.calibration.sentence})"
+    yield f"time: {low} to {high}, about {expected} {unit} of one {price.unit} ({price.calibration.sentence})"
+    if device.gpu and device.name != price.unit:
+        yield _explain_unit(device)
     concurrent = min(device.slots or pool.max_concurrent or 1, pool.max_concurrent or device.slots or 1)
     wall = wall_hours(plan, price, limit, concurrent=concurrent)
     place = "on this machine" if device.slots else "where enough devices are free"
@@ -56,6 +60,14 @@ def price_lines(plan: Plan, price: Price, limit: int | None) -> Iterator[str]:
             f"warning: the longest trial takes about {_say_hours(longest)}, and a trial that runs longer than "
             f"{pool.trial_time_limit_h:g} hours is stored as failed"
         )
+
+
+def _explain_unit(device: PoolDevice) -> str:
+    if device.name is None:
+        return "priced as an A100, because the GPU is not known; --accelerator-type names it"
+    close = similar_type(device.name)
+    meant = f" (did you mean {close}?)" if close else ""
+    return f"priced as an A100, because no data sheet of a GPU named {device.name} is known{meant}"
 
 
 def _format_hours(hours: Sequence[float]) -> tuple[str, list[str]]:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from famba_core.cost.data_sheets import cpu_limits, is_of_type, known_limits, known_memory_gib
+from famba_core.cost.data_sheets import (
+    cpu_limits,
+    is_of_type,
+    known_limits,
+    known_memory_gib,
+    similar_type,
+    spell_type,
+)  # fmt: skip
 from famba_core.cost.roofline import Limits, Work, least_times
 
 WORK = Work(matmul_flops=8e12, vector_ops=3e12, exps=1e12, bytes=6e12)
@@ -77,6 +84,29 @@ def test_memory_is_the_smallest_size_that_fits_the_name(name, gib):
 )  # fmt: skip
 def test_gpu_types_are_compared_by_whole_words(device, kind, is_it):
     assert is_of_type(device, kind) is is_it
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("name", ["B200", "GH200", "H20", "L40S", "L4", "A10G", "A10", "A6000", "V100", "P100", "T4"])
+def test_every_type_of_known_memory_has_limits(name, precision):
+    assert known_memory_gib(name) is not None
+    assert known_limits(name, precision).matmul_flops_per_s > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("a100", "A100"), ("a100_80gb", "A100-80G"), ("A100-80GB", "A100-80G"), ("a100-40g", "A100-40G"),
+        ("nvidia-h200", "H200"), ("Tesla-T4", "T4"), ("l40s", "L40S"), ("rtx4090", "RTX-4090"), ("TPU-V4", "TPU-V4"),
+    ],
+)  # fmt: skip
+def test_types_are_known_in_any_spelling(given, known):
+    assert spell_type(given) == known
+
+
+@pytest.mark.parametrize(("given", "close"), [("RTX4080", "RTX-4090"), ("H10", "H100"), ("TPU-V4", None)])
+def test_a_similar_type_is_found(given, close):
+    assert similar_type(given) == close
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

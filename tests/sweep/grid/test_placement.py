@@ -38,6 +38,11 @@ def test_the_grids_pool_leaves_a_cpu_profile_on_the_cpu_and_the_flag_moves_it():
     assert occupied(GPU, pool, gpus_per_trial=0.0) == (2, 0.0)
 
 
+def test_the_type_of_gpu_is_given_to_ray_in_its_spelling():
+    _, left = resolve_resources(GPU, Pool(), {"accelerator_type": "a100_80gb"}, "paper")
+    assert left.accelerator_type == "A100-80G"
+
+
 def test_pack_plans_a_whole_gpu_and_stays_for_the_runner():
     resources, left = resolve_resources(GPU, Pool(gpus_per_trial="pack"), {}, "paper")
     assert (resources.gpus_per_trial, left.gpus_per_trial) == (1.0, "pack")

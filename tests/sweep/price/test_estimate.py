@@ -151,6 +151,30 @@ def test_price_lines_name_the_range_and_the_wall_time(plan):
     assert "where enough devices are free, 4 at a time" in lines[1]
 
 
+def test_a_gpu_without_a_data_sheet_is_said_to_be_priced_as_an_a100(plan):
+    made = plan("tiny")
+
+    def lines(name, calibration=NO_ROWS):
+        device = PoolDevice(gpu=True, name=name, memory_gib=None, slots=None)
+        return "\n".join(price_lines(made, price_plan(made, device, calibration), None))
+
+    assert "of one A100" in lines("RTX4080")
+    assert "priced as an A100, because no data sheet of a GPU named RTX4080 is known (did you mean RTX-4090?)" in (
+        lines("RTX4080")
+    )
+    assert "priced as an A100, because the GPU is not known; --accelerator-type names it" in lines(None)
+    t4 = lines("T4")
+    assert "of one T4" in t4 and "priced as" not in t4  # noqa: PT018
+    hours = [
+        hours_of(price_plan(made, PoolDevice(gpu=True, name=name, memory_gib=None, slots=None), NO_ROWS))
+        for name in ("T4", "A100", "H100", "H200")
+    ]
+    assert hours == sorted(hours, reverse=True)
+    assert hours[0] > 2 * hours[1] > 4 * hours[2]
+    stored = lines("RTX4080", Calibration(factor=1.0, low=0.9, high=1.1, rows=5))  # its own times are known
+    assert "of one RTX4080" in stored and "priced as" not in stored  # noqa: PT018
+
+
 def test_limits_below_the_price_give_warnings(plan):
     made = plan("tiny", time_limit_h=0.01, trial_time_limit_h=0.001)
     priced = price_plan(made, THREAD, NO_ROWS)
@@ -160,7 +184,7 @@ def test_limits_below_the_price_give_warnings(plan):
         "warning: the longest trial tak",
     ]
     made = plan("tiny", gpus_per_trial=1.0, gpu_hours=1e-6)
-    _, _, warning = price_lines(made, price_plan(made, A100, NO_ROWS), None)
+    *_, warning = price_lines(made, price_plan(made, A100, NO_ROWS), None)
     assert warning.startswith("warning: the limit is 1e-06 GPU-hours")
     made = plan("tiny", time_limit_h=1e5, trial_time_limit_h=1e5)
     assert len(list(price_lines(made, price_plan(made, THREAD, NO_ROWS), None))) == 2

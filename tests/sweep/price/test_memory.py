@@ -158,7 +158,5 @@ def test_gpu_memory_is_read_from_this_machine_unless_a_cluster_trains(plan, monk
     )
     here = find_pool_device(plan(gpus_per_trial=0.25), address=None)
     assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, slots=12)  # the smallest has to do
-    assert here.unit == "NVIDIA H200"
     there = find_pool_device(plan(gpus_per_trial=0.25), address="auto")
     assert there == PoolDevice(gpu=True, name=None, memory_gib=None, slots=None)
-    assert there.unit == "A100"
