@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.bench.rows import BenchRow
+from famba_core.figures import DPI, default_style, render
 from famba_core.files import write_atomically
 from famba_core.palette import PALETTE
 
@@ -32,15 +32,11 @@ def write_plot(rows: Sequence[BenchRow], folder: Path) -> None:
     figure = draw(rows)
     if figure is None:
         return
-    from matplotlib import rc_context
-
     for kind in ("svg", "png"):
-        sink = io.BytesIO()
-        with rc_context({"svg.hashsalt": "famba-bench"}):
-            figure.savefig(sink, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        write_atomically(folder / f"bench.{kind}", sink.getbuffer())
+        write_atomically(folder / f"bench.{kind}", render(figure, kind))
 
 
+@default_style()
 def draw(rows: Sequence[BenchRow]) -> Any:
     """Return the figure, or None if no panel has rows."""
     from matplotlib.figure import Figure
@@ -52,7 +48,7 @@ def draw(rows: Sequence[BenchRow]) -> Any:
         return None
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.5 * columns, 4.2 * lines), layout="constrained")
+    figure = Figure(figsize=(6.5 * columns, 4.2 * lines), dpi=DPI, layout="constrained")
     figure.suptitle(f"{measured[0].backbone} on {measured[0].device}", fontsize=12)
     for i, (title, _, paint, found) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, i)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from famba_core.figures import default_style
 from sweep.report.figures import curves
 from sweep.report.figures.frontier import frontier_figure
 from sweep.report.figures.point_labels import MOST_LABELS
@@ -15,6 +16,9 @@ from sweep.report.figures.style import axis_name
 from sweep.report.pareto import Frontier
 from sweep.report.study_data import StudyData
 from sweep.text import plural
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +32,7 @@ class Picture:
     figure: Figure
 
 
+@default_style()
 def draw_pictures(data: StudyData, table: pd.DataFrame, trade_offs: Sequence[Frontier]) -> list[Picture]:
     """Return the figures that the study has enough rows for."""
     title = f"{data.plan.study}, profile {data.plan.profile}, on {' and '.join(data.distinct('device_name'))}"

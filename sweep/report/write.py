@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from famba_core.figures import render
 from famba_core.files import write_atomically
 from sweep.errors import as_user_error
 from sweep.report import table_text
-from sweep.report.figures.style import render
 from sweep.report.page import ReportContent, render_page
 from sweep.report.pareto import frontier_rows, frontiers
 from sweep.report.pictures import draw_pictures

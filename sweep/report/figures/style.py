@@ -1,19 +1,18 @@
-"""What all figures share: markers, names of axes, panels, and how a figure becomes a file."""
+"""What all figures share: markers, names of axes, and panels."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from famba_core.figures import DPI
+
 # Markers tell the strategies apart in grey print.
 MARKERS = {"none": "*", "upper": "o", "all": "s", "interleaved": "D", "lower": "v"}
 OTHER_MARKER = "P"
-DPI = 150  # also of the figure itself, so that text is measured at the size at which it is drawn
 
 AXIS_NAMES = {
     "top1_best_pct": "Top-1, best epoch (%)",
@@ -62,11 +61,3 @@ def new_figure(
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def render(figure: Figure, kind: str) -> bytes:
-    """Return the figure as "svg" or "png". Equal figures give equal bytes."""
-    sink = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "famba-sweep"}):
-        figure.savefig(sink, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return sink.getvalue()

@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 
 from famba_core.config import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig, TrainConfig
+from famba_core.figures import render
 from simulated.runs import MOST, REFERENCES_PCT, TARGETS, Method, Run, comparison_figure, comparison_table
 from simulated.surface import Simulated, simulate
 from sweep.grid.budget import PAPER_GRID, apply_budget, schedule_on
 from sweep.grid.search import Search
 from sweep.plan.model import Case, Plan, Trial
-from sweep.report.figures.style import render
 from sweep.report.pareto import REFERENCE_MARGIN, hypervolume
 
 ROOT = Path(__file__).parents[3]  # of the repository

@@ -9,9 +9,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.text import Annotation, Text
 from synthetic_study import OBJECTIVES, data_of, results, save, table_plan
 
+from famba_core.figures import render
 from famba_core.palette import PALETTE
 from sweep.report.figures import curves, frontier, point_labels
-from sweep.report.figures.style import in_readable_unit, render
+from sweep.report.figures.style import in_readable_unit
 from sweep.report.pareto import frontiers
 from sweep.report.tables import build_table
 from sweep.store import study as store

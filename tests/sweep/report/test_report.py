@@ -3,7 +3,10 @@
 import base64
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -278,3 +281,13 @@ def test_a_report_folder_that_cannot_be_created_raises_user_error(tmp_path):
     (tmp_path / "report").write_text("")
     with pytest.raises(UserError, match="report: cannot be written: File exists"):
         write_report(tmp_path)
+
+
+def test_the_users_figure_settings_change_nothing(whole, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\naxes.grid: True\nlegend.fontsize: 3\n")
+    environment = os.environ | {"MPLBACKEND": "module://not_installed.backend_inline"}  # as a notebook's shell sets it
+    before = {path.name: path.read_bytes() for path in whole.files}
+    command = [sys.executable, "-m", "sweep.cli", "report", str(whole.index.parents[1])]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in whole.files} == before
