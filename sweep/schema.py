@@ -18,7 +18,8 @@ class ResultRow:
     attempt: int  # from 1
     status: Status  # "pruned": stopped early; only completed rows enter tables
     error: str | None = None  # reason of a failure
-    # Planned: start_layer, stop_layer and r are the paper's labels; schedule is what ran.
+    # Planned: start_layer, stop_layer and r are the grid's labels (the paper's, with reference_patches); schedule is
+    # what ran.
     backbone: str
     strategy: str
     start_layer: int | None = None

@@ -86,7 +86,7 @@ def plan(options: argparse.Namespace) -> int:
     spec, plan, _, _, priced = _prepare(options, needs_data=False)
     shown = {trial.trial_id for trial in list_trials(plan, options.limit)}
     rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
-    left_out = spec.left_out + len(spec.cases) - sum(not case.baseline for case in plan.cases) if spec.search else 0
+    left_out = spec.left_out + len(spec.cases) - len({case.labels for case in plan.cases if not case.baseline})
     print(headline(plan, options.limit, left_out=left_out))
     headings = {"trial": False, "cases": False, "tokens removed by layer": False}  # heading -> is a number
     headings |= dict.fromkeys(("removed", "tokens", "FLOPs", "memory", "time"), True)
@@ -99,6 +99,11 @@ def plan(options: argparse.Namespace) -> int:
         ),
     )  # fmt: skip
     print("tokens: seen by the mixers of all layers, per image. FLOPs, memory: relative to no fusion, estimated.")
+    patches = plan.trials[0].model.num_patches
+    if any(case.reference_patches not in (None, patches) for case in spec.cases):
+        print(
+            f"r and budgets are the paper's, for its 196 patches; these images have {patches} and lose the same share."
+        )
     for line in price_lines(plan, priced, options.limit):
         print(line)
     shared = sum(len(row["cases"].split("; ")) > 1 for row in rows)

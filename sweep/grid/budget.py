@@ -1,6 +1,7 @@
-"""Derives how many tokens each case removes: from a grid's budget, and scaled to images of another size.
+"""Derives how many tokens each case removes: from a grid's budget and, if the grid asks for it, scaled to its images.
 
-The paper states its cases for 196 patches and one r for every fusing layer (Famba-V section 3.2).
+The paper states its cases for 196 patches and one r for every fusing layer (Famba-V section 3.2). A grid with
+`reference_patches: 196` states them so, too; in any other, r and budgets are tokens of the model's own images.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ from famba_core.paper.published import PAPER_PATCHES
 
 PAPER_GRID = TokenGrid(
     layers=24, tokens=PAPER_PATCHES + 1
-)  # Vim on 224 x 224 pixels; labels and budgets are stated for it
+)  # Vim on 224 x 224 pixels; `reference_patches` states labels and budgets for it
 _COST_MODEL, _COST_BATCH = ModelConfig(backbone="vim_tiny"), 128  # images; see `train_cost_ratio`
 
 
-class OffBudget(ConfigError):
+class Infeasible(ConfigError):
+    """A case that cannot run although all of its labels are valid: `infeasible: skip` leaves it out."""
+
+
+class OffBudget(Infeasible):
     """A case for which no r, or no total, is within the budget's tolerance."""
+
+
+class TooFewTokens(Infeasible):
+    """A case one of whose layers would remove more tokens than it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,7 @@ class Budget:
     It is either the total number of removed tokens or the cost of training.
     """
 
-    reduced_tokens: int | None = setting(None, "over all layers, stated for 196 patches", at_least=1)
+    reduced_tokens: int | None = setting(None, "over all layers", at_least=1)
     train_cost_ratio: float | None = setting(
         None, "predicted cost of a training step, divided by its cost without fusion", above=0, below=1
     )
@@ -59,17 +68,18 @@ class Budget:
 
 
 class FusionRequest(NamedTuple):
-    """A case of a grid, stated for 196 patches."""
+    """A case of a grid."""
 
     labels: FusionConfig
     total: int | None = None  # tokens to remove in all fusing layers, if a budget gives no single r
+    reference_patches: int | None = None  # patches for which r or the total is stated; None: those of the model
 
     def total_in(self, layers: Sequence[int]) -> int:
         """Return the tokens to remove in `layers`."""
         return self.total if self.total is not None else (self.labels.r or 0) * len(layers)
 
 
-def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
+def apply_budget(labels: FusionConfig, budget: Budget | None, reference_patches: int | None = None) -> FusionRequest:
     """Return the labels with the r, or the total, that the budget derives for them.
 
     Rule "nearest" fills in r; with "exact" r stays None, because the layers differ. Raises ConfigError for labels that
@@ -79,7 +89,7 @@ def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
     if budget is None or not layers:
         if layers and labels.r is None:
             raise ConfigError.of("r", f"strategy {labels.strategy!r} needs r: tokens to remove in each fusing layer")
-        return FusionRequest(labels)
+        return FusionRequest(labels, None, reference_patches)
     if budget.reduced_tokens is None:
         total = _total_of_cost(budget, layers, case_label(labels))
     elif budget.rule == "exact":
@@ -87,35 +97,36 @@ def apply_budget(labels: FusionConfig, budget: Budget | None) -> FusionRequest:
     else:
         total = _nearest_r(budget.reduced_tokens, budget.tolerance, layers, case_label(labels)) * len(layers)
     if budget.rule == "exact":
-        return FusionRequest(labels, total)
-    return FusionRequest(replace(labels, r=total // len(layers)))
+        return FusionRequest(labels, total, reference_patches)
+    return FusionRequest(replace(labels, r=total // len(layers)), None, reference_patches)
 
 
 def schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule:
-    """Return what runs on a model's grid: the total, scaled by patches / 196 and spread over the fusing layers.
+    """Return what runs on a model's grid: each fusing layer removes the labels' own r.
 
-    On the paper's grid each layer removes the labels' own r. Raises ConfigError if a layer would have to remove more
-    tokens than it can.
+    A request with `reference_patches` has its total scaled by patches / reference_patches and spread over the fusing
+    layers. Raises TooFewTokens if a layer would have to remove more tokens than it can.
     """
     fusion = find_schedule_on(request, grid)
     if fusion is None:
-        raise ConfigError.of("r", _explain_excess(request, grid))
+        raise TooFewTokens.of("r", _explain_excess(request, grid))
     return fusion
 
 
 def find_schedule_on(request: FusionRequest, grid: TokenGrid) -> FusionSchedule | None:
     """Return the same as `schedule_on`, but None if a layer cannot remove that many tokens."""
     layers = fusing_layers(request.labels, grid.layers)
-    schedule = _spread_scaled(request.total_in(layers), layers, grid)
+    schedule = _spread_scaled(request, layers, grid)
     if clamp(schedule, grid.tokens) != schedule:
         return None
     return FusionSchedule(schedule=schedule, order=request.labels.order, weighting=request.labels.weighting)
 
 
 def share_at(budget: Budget, num_patches: int) -> tuple[float, int]:
-    """Return the tokens to remove on images of `num_patches`: exactly the budget's share, and rounded."""
-    assert budget.reduced_tokens is not None
-    return budget.reduced_tokens * num_patches / PAPER_PATCHES, _scale(budget.reduced_tokens, num_patches)
+    """Return the tokens to remove on images of `num_patches`, of a total for 196: exactly its share, and rounded."""
+    total = budget.reduced_tokens
+    assert total is not None
+    return total * num_patches / PAPER_PATCHES, _scale(total, num_patches, PAPER_PATCHES)
 
 
 def case_label(labels: FusionConfig) -> str:
@@ -173,13 +184,13 @@ def _explain_excess(request: FusionRequest, grid: TokenGrid) -> str:
     """Return a sentence with the first layer that lacks tokens, and the largest r or total that the grid allows."""
     labels, layers = request.labels, fusing_layers(request.labels, grid.layers)
     total = request.total_in(layers)
-    schedule = _spread_scaled(total, layers, grid)
+    schedule = _spread_scaled(request, layers, grid)
     possible = clamp(schedule, grid.tokens)
     first = next(i for i in range(grid.layers) if possible[i] < schedule[i])
     tokens = grid.tokens - sum(schedule[:first])
     step = len(layers) if request.total is None else 1
-    smaller = range(0, min(total, PAPER_PATCHES), step)
-    most = max(less for less in smaller if find_schedule_on(FusionRequest(labels, less), grid))
+    smaller = range(0, min(total, request.reference_patches or grid.tokens), step)
+    most = max(less for less in smaller if find_schedule_on(request._replace(total=less), grid))
     largest = f"total is {most}" if request.total is not None else f"r is {most // step}, {most} tokens in all"
     return (
         f"{case_label(labels)}: layer {first + 1} would remove {schedule[first]} of its {tokens} tokens "
@@ -187,14 +198,15 @@ def _explain_excess(request: FusionRequest, grid: TokenGrid) -> str:
     )
 
 
-def _spread_scaled(total: int, layers: Sequence[int], grid: TokenGrid) -> tuple[int, ...]:
-    """Return the tokens removed in each layer of a grid, from a total for 196 patches."""
-    return spread(_scale(total, grid.tokens - 1), layers, grid.layers)
+def _spread_scaled(request: FusionRequest, layers: Sequence[int], grid: TokenGrid) -> tuple[int, ...]:
+    """Return the tokens that each layer of a grid would remove, more than there are included."""
+    total, reference = request.total_in(layers), request.reference_patches
+    return spread(_scale(total, grid.tokens - 1, reference) if reference else total, layers, grid.layers)
 
 
-def _scale(total: int, num_patches: int) -> int:
-    # floor(total * num_patches / 196 + 0.5), computed in whole numbers
-    return (2 * total * num_patches + PAPER_PATCHES) // (2 * PAPER_PATCHES)
+def _scale(total: int, num_patches: int, reference: int) -> int:
+    # floor(total * num_patches / reference + 0.5), computed in whole numbers
+    return (2 * total * num_patches + reference) // (2 * reference)
 
 
 def train_cost_ratio(schedule: Sequence[int]) -> float:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from famba_core.config import ConfigError, FusionConfig
 from famba_core.fusion.schedule import STRATEGIES, layer_keys
-from famba_core.paper.published import PAPER_PATCHES
 from sweep.grid.budget import (
     PAPER_GRID,
     Budget,
     FusionRequest,
-    OffBudget,
+    Infeasible,
     apply_budget,
     case_label,
-    find_schedule_on,
     schedule_on,
 )
 from sweep.grid.validator import Validator, field_types
+from sweep.text import plural
 
 CASE_KEYS = field_types(FusionConfig)
 _AXES = {key: list[type_] for key, type_ in CASE_KEYS.items()}  # type: ignore[valid-type]
@@ -30,6 +29,7 @@ _FUSING_KEYS = ("r", "order", "weighting")  # of every strategy that fuses
 _BUDGET_KEYS = field_types(Budget)
 _RANGE_KEYS = {"from": int, "to": int, "step": int}
 MOST_COMBINATIONS = 20_000  # of a space; each is a trial in plan.json
+SKIP_ADVICE = "; `infeasible: skip` leaves out what cannot run"
 
 
 class GridCase(NamedTuple):
@@ -44,7 +44,7 @@ class GridCases(NamedTuple):
 
     baselines: list[GridCase]
     cases: list[GridCase]
-    left_out: int  # combinations of a space that 197 tokens or the budget rule out
+    left_out: int  # cases that the budget, or 197 tokens with reference_patches, rule out
     budget: Budget | None
 
 
@@ -52,8 +52,8 @@ def read_cases(grid: Mapping[str, Any], validator: Validator, *, leave_out: bool
     """Return the baselines and cases; problems go to `validator`.
 
     Args:
-        leave_out: drop the combinations of a space that 197 tokens or the budget rule out, as a search does;
-            otherwise they are problems.
+        leave_out: drop the cases that the budget, or 197 tokens with reference_patches, rule out; otherwise they are
+            problems.
     """
     refused = {problem.key for problem in validator.problems}  # entries that are neither a list nor a mapping
     if "space" in grid and "cases" in grid:
@@ -71,28 +71,58 @@ def read_cases(grid: Mapping[str, Any], validator: Validator, *, leave_out: bool
         # A baseline among the combinations is not a second case.
         cases = [("space", labels) for labels in _crossed(grid["space"], validator) if labels not in first_keys]
 
-    budget = _budget(grid["budget"], validator) if "budget" in grid else None
+    reference = grid.get("reference_patches")
+    budget = _budget(grid["budget"], reference, validator) if "budget" in grid else None
     if "budget" in refused or ("budget" in grid and budget is None):
         # A valid r: a problem in each case would hide the cause, and the layers can still be checked.
         baselines, cases = ([(key, replace(labels, r=0)) for key, labels in listed] for listed in (baselines, cases))
-    leave_out = leave_out and "space" in grid
     before = len(validator.problems)
-    resolved = _requests(cases, budget, validator, leave_out=leave_out)
-    if leave_out and cases and not resolved and len(validator.problems) == before:
-        validator.add("space", f"none of its {len(cases)} combinations is within 197 tokens and the budget")
+    resolved, infeasible = _requests(cases, budget, reference, validator)
+    if not leave_out:
+        for alike in infeasible:
+            add_infeasible(alike, validator, advice=SKIP_ADVICE)
+    elif cases and not resolved and len(validator.problems) == before:
+        tokens = "197 tokens and " if reference else ""
+        validator.add(section_of(grid), f"none of its {plural(len(cases), 'case')} is within {tokens}the budget")
+    kept, refused_baselines = _requests(baselines, budget, reference, validator)
+    for alike in refused_baselines:
+        add_infeasible(alike, validator)
     return GridCases(
-        baselines=_requests(baselines, budget, validator, leave_out=False),
+        baselines=kept,
         cases=resolved,
         left_out=len(cases) - len(resolved),
         budget=budget,
     )
 
 
-def _budget(values: Mapping[str, Any], validator: Validator) -> Budget | None:
+def section_of(grid: Mapping[str, Any]) -> str:
+    """Return the key under which a grid names its cases."""
+    return "space" if "space" in grid else "cases"
+
+
+def add_infeasible(
+    found: Sequence[tuple[str, Infeasible]], validator: Validator, *, where: str = "", advice: str = ""
+) -> None:
+    """Add one problem for all cases that cannot run for one reason, given with their keys: the first, and how many.
+
+    Args:
+        where: begins the sentence; the place in which they cannot run.
+        advice: ends the sentence; what a grid may do about it.
+    """
+    for key, error in found[:1]:
+        more = f"; {plural(len(found) - 1, 'other case')} cannot run for the same reason" if len(found) > 1 else ""
+        validator.add(key, f"{where}{error.problems[0].sentence}{more}{advice}")
+
+
+def _budget(values: Mapping[str, Any], reference_patches: int | None, validator: Validator) -> Budget | None:
     good = validator.mapping(values, "budget", _BUDGET_KEYS)
     if len(good) < len(values) and not {"reduced_tokens", "train_cost_ratio"} & set(good):
         return None
     budget = validator.config(Budget, good, "budget")
+    if budget and budget.train_cost_ratio and not reference_patches:
+        sentence = "is the cost of Vim-Ti on 196 patches: state the grid for these with reference_patches: 196"
+        validator.add("budget.train_cost_ratio", sentence)
+        return None
     return budget if len(good) == len(values) else None
 
 
@@ -154,8 +184,8 @@ def _axis(entry: Any, key: str, validator: Validator) -> Any:
         if ends.get("step", 1) < 1:
             validator.add(f"{key}.step", f"must be at least 1, not {ends['step']}")
             return []
-        if ends["to"] - ends["from"] > PAPER_PATCHES:
-            validator.add(key, f"from {ends['from']} to {ends['to']} is more than layers or tokens there are")
+        if ends["to"] - ends["from"] >= MOST_COMBINATIONS:
+            validator.add(key, f"from {ends['from']} to {ends['to']} is more than {MOST_COMBINATIONS} values")
             return []
         values = list(range(ends["from"], ends["to"] + 1, ends.get("step", 1)))
     if not values:
@@ -171,10 +201,17 @@ def _keys_taken(strategy: str) -> set[str]:
 
 
 def _requests(
-    cases: Sequence[tuple[str, FusionConfig]], budget: Budget | None, validator: Validator, *, leave_out: bool
-) -> list[GridCase]:
-    """Return the cases that the budget and 197 tokens allow."""
+    cases: Sequence[tuple[str, FusionConfig]],
+    budget: Budget | None,
+    reference_patches: int | None,
+    validator: Validator,
+) -> tuple[list[GridCase], list[list[tuple[str, Infeasible]]]]:
+    """Return the cases that can run as the grid states them, and those that cannot, for each reason, with their keys.
+
+    Without reference_patches, the tokens of a profile's images alone say what can run.
+    """
     allowed = []
+    infeasible: defaultdict[type[Infeasible], list[tuple[str, Infeasible]]] = defaultdict(list)
     for key, labels in cases:
         if budget and labels.r is not None:
             validator.add(
@@ -182,16 +219,14 @@ def _requests(
             )
             continue
         try:
-            request = apply_budget(labels, budget)
-            if leave_out and find_schedule_on(request, PAPER_GRID) is None:
-                continue
-            schedule_on(request, PAPER_GRID)
+            request = apply_budget(labels, budget, reference_patches)
+            if reference_patches:
+                schedule_on(request, PAPER_GRID)
+        except Infeasible as error:
+            infeasible[type(error)].append((f"budget.{budget.key}" if budget else f"{key}.r", error))
+            continue
         except ConfigError as error:
-            if leave_out and isinstance(error, OffBudget):
-                continue
-            for problem in error.problems:
-                place = f"budget.{budget.key}" if budget and problem.key == "r" else f"{key}.{problem.key}"
-                validator.add(place, problem.sentence)
+            validator.problems += error.at(validator.file, key)
             continue
         allowed.append(GridCase(key, request))
-    return allowed
+    return allowed, list(infeasible.values())

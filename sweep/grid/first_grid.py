@@ -75,7 +75,7 @@ cases: # which of the 24 layers fuse; the budget says how many tokens
   - {{strategy: upper, start_layer: 6}}
 
 # The paper's share: {budget} of {paper_patches} patches; here {tokens} of {patches}.
-budget: {{reduced_tokens: {stated}, rule: exact}}
+budget: {{reduced_tokens: {tokens}, rule: exact}}
 
 seeds: [0, 1, 2] # one seed says little: on small sets they differ by points
 
@@ -135,7 +135,6 @@ def compose_grid(facts: FolderFacts, *, study: str, file: str, data_dir: str, gp
         file=file,
         study=study,
         profile=PROFILE,
-        stated=BUDGET,  # grids are stated for PAPER_PATCHES
         tokens=math.floor(BUDGET * choice.patches / PAPER_PATCHES + 0.5),
         budget=BUDGET,
         patches=choice.patches,

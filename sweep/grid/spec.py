@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from famba_core.config import ConfigError
-from sweep.grid.budget import Budget, FusionRequest, find_schedule_on, schedule_on, share_at
-from sweep.grid.cases import GridCase, GridCases, read_cases
+from famba_core.config import TokenGrid
+from famba_core.paper.published import PAPER_PATCHES
+from sweep.grid.budget import PAPER_GRID, Budget, FusionRequest, Infeasible, schedule_on, share_at
+from sweep.grid.cases import SKIP_ADVICE, GridCase, GridCases, add_infeasible, read_cases, section_of
 from sweep.grid.objectives import Constraint, Direction, check_measured, check_objectives
 from sweep.grid.profiles import Profile, read_profiles
 from sweep.grid.resources import Pool, read_pool
 from sweep.grid.search import EarlyStop, Search, SearchSection, is_optuna, read_search
 from sweep.grid.validator import Validator
 from sweep.grid.yaml_file import read_yaml
+from sweep.text import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +39,19 @@ class SweepSpec:
     early_stop: EarlyStop | None
     constraints: tuple[Constraint, ...]
     pool: Pool
-    left_out: int  # combinations of a searched space that 197 tokens or the budget rule out
+    skip_infeasible: bool  # cases that a profile's images lack the tokens for are left out there
+    left_out: int  # cases that the budget, or 197 tokens with reference_patches, rule out
 
 
 GRID_KEYS = {
     "study": str,
     "paper_table": int | None,
+    "reference_patches": int,
     "baselines": list,
     "cases": list,
     "space": dict,
     "budget": dict,
+    "infeasible": Literal["skip"],
     "seeds": list[int],
     "objectives": dict,
     "search": dict,
@@ -74,11 +79,12 @@ def load_spec(path: Path) -> SweepSpec:
         validator.raise_if_any()
     _check_head(grid, validator)
     searching = read_search(grid, validator)
-    found = read_cases(grid, validator, leave_out=is_optuna(grid))
+    leave_out = grid.get("infeasible") == "skip" or (is_optuna(grid) and "space" in grid)
+    found = read_cases(grid, validator, leave_out=leave_out)
     profiles = read_profiles(grid.get("profiles", {}), validator)
     pool = read_pool(grid["pool"], validator) if "pool" in grid else None
-    _check_cases_fit([*found.baselines, *found.cases], profiles, validator, leave_out=is_optuna(grid))
-    if found.budget:
+    _check_cases_fit(grid, found, profiles, validator, leave_out=leave_out)
+    if found.budget and "reference_patches" in grid:
         _check_shares(found.budget, profiles, validator)
     if is_optuna(grid):
         _check_searched(grid, profiles, validator)
@@ -98,6 +104,7 @@ def load_spec(path: Path) -> SweepSpec:
         early_stop=searching.early_stop,
         constraints=searching.constraints,
         pool=pool or Pool(),
+        skip_infeasible=leave_out,
         left_out=found.left_out,
     )
 
@@ -114,7 +121,7 @@ def default_profile(spec: SweepSpec, *, has_gpu: bool, has_cifar100: bool) -> tu
 
 
 def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
-    """Check names, the paper's table, seeds, and objectives."""
+    """Check names, what is the paper's, seeds, and objectives."""
     names = [("study", grid["study"])] if "study" in grid else []
     names += [("profiles", name) for name in grid.get("profiles", ())]
     for key, name in names:
@@ -126,6 +133,12 @@ def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
             )
     if grid.get("paper_table") not in (None, 1, 2, 3):
         validator.add("paper_table", f"must be 1, 2 or 3, not {grid['paper_table']}")
+    if grid.get("reference_patches", PAPER_PATCHES) != PAPER_PATCHES:
+        validator.add(
+            "reference_patches",
+            f"must be {PAPER_PATCHES}, the patches of the paper's images, not {grid['reference_patches']}; without it "
+            "r and budgets are tokens of each profile's own images",
+        )
     seeds = grid.get("seeds", [0])
     if not seeds:
         validator.add("seeds", "lists no seed; leave it out for seed 0")
@@ -141,25 +154,35 @@ def _check_head(grid: Mapping[str, Any], validator: Validator) -> None:
 
 
 def _check_cases_fit(
-    cases: list[GridCase], profiles: Mapping[str, Profile], validator: Validator, *, leave_out: bool
+    grid: Mapping[str, Any], found: GridCases, profiles: Mapping[str, Profile], validator: Validator, *, leave_out: bool
 ) -> None:
-    """Check that each profile's images have the tokens that the cases remove; smaller images have fewer than 197.
+    """Check that each profile's images have the tokens that the cases remove.
 
-    With `leave_out`, combinations of a space that do not fit are allowed, as long as one of them fits.
+    With `leave_out`, cases that do not fit are allowed, as long as one of them fits.
     """
-    space = [case for case in cases if leave_out and case.key == "space"]
-    strict = [case for case in cases if not (leave_out and case.key == "space")]
+    scales = "" if "reference_patches" in grid else f"; `reference_patches: {PAPER_PATCHES}` scales the paper's r"
     for name, profile in profiles.items():
         for tokens in dict.fromkeys(model.token_grid for model in profile.models):
-            where = f"in profile {name} ({tokens.tokens} tokens)"
-            for case in strict:
-                try:
-                    schedule_on(case.request, tokens)
-                except ConfigError as error:
-                    for problem in error.problems:
-                        validator.add(case.key, f"{where}, {problem.sentence}")
-            if space and not any(find_schedule_on(case.request, tokens) for case in space):
-                validator.add("space", f"{where}, none of its {len(space)} combinations has the tokens it would remove")
+            where = f"in profile {name} ({tokens.tokens} tokens), "
+            advice = scales if tokens != PAPER_GRID else ""
+            add_infeasible(_misfits(found.baselines, tokens), validator, where=where, advice=advice)
+            misfits = _misfits(found.cases, tokens)
+            if not leave_out:
+                add_infeasible(misfits, validator, where=where, advice=SKIP_ADVICE + advice)
+            elif misfits and len(misfits) == len(found.cases):
+                sentence = f"{where}none of its {plural(len(misfits), 'case')} has the tokens it would remove"
+                validator.add(section_of(grid), sentence + advice)
+
+
+def _misfits(cases: Iterable[GridCase], tokens: TokenGrid) -> list[tuple[str, Infeasible]]:
+    """Return the cases that would remove more tokens than a layer can, each with its key."""
+    found = []
+    for case in cases:
+        try:
+            schedule_on(case.request, tokens)
+        except Infeasible as error:
+            found.append((case.key, error))
+    return found
 
 
 def _check_shares(budget: Budget, profiles: Mapping[str, Profile], validator: Validator) -> None:

@@ -27,7 +27,7 @@ def make_plan(
     flags: Mapping[str, Any] | None = None,
     needs_data: bool = True,
 ) -> Plan:
-    """Return the trials and cases of one profile. A search gets only the cases that its images have the tokens for.
+    """Return the trials and cases of one profile, without the cases that may be left out where they cannot run.
 
     Args:
         data_dir: the folder that holds the data set, instead of the profile's.
@@ -98,9 +98,9 @@ def make_plan(
 
 
 def _runs_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionSchedule]]:
-    """Yield (is baseline, labels, schedule) of each case that the model has the tokens for."""
+    """Yield (is baseline, labels, schedule) of each case that the plan has for this model."""
     for baseline, requests in ((True, spec.baselines), (False, spec.cases)):
         for request in requests:
-            if not baseline and spec.search and find_schedule_on(request, model.token_grid) is None:
+            if not baseline and spec.skip_infeasible and find_schedule_on(request, model.token_grid) is None:
                 continue
             yield baseline, request.labels, schedule_on(request, model.token_grid)

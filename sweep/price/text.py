@@ -20,12 +20,12 @@ def list_trials(plan: Plan, limit: int | None) -> list[Trial]:
 
 
 def headline(plan: Plan, limit: int | None, *, left_out: int) -> str:
-    """Say how many trials would run and how many are listed. `left_out`: impossible combinations of a search space."""
+    """Say how many trials would run and how many are listed. `left_out`: cases that cannot run."""
     certain, chosen = trials_to_run(plan, limit)
     name = f"{plan.study}, profile {plan.profile}: "
-    if plan.search is None:
-        return f"{name}{len(certain)} of {len(plan.trials)} trials"
     without = f" ({left_out} combinations that cannot run are left out)" if left_out else ""
+    if plan.search is None:
+        return f"{name}{len(certain)} of {len(plan.trials)} trials{without}"
     possible, shown = len(plan.candidates), len(list_trials(plan, limit)) - len(certain)
     which = "all" if shown == possible else f"the first {shown}"
     return (

@@ -14,6 +14,7 @@ from sweep.report.figures.style import axis_name
 from sweep.report.pareto import REFERENCE_MARGIN, Frontier
 from sweep.report.pictures import Picture
 from sweep.report.study_data import StudyData
+from sweep.report.tables import r_is_scaled
 from sweep.text import plural
 
 
@@ -56,6 +57,7 @@ def render_page(content: ReportContent, figures: Mapping[str, bytes]) -> str:
         heading_groups=table_text.heading_groups,
         number=lambda value: table_text.in_few_digits([value])[0],
         plural=plural,
+        r_is_scaled=r_is_scaled,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweep.report.tables import r_is_scaled
 from sweep.text import clock
 
 MISSING = "–"
@@ -37,7 +38,8 @@ def printed_columns(table: pd.DataFrame) -> list[Column]:
         ("", "Strategy", "strategy", str),
         ("", "Start layer", "start_layer", str),
         ("", "Stop layer", "stop_layer", str),
-        ("", "r", "r", str),
+        ("", "r (paper)" if r_is_scaled(table) else "r", "r", str),
+        ("", "In each layer", "removed_per_layer", str),
         ("", "Order", "order", str),
         ("", "Weighting", "weighting", str),
         ("", "Tokens removed", "reduced_tokens", str),
@@ -66,6 +68,8 @@ def _says_something(table: pd.DataFrame, name: str) -> bool:
         return table[name].nunique() > 1
     if name in ("start_layer", "stop_layer", "r"):
         return bool(table[name].notna().any())
+    if name == "removed_per_layer":  # beside r, if it says the same
+        return r_is_scaled(table) or bool((table["r"].isna() & table[name].notna()).any())
     return name in table
 
 
@@ -75,7 +79,8 @@ def _column(table: pd.DataFrame, group: str, heading: str, name: str, text: Call
         MISSING if pd.isna(value) else text(value) if pd.isna(deviation) else text(value, deviation)
         for value, deviation in zip(table[name], deviations, strict=True)
     )
-    return Column(group, heading, cells, numeric=pd.api.types.is_numeric_dtype(table[name]))
+    numeric = pd.api.types.is_numeric_dtype(table[name]) or name == "removed_per_layer"
+    return Column(group, heading, cells, numeric=numeric)
 
 
 def heading_groups(columns: list[Column]) -> list[tuple[str, int]]:

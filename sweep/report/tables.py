@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from famba_core.config import FusionConfig
+from famba_core.fusion.schedule import fusing_layers
 from sweep.grid.objectives import Constraint
 from sweep.plan.model import Case, Plan
 from sweep.report.published import beside_published
@@ -43,6 +45,8 @@ def build_table(data: StudyData) -> pd.DataFrame:
     Columns:
         configuration: the labels in a few words, distinct within the table
         LABELS, reduced_tokens: as planned
+        removed_per_layer: tokens that each fusing layer removes, such as "9" or "1–2"; missing without fusion. With
+            reference_patches in its grid, r is the paper's label and differs from it on smaller images
         trial_ids: those of all seeds, separated by spaces
         seeds_planned, seeds_measured, seeds_failed: numbers of trials; failed are those whose last attempt failed
         MEASURES, the objectives and the columns that constraints bound: mean over the measured seeds; with the suffix
@@ -95,18 +99,35 @@ def _planned_lines(plan: Plan, cases: Sequence[Case]) -> pd.DataFrame:
     seeds: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
     for case in cases:
         seeds[tuple(getattr(case, label) for label in LABELS)].append(case)
-    reduced_tokens = {trial.trial_id: sum(trial.fusion.schedule) for trial in plan.trials}
+    schedules = {trial.trial_id: trial.fusion.schedule for trial in plan.trials}
     varying = {label for label, values in zip(LABELS, zip(*seeds, strict=True), strict=True) if len(set(values)) > 1}
     lines = [
         {
             "configuration": _configuration(alike[0], varying),
             **dict(zip(LABELS, labels, strict=True)),
-            "reduced_tokens": reduced_tokens[alike[0].trial_id],
+            "reduced_tokens": sum(schedules[alike[0].trial_id]),
+            "removed_per_layer": _removed_per_layer(alike[0].labels, schedules[alike[0].trial_id]),
             "trial_ids": sorted({case.trial_id for case in alike}),
         }
         for labels, alike in seeds.items()
     ]
     return pd.DataFrame(lines).astype({"start_layer": "Int64", "stop_layer": "Int64", "r": "Int64"})
+
+
+def _removed_per_layer(labels: FusionConfig, schedule: Sequence[int]) -> str | None:
+    removed = sorted(schedule[layer - 1] for layer in fusing_layers(labels, len(schedule)))
+    return as_range(removed) if removed else None
+
+
+def as_range(numbers: Sequence[int]) -> str:
+    """Return sorted whole numbers as "9" or "1–2"."""
+    return f"{numbers[0]}" if numbers[0] == numbers[-1] else f"{numbers[0]}–{numbers[-1]}"
+
+
+def r_is_scaled(table: pd.DataFrame) -> bool:
+    """True if r is the paper's label, and another number of tokens goes in a layer."""
+    labelled = table[table["r"].notna() & table["removed_per_layer"].notna()]
+    return bool((labelled["r"].astype(str) != labelled["removed_per_layer"]).any())
 
 
 def _configuration(case: Case, varying: set[str]) -> str:

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from famba_core.palette import BLACK, GREY, PALETTE
 from sweep.report.figures.style import axis_name, new_figure
+from sweep.report.tables import as_range, r_is_scaled
 
 FEWEST_POINTS = 3  # of a curve worth drawing
 MOST_LEGEND_LINES = 24
@@ -23,6 +24,7 @@ MOST_KNOB_CURVES = 24  # each has its name in the legend
 LEGEND_WIDTH, LEGEND_KEY = 180, 18  # letters across a knob's figure, and what an entry takes beside the curve's name
 MOST_CURVES = 500  # learning curves in a figure; more would cover each other, and make files of megabytes
 UNFUSED = {"color": BLACK, "linewidth": 2.4}
+MOST_TICKS = 15  # of an axis with two lines of labels
 RATIOS = ("train_time_ratio", "peak_memory_ratio")
 
 
@@ -115,9 +117,11 @@ def knob_figure(table: pd.DataFrame, knob: Knob, title: str) -> Figure | None:
             elif column in accuracies and unfused[column].notna().any():
                 ax.axhline(unfused[column].iloc[0], color=colour, linewidth=1, linestyle=":")
     for column, ax in axes.items():
-        ax.set_xlabel(axis_name(knob.column))
         ax.set_ylabel(axis_name(column))
+        ax.set_xlabel(axis_name(knob.column))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if knob is R and r_is_scaled(table):
+            _write_both_r(ax, pd.concat(curve for _, curve in curves))
         if column in RATIOS:
             ax.axhline(1, color=GREY, linewidth=1, linestyle=":")
     legend_axes = axes[RATIOS[0]]
@@ -125,6 +129,15 @@ def knob_figure(table: pd.DataFrame, knob: Knob, title: str) -> Figure | None:
     handles, labels = legend_axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False)
     return figure
+
+
+def _write_both_r(ax: Axes, points: pd.DataFrame) -> None:
+    """Write at each of the paper's r, which is no number of tokens on these images, what goes in each layer."""
+    labels = sorted(points["r"].unique().astype(int))
+    ticks = [labels[i] for i in evenly(len(labels), MOST_TICKS)]
+    removed = {r: "–".join(points.loc[points["r"] == r, "removed_per_layer"]).split("–") for r in ticks}
+    ax.set_xticks(ticks, [f"{r}\n{as_range(sorted(map(int, ends)))}" for r, ends in removed.items()])
+    ax.set_xlabel("r (paper); below it, tokens removed in each fusing layer")
 
 
 def _curves(table: pd.DataFrame, knob: Knob) -> Iterator[tuple[str, pd.DataFrame]]:

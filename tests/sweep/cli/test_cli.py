@@ -14,6 +14,7 @@ from sweep.cli.main import main
 
 GRID = """\
 study: tiny
+reference_patches: 196
 baselines: [{strategy: none}]
 cases:
   - {strategy: upper, start_layer: 6, r: 9}

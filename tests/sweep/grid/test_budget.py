@@ -51,7 +51,8 @@ def grid_of(num_patches):
 
 
 def schedule_for(labels, budget=None, grid=PAPER_GRID):
-    return schedule_on(apply_budget(labels, budget), grid).schedule
+    """The schedule of a grid that is stated for 196 patches."""
+    return schedule_on(apply_budget(labels, budget, 196), grid).schedule
 
 
 def r_for(labels, budget):
@@ -197,7 +198,7 @@ def test_a_budget_of_nothing_is_refused_with_both_problems():
 @given(start_layer=st.integers(1, 24), r=st.integers(0, 98), side=st.integers(1, 16))
 def test_what_can_be_left_out_is_what_would_be_refused(start_layer, r, side):
     assume(r * (26 - start_layer) <= 196)
-    request, grid = apply_budget(upper(start_layer, r), None), grid_of(side * side)
+    request, grid = apply_budget(upper(start_layer, r), None, 196), grid_of(side * side)
     found = find_schedule_on(request, grid)
     if found is None:
         assert "layer 24 would remove" in refusal(upper(start_layer, r), None, side * side)

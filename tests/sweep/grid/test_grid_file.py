@@ -13,8 +13,8 @@ from sweep.grid.spec import load_spec
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "must be a mapping with keys study, paper_table, baselines, cases, space, budget, seeds, objectives, "
-              "search, early_stop, constraints, pool, profiles, but is empty"),
+        (b"", "must be a mapping with keys study, paper_table, reference_patches, baselines, cases, space, budget, "
+              "infeasible, seeds, objectives, search, early_stop, constraints, pool, profiles, but is empty"),
         (b"- 1\n", "must be a mapping with keys study"),
         (b"study: x\ncases: [a, b\nprofiles: {}\n", "line 3, column 9 does not parse as YAML"),
         (b"study: *nothing\n", "line 1, column 8 does not parse as YAML: found undefined alias 'nothing'"),

@@ -13,6 +13,7 @@ from sweep.grid.spec import load_spec
 
 GRID = """
 study: x
+reference_patches: 196
 cases: [{strategy: all, r: 1}, {strategy: all, r: 2}, {strategy: all, r: 3}, {strategy: all, r: 4}]
 profiles: {laptop: {dataset: digits, epochs: 12}}
 """
@@ -238,6 +239,7 @@ def test_a_pool_is_read(load):
 
 SPACE = """
 study: x
+reference_patches: 196
 space: {strategy: [all, upper], start_layer: {from: 1, to: 24}, r: {from: 1, to: 15}}
 profiles: {paper: {dataset: digits}, tiny: {dataset: digits, backbone: vim_nano, image_size: 16}}
 """
@@ -275,12 +277,12 @@ def test_mistakes_in_a_searched_space_are_not_left_out_in_silence(problems):
 def test_a_space_of_which_nothing_is_left(problems):
     none = SPACE.replace("r: {from: 1, to: 15}", "r: 99").replace("from: 1, to: 24", "from: 1, to: 20")
     found = problems("search: {kind: optuna}", none)
-    assert found == {"space": "none of its 21 combinations is within 197 tokens and the budget"}
+    assert found == {"space": "none of its 21 cases is within 197 tokens and the budget"}
     only_large = SPACE.replace("[all, upper], start_layer: {from: 1, to: 24}", "interleaved").replace(
         "{from: 1, to: 15}", "15"
     )
     found = problems("search: {kind: optuna}", only_large)
-    assert found == {"space": "in profile tiny (17 tokens), none of its 1 combinations has the tokens it would remove"}
+    assert found == {"space": "in profile tiny (17 tokens), none of its 1 case has the tokens it would remove"}
 
 
 def test_a_space_is_not_endless(problems):

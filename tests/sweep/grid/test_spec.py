@@ -10,6 +10,7 @@ from sweep.grid.spec import default_profile, load_spec
 
 GOOD = """
 study: a_study
+reference_patches: 196
 baselines: [{strategy: none}]
 cases:
   - {strategy: upper, start_layer: 6, r: 9}
@@ -31,7 +32,7 @@ def load(tmp_path):
 
 
 def with_space(space, rest=""):
-    return f"study: x\nspace: {space}\nprofiles: {{laptop: {{dataset: digits}}}}\n{rest}"
+    return f"study: x\nreference_patches: 196\nspace: {space}\nprofiles: {{laptop: {{dataset: digits}}}}\n{rest}"
 
 
 def total(case):
@@ -42,8 +43,9 @@ def test_defaults_and_labels(load):
     spec = load(GOOD)
     assert (spec.study, spec.paper_table, spec.seeds) == ("a_study", None, (0,))
     assert spec.objectives == {"top1_best_pct": "max", "train_time_s": "min", "peak_memory_mib": "min"}
-    assert spec.baselines == (FusionRequest(FusionConfig()),)
-    assert spec.cases == (FusionRequest(FusionConfig(strategy="upper", start_layer=6, r=9)),)
+    assert spec.baselines == (FusionRequest(FusionConfig(), reference_patches=196),)
+    labels = FusionConfig(strategy="upper", start_layer=6, r=9)
+    assert spec.cases == (FusionRequest(labels, reference_patches=196),)
     assert schedule_on(spec.cases[0], PAPER_GRID).schedule == (0,) * 5 + (9,) * 19
     profile = spec.profiles["laptop"]
     assert profile.train == TrainConfig(epochs=12)

@@ -9,6 +9,7 @@ from sweep.grid.spec import load_spec
 
 GOOD = """
 study: a_study
+reference_patches: 196
 baselines: [{strategy: none}]
 cases:
   - {strategy: upper, start_layer: 6, r: 9}
@@ -40,13 +41,14 @@ def with_cases(*cases, rest=""):
 
 
 def with_space(space, rest=""):
-    return f"study: x\nspace: {space}\nprofiles: {{laptop: {{dataset: digits}}}}\n{rest}"
+    return f"study: x\nreference_patches: 196\nspace: {space}\nprofiles: {{laptop: {{dataset: digits}}}}\n{rest}"
 
 
 def test_every_problem_of_the_file_is_reported_at_once(problems):
     found = problems("""
         study: ../up
         paper_tabel: 2
+        reference_patches: 196
         seeds: [0, -1]
         objectives: {top1_best: max, train_time_s: least}
         baselines: [{strategy: none, r: 3}]
@@ -62,7 +64,9 @@ def test_every_problem_of_the_file_is_reported_at_once(problems):
           laptop: {backbone: vim_big, dataset: mnist}
     """)
     assert "'../up' is not a plain name" in found["study"]
-    assert "did you mean paper_table? choose from study, paper_table, baselines" in found["paper_tabel"]
+    assert (
+        "did you mean paper_table? choose from study, paper_table, reference_patches, baselines" in found["paper_tabel"]
+    )
     assert found["seeds"] == "must be at least 0, not -1"
     assert "did you mean top1_best_pct?" in found["objectives.top1_best"]
     assert found["objectives.train_time_s"] == "must be max or min, not 'least'"
@@ -161,6 +165,7 @@ def test_a_case_repeated_as_a_baseline_is_repeated(problems):
 def test_a_case_that_only_a_small_profile_clamps(problems):
     found = problems("""
         study: x
+        reference_patches: 196
         cases: [{strategy: interleaved, r: 15}]
         profiles: {paper: {}, tiny: {backbone: vim_nano, image_size: 16}}
     """)
@@ -223,6 +228,7 @@ def test_wrong_budgets_are_reported_without_an_echo_from_every_case(problems, bu
 def test_an_exact_budget_that_small_images_cannot_meet(problems):
     text = """
         study: x
+        reference_patches: 196
         space: {{strategy: all}}
         budget: {{reduced_tokens: 8, rule: exact, tolerance: {}}}
         profiles: {{paper: {{}}, tiny: {{backbone: vim_nano, image_size: 24}}}}

@@ -18,6 +18,7 @@ from sweep.plan.identity import measure_id, rung_group, trial_id
 
 GRID = """
 study: a_study
+reference_patches: 196
 cases: [{strategy: none}]
 profiles:
   photos: {backbone: vim_nano, dataset: imagefolder, image_size: 32, epochs: 1, warmup_epochs: 0}

@@ -19,6 +19,7 @@ from sweep.plan.plan_file import plan_from_json, plan_to_json
 
 GRID = """
 study: a_study
+reference_patches: 196
 baselines: [{strategy: none}]
 cases:
   - {strategy: upper, start_layer: 6, r: 9}
@@ -149,6 +150,7 @@ def test_ids_stay_what_they_are(plan):
 
 SEARCH = """
 study: a_study
+reference_patches: 196
 search: {kind: optuna, trials: 9, early_stop: asha}
 constraints: [peak_memory_mib <= 100]
 baselines: [{strategy: none}, {strategy: all, r: 7}]

@@ -12,6 +12,7 @@ from sweep.price.training_time import Calibration
 
 GRID = """
 study: x
+reference_patches: 196
 baselines: [{strategy: none}]
 cases:
   - {strategy: upper, start_layer: 6, r: 9}
@@ -30,6 +31,7 @@ THREAD = PoolDevice(gpu=False, name="AMD EPYC (1 thread)", memory_gib=None, slot
 NO_ROWS = Calibration()
 SEARCH = """
 study: x
+reference_patches: 196
 search: {kind: optuna, trials: 6}
 baselines: [{strategy: none}]
 space: {strategy: [upper, all], start_layer: {from: 1, to: 24}, r: {from: 1, to: 15}}

@@ -16,6 +16,7 @@ from sweep.price.memory import keep_fitting
 
 GRID = """
 study: x
+reference_patches: 196
 baselines: [{strategy: all, r: 7}]
 cases: [{strategy: none}, {strategy: upper, start_layer: 20, r: 9}, {strategy: lower, stop_layer: 19, r: 9}]
 profiles:

@@ -165,6 +165,19 @@ def test_the_r_curve_holds_the_tables_numbers(study):
     )
 
 
+def test_the_axis_of_the_papers_r_says_what_goes_in_each_layer_of_smaller_images(study):
+    axis = curves.knob_figure(study(3), curves.R, "").axes[1].xaxis
+    # 64 of the paper's 196 patches: r 9 in 19 layers is round(9 * 19 * 64 / 196) = 56, 2 or 3 in each
+    assert [label.get_text() for label in axis.get_ticklabels()][::4] == ["1\n0–1", "5\n1–2", "9\n2–3"]
+    assert axis.get_label_text() == "r (paper); below it, tokens removed in each fusing layer"
+
+
+def test_an_axis_of_r_that_is_r_says_so(study):
+    table = study(3).assign(removed_per_layer=lambda table: table["r"].astype(str))
+    axis = curves.knob_figure(table, curves.R, "").axes[1].xaxis
+    assert axis.get_label_text() == "r, tokens removed in each fusing layer"
+
+
 def test_curves_are_drawn_only_where_one_knob_moves(study):
     assert curves.knob_figure(study(2), curves.R, "") is None, "each starting layer has one r"
     assert curves.knob_figure(study(3), curves.STARTING_LAYER, "") is None, "one starting layer"

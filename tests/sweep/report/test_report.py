@@ -217,7 +217,7 @@ def test_a_grid_without_a_published_table_has_its_own_objectives(tmp_path):
     paths = write_report(study(tmp_path, plan, rows))
     assert {"table.md", "table.tex", "table.csv", "frontier.png"} <= names(paths)
     assert "Step time (ms)" in Page(paths.index).text
-    assert "paper" not in paths.table.read_text().splitlines()[0]
+    assert "(%) paper" not in paths.table.read_text().splitlines()[0]
 
 
 def test_a_single_objective_has_a_best_row_and_no_trade_off_figure(tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_study import data_of, result, results, save, table_plan
 
+from famba_core.config import FusionSchedule
 from sweep.report import table_text
 from sweep.report.published import COLUMNS, paper_table
 from sweep.report.tables import build_table, table_caption
@@ -16,6 +17,35 @@ from sweep.store import study as store
 
 def frame(folder, rows):
     return store.read_rows(save(folder, rows))[0]
+
+
+# r and what goes in each layer
+
+
+def printed(table):
+    return {column.full_heading: column.cells for column in table_text.printed_columns(table)}
+
+
+def test_the_papers_r_is_headed_so_and_stands_beside_what_went_in_each_layer(tmp_path):
+    plan = table_plan(3)
+    columns = printed(build_table(data_of(plan, frame(tmp_path, results(plan)))))
+    assert columns["r (paper)"][:3] == ("–", "9", "8")
+    assert columns["In each layer"][:3] == ("–", "2–3", "2–3")  # 56 and 50 tokens in 19 layers
+    assert "r" not in columns
+
+
+def test_an_r_that_is_r_stands_alone(tmp_path):
+    plan = table_plan(3)
+    trials = [
+        dataclasses.replace(
+            trial, fusion=FusionSchedule(schedule=(0,) * 5 + (plan.first_cases[trial.trial_id].r or 0,) * 19)
+        )
+        for trial in plan.trials
+    ]
+    plan = dataclasses.replace(plan, trials=tuple(trials))
+    columns = printed(build_table(data_of(plan, frame(tmp_path, results(plan)))))
+    assert columns["r"][1:3] == ("9", "8")
+    assert not {"r (paper)", "In each layer"} & set(columns)
 
 
 # the published tables

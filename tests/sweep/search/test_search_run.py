@@ -177,6 +177,7 @@ def test_a_search_ends_when_every_candidate_was_tried(tmp_path: Path) -> None:
 
 ISO_COST = """
 study: iso_cost
+reference_patches: 196
 search: {kind: optuna, sampler: nsga2, trials: 100}
 early_stop: {kind: asha, min_epochs: 2, reduction_factor: 2}
 baselines: [{strategy: none}]
