@@ -1,4 +1,4 @@
-"""r and budgets mean tokens of the model's own images, unless a grid says that they are the paper's; what cannot run."""
+"""r and budgets are tokens of the images themselves, unless a grid says that they are the paper's; what cannot run."""
 
 import textwrap
 
