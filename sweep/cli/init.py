@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def write_first_grid(folder: Path, grid: Path | None, *, force: bool) -> Path:
     return grid
 
 
-def print_next(grid: Path, price: Iterator[str]) -> None:
+def print_next(grid: Path, price: Sequence[str]) -> None:
     """Print what was written, its price and the next commands."""
     print(f"\n{grid} is written: no fusion and four strategies, three seeds each")
     for sentence in price:

@@ -133,7 +133,8 @@ def _init(options: argparse.Namespace) -> int:
     from sweep.grid.first_grid import PROFILE
 
     grid = write_first_grid(options.folder, options.grid, force=options.force)
-    print_next(grid, commands.price_sentences(parser().parse_args(["plan", f"--profile={PROFILE}", "--", str(grid)])))
+    price = commands.price_sentences(parser().parse_args(["plan", f"--profile={PROFILE}", "--", str(grid)]))
+    print_next(grid, list(price))  # pricing may print notes, which come before
     return 0
 
 

@@ -44,6 +44,14 @@ def test_a_folder_is_described_and_its_grid_plans_and_runs(images: Path, capsys:
     assert list(rows["status"]) == ["completed"] * 2
 
 
+def test_files_left_out_are_named_among_the_notes(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "train" / "ant" / "readme.txt").touch()
+    assert main(["init", "my ants"]) == 0
+    notes, rest = capsys.readouterr().out.split("my_ants.yaml is written")
+    assert "readme.txt" in notes
+    assert "note:" not in rest
+
+
 def test_a_file_is_replaced_only_if_asked(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = Path("mine.yaml")
     grid.write_text("precious")
