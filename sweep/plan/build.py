@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from famba_core.config import ConfigError, FusionConfig, FusionSchedule, ModelConfig
+from famba_core.cost.work import cost
 from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.grid.budget import find_schedule_on, schedule_on
@@ -60,8 +62,8 @@ def make_plan(
     runs = [(model, *case) for model in models for case in _runs_on(model, spec)]
     trials: dict[str, Trial] = {}
     cases = []
-    # Seeds vary slowest and baselines come first: whoever runs only the first trials, or is interrupted, has rows
-    # that can be compared with each other, rather than one row many times.
+    # Seeds vary slowest: whoever is interrupted has rows that can be compared with each other, rather than one row many
+    # times.
     for train, (model, baseline, labels, fusion) in itertools.product(trains, runs):
         trial = Trial(
             trial_id="",
@@ -89,12 +91,33 @@ def make_plan(
         profile=profile_name,
         paper_table=spec.paper_table,
         objectives=dict(spec.objectives),
-        trials=tuple(trials.values()),
+        trials=_in_running_order(trials.values(), cases),
         cases=tuple(cases),
         search=spec.search,
         constraints=spec.constraints,
         pool=pool,
     )
+
+
+def _in_running_order(trials: Iterable[Trial], cases: Collection[Case]) -> tuple[Trial, ...]:
+    """Return the trials by seed; of a seed the baselines first, then the rest, each with the longest first.
+
+    A pool that ends with its longest trials would wait for a single one. Trials of a plan differ in model and schedule
+    alone, so that FLOPs say which is longer, on every device alike.
+    """
+    baselines = {case.trial_id for case in cases if case.baseline}
+    seeds = {seed: place for place, seed in enumerate(dict.fromkeys(case.seed for case in cases))}
+
+    def place(trial: Trial) -> tuple[int, bool, float]:
+        is_baseline = trial.trial_id in baselines
+        return seeds[trial.train.seed], not is_baseline, -_flops_per_image(trial.model, trial.fusion.schedule)
+
+    return tuple(sorted(trials, key=place))
+
+
+@functools.cache  # seeds share it
+def _flops_per_image(model: ModelConfig, schedule: tuple[int, ...]) -> float:
+    return cost(model, schedule).flops_per_image
 
 
 def _runs_on(model: ModelConfig, spec: SweepSpec) -> Iterator[tuple[bool, FusionConfig, FusionSchedule]]:

@@ -66,8 +66,8 @@ class Plan:
     profile: str
     paper_table: int | None
     objectives: dict[str, str]  # column -> "max" or "min"
-    trials: tuple[Trial, ...]  # by seed, then backbone; baselines before the cases in the grid's order
-    cases: tuple[Case, ...]  # in the same order
+    trials: tuple[Trial, ...]  # in running order: by seed, baselines before the rest, each with the longest first
+    cases: tuple[Case, ...]  # by seed, then backbone; baselines before the cases in the grid's order
     search: Search | None = None  # chooses among the candidates; without a search all trials run
     constraints: tuple[Constraint, ...] = ()
     pool: Pool = field(default_factory=Pool)

@@ -45,25 +45,39 @@ def plan(tmp_path):
 
 
 def ids(plan):
-    return [trial.trial_id for trial in plan.trials]
+    """Return the trials' ids in the order of the grid's cases."""
+    return list(dict.fromkeys(case.trial_id for case in plan.cases))
 
 
-def test_trials_of_one_seed_and_backbone_stand_together_with_the_baseline_first(plan):
+def test_cases_of_one_seed_and_backbone_stand_together_with_the_baseline_first(plan):
     made = plan()
-    order = [
-        (trial.train.seed, trial.model.backbone, made.first_cases[trial.trial_id].strategy) for trial in made.trials
-    ]
-    assert order == [
+    assert [(case.seed, case.backbone, case.strategy) for case in made.cases] == [
         (seed, backbone, strategy)
         for seed in (0, 1) for backbone in ("vim_nano", "vim_nano_small") for strategy in ("none", "upper", "all")
     ]  # fmt: skip
-    assert [(case.seed, case.backbone, case.strategy) for case in made.cases] == order
     assert [case.baseline for case in made.cases] == [True, False, False] * 4
-    assert [case.trial_id for case in made.cases] == ids(made)
+
+
+def test_of_each_seed_the_baselines_run_first_then_the_longest_trials(plan):
+    made = plan(
+        GRID.replace("[{strategy: none}]", "[{strategy: all, r: 6}]").replace(
+            "cases:", "cases:\n  - {strategy: upper, start_layer: 14, r: 9}\n  - {strategy: none}"
+        )
+    )
+    order = [(trial.train.seed, trial.model.backbone, made.first_cases[trial.trial_id].label) for trial in made.trials]
+    small, nano = "vim_nano_small", "vim_nano"  # the wider one takes longer
+    labels = ("none", "upper from layer 14, r 9", "upper from layer 6, r 9", "all, r 7, raster")
+    assert order[:2] == [(0, small, "all, r 6"), (0, nano, "all, r 6")]
+    assert [label for _, backbone, label in order[2:10] if backbone == small] == list(labels)
+    assert [label for _, backbone, label in order[2:10] if backbone == nano] == list(labels)
+    assert order[2] == (0, small, "none")
+    assert order[10:] == [(1, *rest) for _, *rest in order[:10]]
+    assert sorted(ids(made)) == sorted(trial.trial_id for trial in made.trials)
 
 
 def test_a_trial_holds_all_that_a_worker_needs(plan):
-    trial = plan().trials[1]
+    made = plan()
+    (trial,) = (trial for trial in made.trials if trial.trial_id == ids(made)[1])
     assert (trial.study, trial.profile, trial.cpus_per_trial, trial.gpus_per_trial) == ("a_study", "laptop", 1, 0.0)
     assert trial.model.num_classes == 10
     assert trial.model.num_tokens == 65

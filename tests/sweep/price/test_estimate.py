@@ -63,10 +63,11 @@ def test_ratios_are_to_the_same_backbone_without_fusion(plan):
         found = priced.trials[trial.trial_id]
         assert found.flops_ratio == fused.flops_per_image / unfused.flops_per_image
         assert found.memory_ratio == fused.activation_bytes_per_image / unfused.activation_bytes_per_image
-    ratios = [priced.trials[trial.trial_id].flops_ratio for trial in made.trials]
+    in_grid_order = [priced.trials[case.trial_id] for case in made.cases if "from layer 1," not in case.label]
+    ratios = [trial.flops_ratio for trial in in_grid_order]
     assert ratios[0] == ratios[3] == 1
     assert ratios[1:3] == [pytest.approx(0.64, abs=0.02), pytest.approx(0.56, abs=0.02)]
-    assert [priced.trials[trial.trial_id].tokens_per_image for trial in made.trials] == [4728, 3018, 2628] * 2
+    assert [trial.tokens_per_image for trial in in_grid_order] == [4728, 3018, 2628] * 2
 
 
 def test_the_papers_run_takes_the_papers_hours_on_an_a100(plan):
