@@ -225,7 +225,7 @@ def _check_images(spec: SweepSpec, plan: Plan, trials: Sequence[Trial]) -> None:
 
 
 def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:
-    from sweep.worker.job import run_job
+    from sweep.worker.job import run_job, warm_up
 
     if options.executor == "in-process":
         from sweep.executors.local import LocalExecutor
@@ -233,7 +233,7 @@ def _make_executor(options: argparse.Namespace, folder: Path, resources: Resourc
         return LocalExecutor(folder, resources, run=run_job)
     from sweep.executors.ray_tune.executor import RayExecutor
 
-    return RayExecutor(folder, resources, run=run_job, address=options.address)
+    return RayExecutor(folder, resources, run=run_job, warm_up=warm_up, address=options.address)
 
 
 def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,17 @@ from sweep.worker.trial import MakeTrainer, run_trial
 
 if TYPE_CHECKING:
     from famba_core.training.trainer import EpochMetrics
+
+
+# Imported by every trial: by torch's optimizers, by the data sets, by pyarrow when it writes.
+_SLOW_IMPORTS = ("torch._dynamo", "torch.profiler", "sklearn.datasets", "PIL.Image", "pyarrow.pandas_compat")
+
+
+def warm_up() -> None:
+    """Import what jobs need. This starts no threads and touches no GPU, so that the process may fork afterwards."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for GPUs without CUDA's driver, which no fork survives
+    for name in ("famba_core.training.trainer", "famba_core.cost.measure", *_SLOW_IMPORTS):
+        importlib.import_module(name)
 
 
 def run_job(

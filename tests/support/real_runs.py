@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from fake_training import fake_trial, plan_of
@@ -32,8 +33,24 @@ def ended_epoch(event: Event) -> bool:
     return isinstance(event, Progress) and not isinstance(event.metrics, Measured)
 
 
-def descendants() -> list:
+def descendants(pid: int | None = None) -> list:
     import ray  # noqa: F401 - brings psutil along
     import psutil  # isort: skip
 
-    return psutil.Process().children(recursive=True)
+    return psutil.Process(pid).children(recursive=True)
+
+
+def worker_processes(kind: str, pid: int | None = None) -> list[int]:
+    """The ids of processes below this one or `pid`: Ray's "workers", the "servers" that fork, or what "trains"."""
+    import ray  # noqa: F401 - brings psutil along
+    import psutil  # isort: skip
+
+    found: dict[str, list[int]] = {"workers": [], "servers": [], "trains": []}
+    for process in descendants(pid):  # parents before their children
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            command = " ".join(process.cmdline())
+            if "ImplicitFunc" in process.name() or "ImplicitFunc" in command:
+                found["workers"].append(process.pid)
+            elif "fork_server import serve" in command:
+                found["trains" if process.ppid() in found["servers"] else "servers"].append(process.pid)
+    return found[kind]

@@ -40,7 +40,7 @@ def main(folder: Path, trials: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     planned, began = plan(trials), time.monotonic()
-    executor = partial(RayExecutor, run=run_job, reuse_workers=True)
+    executor = partial(RayExecutor, run=run_job)
     summary = run_plan(planned, folder, executor, listeners=[screen_of(planned)])
     seconds = time.monotonic() - began
     ended.set()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from sweep.errors import UserError, as_user_error
@@ -36,7 +37,7 @@ HEAD_TIMEOUT_S = 120.0  # a cluster's head that restarts is back sooner
 
 
 class RayExecutor:
-    """Runs each job as a Ray Tune trial in a new worker process.
+    """Runs each job as a Ray Tune trial, in a process of its own.
 
     Ray Tune decides where and when, and notices when a worker dies. Ray has a process of its own (see `process`) in a
     session of its own: its crash does not end this process, and signals from the terminal do not reach it.
@@ -49,7 +50,7 @@ class RayExecutor:
     Args:
         request: resources of the largest job.
         run: what a worker does for a job; workers must be able to import it.
-        reuse_workers: let a worker run many jobs. Its memory is not cleared between them, so this is for simulations.
+        warm_up: imports what jobs need, so that their processes need not: see `fork_server`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class RayExecutor:
         *,
         run: RunJob,
         address: str | None = None,
-        reuse_workers: bool = False,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
         if address is not None:
             _check_reachable(address)
@@ -87,7 +88,7 @@ class RayExecutor:
                 code_hash=code_hash(),
                 scratch=self._scratch.folder,
                 run=run,
-                reuse_workers=reuse_workers,
+                warm_up=warm_up,
                 head_timeout_s=HEAD_TIMEOUT_S,
             )
             self._send(start)

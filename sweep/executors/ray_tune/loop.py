@@ -1,10 +1,9 @@
-"""Ray Tune's loop: the hooks that give it jobs, stop them and report their events, and what a worker does."""
+"""Ray Tune's loop: the hooks that give it jobs, stop them and report their events."""
 
 from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from famba_core.errors import Problem
-from sweep.executors.base import Finished, Job, Lost, Progress, ResourceRequest, RunJob, Started
+from sweep.executors.base import Finished, Lost, Progress, ResourceRequest, Started
+from sweep.executors.ray_tune.fork_server import CAN_FORK, WorkerTask, run_forked, server_address
 from sweep.executors.ray_tune.link import Link
 from sweep.executors.ray_tune.messages import Close, Failure, Start, Stop, Submit
 from sweep.executors.ray_tune.nodes import NodePool
@@ -40,11 +40,13 @@ def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
     """Run the jobs that `link` receives and send their events, until it closes."""
     state = _State(link=link, nodes=nodes, only_this_machine=start.address is None)
     # all that is pickled for the workers
-    run, folder = start.run, start.folder
+    run, folder, warm_up, address = start.run, start.folder, start.warm_up, server_address(start.scratch)
     find_problem = start.probe.find_problem if start.probe else partial(find_other_code, start.code_hash)
 
     def train(config: dict[str, Any]) -> None:
-        _work(run, find_problem, config["job"], folder)
+        task = WorkerTask(run=run, job=config["job"], folder=folder, find_problem=find_problem)
+        for report in run_forked(task, warm_up, address) if CAN_FORK else task.reports():
+            tune.report(report | {"node_id": ray.get_runtime_context().get_node_id()})
 
     # tune.run, because a Tuner pickles its hooks to restore them; here resume is planned minus stored.
     tune.run(
@@ -54,26 +56,11 @@ def run_tune(start: Start, link: Link, nodes: NodePool) -> None:
         num_samples=-1,
         callbacks=[_EventReporter(state)],
         raise_on_failed_trial=False,
-        reuse_actors=start.reuse_workers,
+        reuse_actors=CAN_FORK,
         verbose=0,
         storage_path=str(start.scratch),
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
-
-
-def _work(run: RunJob, find_problem: Callable[[], str | None], job: Job, folder: Path) -> None:
-    """Run a job, in its worker process."""
-    if problem := find_problem():  # the node, or the code on it, has changed since the run began
-        lost = Lost(job_id=job.job_id, reason="its machine failed a check", node_left=True)
-        tune.report({"end": lost, "problem": problem, "node_id": ray.get_runtime_context().get_node_id()})
-        return
-    steps = run(job, folder)
-    while True:
-        try:
-            tune.report({"metrics": next(steps)})
-        except StopIteration as end:
-            tune.report({"end": end.value})
-            return
 
 
 def _request_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:

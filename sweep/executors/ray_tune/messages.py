@@ -6,6 +6,7 @@ The driver sends a `Start` first, and gets a `ClusterCapacity` back. A `Failure`
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Start:
     code_hash: str  # of the driver's code, which workers must have
     scratch: Path  # for Ray's temporary files
     run: RunJob
-    reuse_workers: bool
+    warm_up: Callable[[], None] | None  # imports what jobs need, in a process that forks afterwards
     head_timeout_s: float  # Ray has failed if its head does not answer for so long
 
 

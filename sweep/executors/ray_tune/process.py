@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from sweep.executors.ray_tune.fork_server import CAN_FORK, ForkServer, server_address
 from sweep.executors.ray_tune.link import Link, end_process
 from sweep.executors.ray_tune.messages import Failure, RayFailed, Start
 from sweep.files.code import PACKAGES
@@ -58,6 +59,9 @@ def main(pipe_fd: int) -> None:
     pipe = Connection(pipe_fd)
     start: Start = pipe.recv()
     link = Link(pipe, start)
+    os.environ.setdefault("OMP_NUM_THREADS", str(start.request.cpus))  # as Ray sets it for its workers
+    # It imports while Ray starts. A cluster's nodes have servers of their own.
+    _server = ForkServer.start(start.warm_up, server_address(start.scratch)) if CAN_FORK and not start.address else None
     try:
         _start_ray(start.address, start.scratch)
         import ray

@@ -14,6 +14,7 @@ from fake_jobs import FakeJob, run_at_once
 from sweep.errors import UserError
 from sweep.executors.base import ResourceRequest
 from sweep.executors.ray_tune import node_check, nodes
+from sweep.executors.ray_tune.fork_server import WorkerTask
 from sweep.executors.ray_tune.node_check import FolderProbe, NodeCheck
 from sweep.executors.ray_tune.nodes import NodePool
 
@@ -50,19 +51,14 @@ def test_a_probe_reports_another_folder_at_once_and_a_missing_one_after_the_time
     assert "does not see" in (replace(probe, token="other").find_problem() or "")
 
 
-def test_a_worker_with_other_code_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweep.executors.ray_tune import loop
+def test_a_worker_with_other_code_runs_nothing(tmp_path: Path) -> None:
+    def reports(probe: FolderProbe) -> list[dict[str, Any]]:
+        task = WorkerTask(run=run_at_once, job=FakeJob(job_id="job"), folder=tmp_path, find_problem=probe.find_problem)
+        return list(task.reports())
 
-    reported: list[dict[str, Any]] = []
-    monkeypatch.setattr(loop.tune, "report", reported.append)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     probe = FolderProbe.create(tmp_path)
-    loop._work(run_at_once, probe.find_problem, FakeJob(job_id="job"), tmp_path)
-    assert [list(report) for report in reported] == [["metrics"], ["end"]]
-    reported.clear()
-    loop._work(run_at_once, replace(probe, code_hash="1234").find_problem, FakeJob(job_id="job"), tmp_path)
-    (report,) = reported
-    assert report["node_id"] == "node"
+    assert [list(report) for report in reports(probe)] == [["metrics"], ["end"]]
+    (report,) = reports(replace(probe, code_hash="1234"))
     assert "than the driver (hash 1234): install the same version on all machines" in report["problem"]
     assert report["end"].node_left
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from fake_training import starts
 from fault_study import TRIALS, cost, launch, run, stored, study, wait_for
+from real_runs import worker_processes
 
 from sweep.errors import UserError
 from sweep.executors.ray_tune.scratch import PREFIX
@@ -41,19 +42,6 @@ def start() -> Iterator[Launch]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Return the ids of Ray's worker processes that train."""
-    import ray  # noqa: F401 - brings psutil along
-    import psutil  # isort: skip
-
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if "ImplicitFunc" in child.name() or "ImplicitFunc" in " ".join(child.cmdline()):
-                found.append(child.pid)
-    return found
 
 
 def repeated_epochs(folder: Path) -> dict[str, int]:
@@ -82,16 +70,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind", ["trains", "workers", "servers"])
 @pytest.mark.long  # once in test_driver.py, with real training
 def test_a_worker_killed_in_an_epoch(
-    nth_try: int, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
+    nth_try: int, kind: str, tmp_path: Path, start: Launch, tally: Callable, undisturbed: Path
 ) -> None:
     process = start(tmp_path, "--executor", "ray", epoch_s=0.6)
     wait_for(lambda: stored(tmp_path), process)
     wait_for(lambda: "1" in (file.read_text() for file in tmp_path.glob("checkpoints/*/last.pt")), process)
     time.sleep(random.Random(nth_try).uniform(0, 0.4))
     before, begun = stored(tmp_path), len(starts(tmp_path))
-    for worker in workers(process):
+    for worker in worker_processes(kind, process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
     output, _ = process.communicate(timeout=150)
@@ -99,7 +88,7 @@ def test_a_worker_killed_in_an_epoch(
     assert "its worker process died; resuming from its checkpoint" in output
     assert_whole(tmp_path, undisturbed)
     assert max(repeated_epochs(tmp_path).values()) <= 1
-    tally("kill -9 of workers in an epoch", **cost(tmp_path, before, begun))
+    tally(f"kill -9 of workers in an epoch ({kind})", **cost(tmp_path, before, begun))
 
 
 @pytest.mark.parametrize("executor", ["ray", "here"])
