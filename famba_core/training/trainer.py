@@ -6,9 +6,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from famba_core.models.registry import build_model
 from famba_core.ops.registry import choose
 from famba_core.training import checkpoint
 from famba_core.training.evaluate import Evaluator
+from famba_core.training.metrics import EpochMetrics, TrainResult
 from famba_core.training.step import TrainStep, learning_rate
 
 CHECKPOINT = "last.pt"
@@ -40,35 +40,6 @@ CHECKPOINT_FORMAT = 1  # raise it when the content of a checkpoint changes
 
 class NonFiniteLoss(RuntimeError):
     """Training loss that is infinite or not a number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochMetrics:
-    """Measurements of one epoch. Times in seconds, accuracies on the whole test set in percent."""
-
-    epoch: int  # from 1
-    epochs: int
-    loss: float  # mean over the epoch's steps
-    lr: float  # at the epoch's last step
-    top1_pct: float
-    top5_pct: float
-    top1_ema_pct: float | None
-    top5_ema_pct: float | None
-    train_time_s: float  # training steps only
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """Measurements of the whole run."""
-
-    parameters: int
-    flops_per_image: float  # forward, 2 per multiply-add
-    train_time_s: float  # training steps of all epochs, without evaluation and set-up
-    step_time_ms: float  # median over epochs of the mean step, without the first epoch if there are others
-    throughput_img_per_s: float
-    peak_memory_mib: float
-    peak_memory_source: Literal["cuda_allocator", "cpu_tensor_bytes"]
-    device_name: str
 
 
 class Trainer:

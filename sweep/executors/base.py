@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from famba_core.config import FusionConfig
+from famba_core.training.metrics import EpochMetrics
 from sweep.plan.model import Trial
 from sweep.schema import Status
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics  # imports torch, which the driver does without
 
 
 @dataclass(frozen=True, kw_only=True)

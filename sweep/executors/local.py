@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from famba_core.training.metrics import EpochMetrics
 from sweep.errors import UserError
 from sweep.executors.base import Event, Finished, Job, Lost, Measured, Progress, ResourceRequest, RunJob, Started
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics
 
 
 class LocalExecutor:

@@ -6,8 +6,8 @@ import importlib
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import Finished, Job, Lost, Measured, MeasureJob, TrainJob
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
@@ -17,10 +17,6 @@ from sweep.store.study import read_measurement
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory
 from sweep.worker.measure import measure_all
 from sweep.worker.trial import MakeTrainer, run_trial
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics
-
 
 # Imported by every trial: by torch's optimizers, by the data sets, by pyarrow when it writes.
 _SLOW_IMPORTS = ("torch._dynamo", "torch.profiler", "sklearn.datasets", "PIL.Image", "pyarrow.pandas_compat")

@@ -7,16 +7,14 @@ import functools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from famba_core.fusion.schedule import tokens_per_layer
+from famba_core.training.metrics import EpochMetrics, TrainResult
 from sweep.executors.base import TrainJob
 from sweep.files.code import PACKAGES, code_hash
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics, TrainResult
 
 # The columns that a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")

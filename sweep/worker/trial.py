@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famba_core.config import ConfigError
+from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import TrainJob
 from sweep.plan.identity import measure_id, rung_group
 from sweep.plan.model import Trial
@@ -25,7 +26,7 @@ from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory, explain, is_out_of_m
 from sweep.worker.rows import code_columns, columns_of_epochs, columns_of_result, epoch_row, planned_columns
 
 if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics, Trainer
+    from famba_core.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
 

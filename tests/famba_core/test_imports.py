@@ -38,7 +38,7 @@ def test_training_needs_no_library_of_sweeps():
 
 @pytest.mark.parametrize("module", [
     "famba_core", "famba_core.config", "famba_core.models.registry",
-    "famba_core.fusion.schedule", "famba_core.cost.work", "famba_core.cli",
+    "famba_core.fusion.schedule", "famba_core.cost.work", "famba_core.cli", "famba_core.training.metrics",
 ])  # fmt: skip
 def test_modules_of_a_plan_need_neither_torch_nor_numpy(module):
     run(f"import {module}", {"torch", "numpy"})

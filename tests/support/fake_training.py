@@ -22,7 +22,8 @@ import torch
 import famba_core.training.trainer
 import sweep.worker.measure
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
-from famba_core.training.trainer import EpochMetrics, NonFiniteLoss, TrainResult
+from famba_core.training.metrics import EpochMetrics, TrainResult
+from famba_core.training.trainer import NonFiniteLoss
 from sweep.executors.base import ResourceRequest, TrainJob
 from sweep.executors.local import LocalExecutor
 from sweep.plan.identity import measure_id

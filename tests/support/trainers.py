@@ -7,7 +7,8 @@ import torch
 
 from famba_core import AugmentConfig, DataConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.data.image_dataset import ImageDataset, Split
-from famba_core.training.trainer import EpochMetrics, Trainer
+from famba_core.training.metrics import EpochMetrics
+from famba_core.training.trainer import Trainer
 
 FUSION = FusionSchedule(schedule=(0, 3, 0, 2))
 TRAIN = TrainConfig(epochs=4, batch_size=8, lr=3e-3, warmup_epochs=1)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
+from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import TrainJob
 from sweep.schema import Status
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics
 
 P = ParamSpec("P")
 

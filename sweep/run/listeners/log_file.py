@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import TrainJob
 from sweep.run.listeners.base import RunListener
 from sweep.schema import Status
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics
 
 _log = logging.getLogger(__name__)
 

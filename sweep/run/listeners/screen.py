@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,14 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import TrainJob
 from sweep.price.estimate import makespan
 from sweep.run.listeners.base import RunListener
 from sweep.schema import Status
 from sweep.text import clock, plural
-
-if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics
 
 REFRESHES_PER_S = 4
 LAST_ENDED = 5  # number of ended trials that stay on the screen

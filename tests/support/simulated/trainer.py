@@ -19,7 +19,7 @@ from sweep.plan.model import Trial
 from sweep.worker import job as real
 
 if TYPE_CHECKING:
-    from famba_core.training.trainer import EpochMetrics, TrainResult  # imports torch, which planning does not need
+    from famba_core.training.metrics import EpochMetrics, TrainResult
 
 CHECKPOINT = "last.pt"  # the same name as the real trainer's
 
@@ -65,7 +65,7 @@ class SimulatedTrainer:
             yield self.history[-1]
 
     def result(self) -> TrainResult:
-        from famba_core.training.trainer import TrainResult
+        from famba_core.training.metrics import TrainResult
 
         counted = cost(self.model, self.schedule)
         seconds = self.end.train_time_s * self.train.epochs / PAPER_EPOCHS
@@ -82,7 +82,7 @@ class SimulatedTrainer:
         )
 
     def _metrics(self, epoch: int) -> EpochMetrics:
-        from famba_core.training.trainer import EpochMetrics
+        from famba_core.training.metrics import EpochMetrics
 
         # Most of the rise is in the first third. All trials rise alike, so that their ranks stay.
         risen = (1 - np.exp(-3 * epoch / self.train.epochs)) / (1 - np.exp(-3))
