@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_jobs import FakeJob, run_faulty
 from fake_training import job_of
 from real_runs import real_plan
@@ -164,6 +165,7 @@ def test_a_trial_imports_nothing_slow_and_inherits_no_openmp_threads(address: Pa
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 def test_a_forked_job_computes_on_the_gpu(address: Path) -> None:
     server = ForkServer.start(warm_up, address)
     first, _ = reports(run_on_gpu, address)
@@ -172,7 +174,5 @@ def test_a_forked_job_computes_on_the_gpu(address: Path) -> None:
 
 
 def run_on_gpu(job: FakeJob, folder: Path) -> Generator[float, None, Finished]:
-    import torch
-
     yield (torch.ones(1, device="cuda") * 2).item()
     return Finished(job_id=job.job_id, status="completed", error=None)

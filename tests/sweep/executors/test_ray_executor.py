@@ -26,7 +26,7 @@ from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.run.runner import run_plan
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_epochs, read_measurements, read_rows
-from sweep.worker.job import run_job
+from sweep.worker.job import run_job, warm_up
 
 TIMES = [
     "train_time_s",
@@ -90,7 +90,7 @@ def test_killed_workers_resume_and_give_the_rows_of_an_uninterrupted_run(
     executors: list[KillingExecutor] = []
 
     def start(folder: Path, request: ResourceRequest) -> KillingExecutor:
-        executors.append(KillingExecutor(folder, request, run=run_job))
+        executors.append(KillingExecutor(folder, request, run=run_job, warm_up=warm_up))
         return executors[-1]
 
     summary = run_plan(plan, tmp_path / "ray", start, listeners=[screen_of(plan)])
