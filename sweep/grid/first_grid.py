@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from famba_core.data.folder_facts import FolderFacts
 
 PROFILE = "mine"
-SIDES = {"gpu": (8, 224), "cpu": (8, 64)}  # pixels, least and most: of an A100 and of a CPU core, for minutes a trial
+LEAST_SIDE = 12  # pixels: 36 patches, so that each of 24 layers can remove one
+MOST_SIDE = {"gpu": 224, "cpu": 64}  # pixels: of the paper, and for minutes a trial on a CPU
 PATCHES = (16, 8, 4)  # pixels; the largest that leaves LEAST_ROWS of them
 LEAST_ROWS = 7
 TINY = 32  # pixels; smaller images lose what they show when they are cropped or mixed
@@ -126,6 +127,8 @@ def compose_grid(facts: FolderFacts, *, study: str, file: str, data_dir: str, gp
     why_size = f"the images' shorter side is {sides[0]}" + (f" to {sides[-1]}" if len(sides) > 1 else "")
     if choice.image_size + choice.patch_size <= _middle_side(facts):
         why_size += "; more takes longer"
+    if choice.image_size > _middle_side(facts):
+        why_size += "; enlarged for more patches"
     tiny = choice.image_size < TINY
     off = _OFF.format(why="the images are tiny" if tiny else "the images are grey")
     wide = "the paper's smaller model" if gpu else "narrow, for a CPU"
@@ -158,8 +161,7 @@ def _choose(facts: FolderFacts, gpu_gib: float | None) -> _Choice:
     device = "cpu" if gpu_gib is None else "gpu"
     train, test = (sum(facts.counts[split].values()) for split in ("train", facts.test_split))
     chosen = min(train, MOST_ON_CPU) if device == "cpu" else train
-    least, most = SIDES[device]
-    side = max(least, min(most, _middle_side(facts), _largest_side(chosen + test, gpu_gib)))
+    side = max(LEAST_SIDE, min(MOST_SIDE[device], _middle_side(facts), _largest_side(chosen + test, gpu_gib)))
     patch = next((size for size in PATCHES if side >= LEAST_ROWS * size), 2)
     batch = next((size for size in (128, 64, 32, 16) if chosen >= STEPS * size), min(8, chosen))
     fewest, longest = EPOCHS[device]
