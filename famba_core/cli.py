@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from famba_core.config import AugmentConfig, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
 from famba_core.errors import ConfigError, Problem, raise_problems, unwrap_optional
 from famba_core.fusion.schedule import STRATEGIES, requested_schedule
+from famba_core.version import VERSION
 
 # The defaults are the paper's recipe for CIFAR-100 at 224 pixels; other data sets need other values.
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "learning rate and augmentation. Example: famba-train --dataset digits --backbone vim_nano --strategy upper "
         "--start-layer 6 --r 3",
     )
+    result.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     for title, config in GROUPS.items():
         group = result.add_argument_group(title)
         hints = get_type_hints(config)

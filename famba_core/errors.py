@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import operator
@@ -100,6 +101,12 @@ def raise_problems(problems: Iterable[Problem]) -> None:
         raise ConfigError(found)
 
 
+def suggest(value: object, choices: Collection[str]) -> str:
+    """Return the end of a sentence about an unknown name: the choice that was probably meant, and all of them."""
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    return f"{f'did you mean {close[0]}? ' if close else ''}choose from {', '.join(choices)}"
+
+
 def unwrap_optional(hint: Any) -> Any:
     """Return the type X of a hint `X | None`, and any other hint as it is."""
     options = [option for option in get_args(hint) if option is not NoneType]
@@ -113,7 +120,7 @@ def _broken_rules(name: str, value: Any, hint: Any, declared: Any) -> Iterator[s
     if value is not None and choices and value not in choices:
         noun = name.replace("_", " ")
         article = "an" if noun[0] in "aeiou" else "a"
-        yield f"{value!r} is not {article} {noun}; choose from {', '.join(choices)}"
+        yield f"{value!r} is not {article} {noun}; {suggest(value, choices)}"
     bounds = {key: declared[key] for key in _HOLDS if key in declared}
     if not isinstance(value, int | float) or all(_HOLDS[key](value, bound) for key, bound in bounds.items()):
         return

@@ -77,8 +77,8 @@ def test_the_kernels_and_the_fusion_know_no_model():
 # Bottom to top. A module beside the folders is named like a folder of its own.
 ORDER = {
     "famba_core": (
-        "errors", "files", "arrow", "figures", "palette", "semantics", "backbones", "config", "device", "paper",
-        "fusion", "ops", "models", "data", "cost", "training", "bench", "cli",
+        "errors", "files", "arrow", "figures", "palette", "version", "semantics", "backbones", "config", "device",
+        "paper", "fusion", "ops", "models", "data", "cost", "training", "bench", "cli",
     ),
     "sweep": (
         "errors", "text", "schema", "files", "grid", "store", "plan", "executors", "price", "report", "search",

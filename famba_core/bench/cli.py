@@ -14,6 +14,7 @@ from typing import Any
 from famba_core.backbones import BACKBONES
 from famba_core.bench.settings import DEFAULT_BATCH, DEFAULT_PRECISION, PRECISIONS, SECTIONS, Settings
 from famba_core.errors import ConfigError
+from famba_core.version import VERSION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="sections:\n" + "\n".join(f"  {name:<10}{text}" for name, text in SECTIONS.items()),
     )
+    result.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     result.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: CUDA if available)")
     precisions = ", ".join(f"{' and '.join(default)} on {kind}" for kind, default in DEFAULT_PRECISION.items())
     result.add_argument(

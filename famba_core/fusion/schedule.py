@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 from famba_core.config import FusionConfig, FusionSchedule, TokenGrid
-from famba_core.errors import ConfigError, Problem, raise_problems
+from famba_core.errors import ConfigError, Problem, raise_problems, suggest
 
 STRATEGIES: dict[str, Callable[..., Iterable[int]]] = {}
 
@@ -61,7 +61,7 @@ def fusing_layers(labels: FusionConfig, num_layers: int) -> tuple[int, ...]:
     """
     name = labels.strategy
     if name not in STRATEGIES:
-        raise ConfigError.of("strategy", f"{name!r} is not a strategy; choose from {', '.join(STRATEGIES)}")
+        raise ConfigError.of("strategy", f"{name!r} is not a strategy; {suggest(name, STRATEGIES)}")
     taken = layer_keys(name)
     problems = []
     for key in ("start_layer", "stop_layer"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from famba_core.config import ConfigError
+from famba_core.errors import ConfigError, suggest
 from famba_core.ops import reference, torch_ops
 from famba_core.ops.backend import Backend
 from famba_core.ops.cpu import backend as cpu
@@ -37,7 +37,7 @@ def backend_names() -> tuple[str, ...]:
 def check_backend(name: str) -> None:
     """Raise ConfigError unless `name` is "auto" or a registered backend."""
     if name not in _backends and name != "auto":
-        raise ConfigError.of("backend", f"{name!r} is not a scan backend; choose from auto, {', '.join(_backends)}")
+        raise ConfigError.of("backend", f"{name!r} is not a scan backend; {suggest(name, ('auto', *_backends))}")
 
 
 def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> Backend:

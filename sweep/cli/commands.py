@@ -185,12 +185,18 @@ def _prepare(
     from sweep.price.memory import keep_fitting
     from sweep.price.training_time import calibrate
     from sweep.run.runner import resume_columns
+    from sweep.store.layout import StudyPaths
     from sweep.store.study import read_rows
 
     in_process = options.executor == "in-process"
     flags = {key: value for key in FLAGS.values() if (value := getattr(options, key)) is not None}
     if in_process and "trial_time_limit_h" in flags:
         raise UserError("--trial-time-limit needs --executor ray; in-process cannot stop a trial that hangs")
+    if StudyPaths(options.grid).plan.exists():
+        sentence = (
+            "is a study's folder, not a grid; `famba-sweep status` and `report` take it, and its grid's file runs it"
+        )
+        raise UserError(sentence, options.grid)
     spec = load_spec(options.grid)
     profile = options.profile
     if profile is None:

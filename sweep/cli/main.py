@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from famba_core.errors import unwrap_optional
+from famba_core.errors import suggest, unwrap_optional
+from famba_core.version import VERSION
 from sweep.cli import commands
 from sweep.errors import UserError
 from sweep.grid.resources import FLAGS, Pool
@@ -33,6 +34,7 @@ drawn as the paper's tables and the accuracy-efficiency frontier.
   famba-sweep compact STUDY         merge a study's many files into few
   famba-sweep doctor                show devices, scan backends, data sets and versions of this machine
   famba-sweep data cifar100         download a data set
+  famba-sweep --version             show the version
 
 Each command has its own --help, `famba-sweep run --help` for the first."""
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end a run
     try:
-        if given[0] not in COMMANDS:
+        if given[0] not in (*COMMANDS, "--version"):
             _check_grid(given[0])
             given = ["run", *given]
         options = parser().parse_args(given)
@@ -75,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_grid(word: str) -> None:
     """Raise UserError if the first word is probably a misspelt command. `run` checks options and grid files."""
     if not word.startswith("-") and Path(word).suffix not in (".yaml", ".yml") and not Path(word).exists():
-        raise UserError(f"{word!r} is neither a command ({', '.join(COMMANDS)}) nor a grid file")
+        raise UserError(f"{word!r} is neither a command nor a grid file; {suggest(word, COMMANDS)}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     result = argparse.ArgumentParser(prog="famba-sweep")
+    result.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     choices = result.add_subparsers(required=True)
 
     run = choices.add_parser("run")
@@ -139,7 +142,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _add_grid(command: argparse.ArgumentParser) -> None:
-    command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml")
+    command.add_argument("grid", type=Path, help="a YAML file, such as grids/starting_layer.yaml; - for standard input")
     command.add_argument(
         "--profile",
         type=_given,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import reprlib
 import typing
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from famba_core.errors import ConfigError, Problem
+from famba_core.errors import ConfigError, Problem, suggest
 from sweep.errors import UserError
 
 Config = TypeVar("Config")
@@ -86,8 +85,7 @@ class Validator:
 
 def unknown(name: object, choices: Collection[str]) -> str:
     """Return the sentence for a name that is not one of `choices`."""
-    close = difflib.get_close_matches(str(name), choices, n=1)
-    return f"{name!r} is not known;{f' did you mean {close[0]}?' if close else ''} choose from {', '.join(choices)}"
+    return f"{name!r} is not known; {suggest(name, choices)}"
 
 
 def _is_too_large(value: object) -> bool:

@@ -12,13 +12,14 @@ import yaml
 from famba_core.errors import Problem
 from sweep.errors import UserError
 
+STDIN = Path("-")  # in place of a file
 MOST_BYTES = 2**20  # some ten thousand cases; parsing as many takes half a minute
 MOST_VALUES = 100_000  # aliases included: with them a few lines can stand for more values than fit in memory
 MOST_DIGITS = 100  # of a whole number
 
 
 def read_yaml(path: Path) -> tuple[object, list[Problem]]:
-    """Return the values of a YAML file, and a problem for each key that is given twice.
+    """Return the values of a YAML file ("-": of the standard input), and a problem for each key that is given twice.
 
     Raises UserError, with one sentence, for a file that cannot be read or does not parse.
     """
@@ -43,11 +44,15 @@ def read_yaml(path: Path) -> tuple[object, list[Problem]]:
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a file. Pipes and devices are refused: they may never end."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError("it is not a file", path)
-    with open(path, "rb") as file:
+    """Return the content of a file or the standard input. Other pipes and devices are refused: they may never end."""
+    from_stdin = path == STDIN
+    mode = stat.S_IFREG if from_stdin else path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        images = f"`famba-sweep init {path}` writes one if this is a folder of images"
+        raise UserError(f"it is a folder; a grid is a file such as grids/starting_layer.yaml, and {images}", path)
+    if not stat.S_ISREG(mode):
+        raise UserError("it is not a file; - reads a grid from the standard input", path)
+    with open(0 if from_stdin else path, "rb", closefd=not from_stdin) as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise UserError(f"it has more than {MOST_BYTES} bytes, and no grid needs as many", path)

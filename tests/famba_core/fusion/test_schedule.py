@@ -100,7 +100,10 @@ def found(error: ConfigError) -> tuple[tuple[str, str], ...]:
 
 def test_options_that_do_not_fit_the_strategy_are_refused():
     assert problems(FusionConfig(strategy="lowest", r=1)) == (
-        ("strategy", "'lowest' is not a strategy; choose from none, all, interleaved, lower, upper"),
+        (
+            "strategy",
+            "'lowest' is not a strategy; did you mean lower? choose from none, all, interleaved, lower, upper",
+        ),
     )
     assert problems(FusionConfig(strategy="upper", r=9)) == (
         ("start_layer", "strategy 'upper' needs a layer from 1 to 24"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sweep
+from famba_core.version import VERSION
 from sweep.cli.commands import _print_table
 from sweep.cli.main import main
 
@@ -175,13 +176,38 @@ def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["sweep.cli", "famba_core.cli", "famba_core.bench.cli"])
+def test_every_command_line_shows_the_version(command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", command, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[1]) == (0, VERSION), done.stderr
+
+
+def test_a_studys_folder_is_not_a_grid(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").touch()
+    for words in ([tmp_path], ["plan", tmp_path]):
+        done = famba_sweep(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "is a study's folder, not a grid; `famba-sweep status` and `report` take it" in done.stderr
+
+
+def test_a_grid_comes_from_the_standard_input(grid: Path, tmp_path: Path) -> None:
+    for text, code, output in (
+        (GRID, 0, "3 of 3 trials"),
+        (GRID.replace("upper", "uper", 1), 2, "did you mean upper?"),
+    ):
+        command = [sys.executable, "-m", "sweep.cli", "plan", "-", "--out", str(tmp_path / "out")]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, output in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentences"),
     [
         (["nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["GRID", "--profile", "huge"], ["huge", "seconds"]),
         (["GRID", "--executor", "in-process", "--address", "auto"], ["--address needs --executor ray"]),
-        (["rnu", "GRID"], ["'rnu' is neither a command (run, plan, "]),
+        (["rnu", "GRID"], ["'rnu' is neither a command nor a grid file; did you mean run? choose from run, init, "]),
+        (["."], ["it is a folder; a grid is a file such as", "`famba-sweep init .` writes one"]),
         (["GRID", "--executor", "in-process", "--out", "GRID"], ["cannot be read: Not a directory"]),
         (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
         (["GRID", "--gpus-per-trial", "2"], ["--gpus-per-trial: must be from 0 to 1, not 2"]),

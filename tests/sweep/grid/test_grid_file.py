@@ -63,7 +63,7 @@ def test_a_grid_that_asks_for_python_objects_runs_nothing(tmp_path):
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         load_spec(tmp_path / "grid.yaml")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="it is a folder; a grid is a file such as"):
         load_spec(tmp_path)
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(UserError, match="cannot be read: Too many levels of symbolic links"):

@@ -71,7 +71,10 @@ def test_every_problem_of_the_file_is_reported_at_once(problems):
     assert "did you mean top1_best_pct?" in found["objectives.top1_best"]
     assert found["objectives.train_time_s"] == "must be max or min, not 'least'"
     assert found["baselines[0].r"] == "strategy 'none' does not take r (got 3)"
-    assert found["cases[0].strategy"] == "'uper' is not a strategy; choose from none, all, interleaved, lower, upper"
+    assert (
+        found["cases[0].strategy"]
+        == "'uper' is not a strategy; did you mean upper? choose from none, all, interleaved, lower, upper"
+    )
     assert found["cases[1].start_layer"] == "must be a layer from 1 to 24, not 25"
     assert "layer 24 would remove 10 of its 17 tokens" in found["cases[2].r"]
     assert "largest r is 9" in found["cases[2].r"]
