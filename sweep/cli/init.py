@@ -124,6 +124,8 @@ def _warnings(facts: FolderFacts) -> Iterator[str]:
     train, test = facts.counts["train"], facts.counts[facts.test_split]
     (few_name, few), (many_name, many) = (pick(train.items(), key=lambda item: item[1]) for pick in (min, max))
     total = sum(test.values())
+    if len(train) == 1:
+        yield f"{many_name} is the only class: there is nothing to tell apart"
     if few < FEW_TO_TRAIN:
         yield f"class {few_name} has {plural(few, 'training image')}; models that train from scratch need hundreds"
     if total < FEW_TO_TEST:

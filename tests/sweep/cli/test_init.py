@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,20 @@ def test_files_left_out_are_named_among_the_notes(images: Path, capsys: pytest.C
     notes, rest = capsys.readouterr().out.split("my_ants.yaml is written")
     assert "readme.txt" in notes
     assert "note:" not in rest
+
+
+def test_uneven_classes_and_a_single_one_are_noted(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in sorted((images / "train" / "bee").iterdir())[2:]:
+        file.unlink()
+    assert main(["init", "my ants"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "class ant has 12 training images and bee 2; naming the largest class every time gives a top-1 of 50 %" in said
+    )
+    for split in ("train", "val"):
+        shutil.rmtree(images / split / "bee")
+    assert main(["init", "my ants", "--force"]) == 0
+    assert "ant is the only class: there is nothing to tell apart" in capsys.readouterr().out
 
 
 def test_a_file_is_replaced_only_if_asked(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
