@@ -46,7 +46,7 @@ def test_help_imports_nothing_slow() -> None:
         "except SystemExit as end: assert not end.code\n"
         "heavy = {'torch', 'ray', 'pandas', 'matplotlib', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"]):
+    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["init", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "famba-sweep" in done.stdout

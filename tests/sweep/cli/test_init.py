@@ -105,3 +105,10 @@ def test_wrong_arguments_are_one_sentence(
     Path("file").touch()
     assert main(["init", *arguments]) == 2
     assert capsys.readouterr().err == f"famba-sweep: {sentence}\n"
+
+
+def test_a_path_that_a_grid_cannot_hold_is_refused(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images.rename(images.with_name("ants\udcff"))  # a byte that is not UTF-8
+    assert main(["init", "ants\udcff"]) == 2
+    assert "a path that is not text in UTF-8 cannot be written into a grid" in capsys.readouterr().err
+    assert list(Path().glob("*.yaml")) == []
