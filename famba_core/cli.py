@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -132,8 +133,8 @@ def _train(options: argparse.Namespace) -> int:
     given = vars(options)
     configs = _configs(DATASET_DEFAULTS.get(given.get("dataset", DataConfig.dataset), {}) | given)
     described = describe_dataset(configs["data"])
-    for note in described.notes:
-        print(f"note: {note}")
+    for note in described.notes_for(configs["train"].batch_size):
+        print(note)
     configs["model"] = replace(configs["model"], num_classes=described.num_classes)
     trainer = Trainer(
         **configs,
@@ -141,7 +142,8 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         backend=options.backend,
         checkpoint=options.checkpoint,
-        progress=lambda batches: tqdm(batches, unit="step", leave=False),
+        progress=partial(tqdm, desc="training", unit="step", leave=False),
+        evaluation_progress=partial(tqdm, desc="evaluating", unit="batch", leave=False),
     )
     fusion, effective = configs["fusion"], trainer.schedule
     requested = fusion.schedule if isinstance(fusion, FusionSchedule) else requested_schedule(fusion, len(effective))

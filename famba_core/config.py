@@ -112,6 +112,9 @@ class DataConfig(Checked):
     train_images: int | None = setting(
         None, "size of a class-balanced, seeded subset of the training set; None takes all", at_least=1
     )
+    test_images: int | None = setting(
+        None, "size of a class-balanced subset of the test set, the same for every seed; None takes all", at_least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,11 +77,11 @@ def _lacks(root: Path) -> str:
 def _found(rows: dict[str, int], paths: Sequence[Path], read: Callable[[str], Split]) -> FoundDataset:
     """Return the set of files that `read` reads by split. The images are 32 x 32, in the order of the files."""
 
-    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
-        train = read("train")
-        return train.subset(choose(train.labels)), read("test")
+    def load(image_size: int, choose_train: Choose, choose_test: Choose) -> tuple[Split, Split]:
+        train, test = read("train"), read("test")
+        return train.subset(choose_train(train.labels)), test.subset(choose_test(test.labels))
 
-    def check(image_size: int, choices: Sequence[Choose]) -> None:
+    def check(image_size: int, trains: Sequence[Choose], test: Choose) -> None:
         for split in rows:
             read(split)
 

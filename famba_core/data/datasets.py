@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from famba_core.config import ConfigError, DataConfig
 from famba_core.data import cifar100, digits, imagefolder
 from famba_core.data.image_dataset import Choose, DatasetInfo, DatasetMissing, FoundDataset, ImageDataset
+
+TEST_SEED = 0  # chooses the test images of every run, so that the models of all seeds are evaluated on the same
 
 _FIND: dict[str, Callable[[DataConfig], FoundDataset]] = {
     "digits": digits.find,
@@ -31,14 +34,14 @@ def describe_dataset(config: DataConfig) -> DatasetInfo:
     """Return the sizes and the fingerprint of the data set, without decoding an image.
 
     Raises DatasetMissing if it is not on this machine, and ConfigError if its files cannot be read or are damaged, or
-    if `train_images` is more than it has.
+    if `train_images` or `test_images` is more than it has.
     """
     try:
         found = _FIND[config.dataset](config)
         return DatasetInfo(
             num_classes=found.num_classes,
-            train_images=_subset_size(config, found.train_images),
-            test_images=found.test_images,
+            train_images=_subset_size(config, "train_images", found.train_images),
+            test_images=_subset_size(config, "test_images", found.test_images),
             fingerprint=found.fingerprint(),
             notes=found.notes,
         )
@@ -61,7 +64,12 @@ def size_dataset(config: DataConfig) -> DatasetInfo:
         (problem,) = error.problems
         published = _PUBLISHED[config.dataset]
         note = f"{problem.sentence}; until then its published sizes count, and the ids of its trials are not final"
-        return replace(published, train_images=_subset_size(config, published.train_images), notes=(note,))
+        return replace(
+            published,
+            train_images=_subset_size(config, "train_images", published.train_images),
+            test_images=_subset_size(config, "test_images", published.test_images),
+            notes=(note,),
+        )
 
 
 def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDataset:
@@ -75,25 +83,32 @@ def load_dataset(config: DataConfig, image_size: int, seed: int = 0) -> ImageDat
     Raises ConfigError as `describe_dataset` does, and for images that cannot be decoded or do not fit in memory.
     """
     found = _FIND[config.dataset](config)
-    train, test = found.load(image_size, _choose(config, seed))
+    train, test = found.load(image_size, _choose_train(config, seed), _choose_test(config))
     return ImageDataset(train=train, test=test, num_classes=found.num_classes, mean=found.mean, std=found.std)
 
 
 def check_dataset(config: DataConfig, image_size: int, seeds: Iterable[int]) -> None:
     """Raise the ConfigError that `load_dataset` would raise for any of the seeds. Decodes each image once."""
-    _FIND[config.dataset](config).check(image_size, [_choose(config, seed) for seed in seeds])
+    _FIND[config.dataset](config).check(
+        image_size, [_choose_train(config, seed) for seed in seeds], _choose_test(config)
+    )
 
 
-def _choose(config: DataConfig, seed: int) -> Choose:
-    return lambda labels: choose_subset(labels, _subset_size(config, len(labels)), seed)
+def _choose_train(config: DataConfig, seed: int) -> Choose:
+    return lambda labels: choose_subset(labels, _subset_size(config, "train_images", len(labels)), seed)
 
 
-def _subset_size(config: DataConfig, available: int) -> int:
-    """Return how many of the `available` training images to use. Raises ConfigError if there are too few."""
-    wanted = config.train_images
+def _choose_test(config: DataConfig) -> Choose:
+    return lambda labels: choose_subset(labels, _subset_size(config, "test_images", len(labels)), TEST_SEED)
+
+
+def _subset_size(config: DataConfig, field: Literal["train_images", "test_images"], available: int) -> int:
+    """Return how many of the `available` images to use. Raises ConfigError if there are too few."""
+    wanted: int | None = getattr(config, field)
     if wanted is not None and wanted > available:
-        sentence = f"must be at most {available}, the size of the training set of {config.dataset}, not {wanted}"
-        raise ConfigError.of("train_images", sentence)
+        split = "training" if field == "train_images" else "test"
+        sentence = f"must be at most {available}, the size of the {split} set of {config.dataset}, not {wanted}"
+        raise ConfigError.of(field, sentence)
     return wanted or available
 
 

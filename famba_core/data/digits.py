@@ -28,7 +28,7 @@ def find(config: DataConfig) -> FoundDataset:
     )
 
 
-def _load(image_size: int, choose: Choose) -> tuple[Split, Split]:
+def _load(image_size: int, choose_train: Choose, choose_test: Choose) -> tuple[Split, Split]:
     """Return both splits, grey in three equal channels, 8 x 8. The test split does not depend on the seed."""
     from sklearn.datasets import load_digits
 
@@ -36,8 +36,8 @@ def _load(image_size: int, choose: Choose) -> tuple[Split, Split]:
     grey = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)
     images = Split(images=grey[:, None].repeat(1, 3, 1, 1), labels=torch.from_numpy(digits.target).long())
     is_test = torch.from_numpy(_is_test(digits.target))
-    train = images.subset(~is_test)
-    return train.subset(choose(train.labels)), images.subset(is_test)
+    train, test = images.subset(~is_test), images.subset(is_test)
+    return train.subset(choose_train(train.labels)), test.subset(choose_test(test.labels))
 
 
 def _is_test(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

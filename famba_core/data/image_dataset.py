@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,22 @@ class DatasetInfo:
 
     num_classes: int
     train_images: int  # images trained on: all of them, or the subset of the configured size
-    test_images: int
+    test_images: int  # evaluated on, likewise
     fingerprint: str | None = None  # of the content; None for the set that comes with a library
     notes: tuple[str, ...] = ()  # what a user should know, such as files that are left out
 
+    def notes_for(self, batch_size: int) -> Iterator[str]:
+        """Yield what a user who trains with this batch size should know."""
+        for note in self.notes:
+            yield f"note: {note}"
+        if batch_size > self.train_images:
+            yield (
+                f"warning: batch_size {batch_size} is more than the {self.train_images} training images: an epoch is "
+                f"one step, of {self.train_images} images"
+            )
 
-Choose = Callable[[Tensor], Tensor]  # labels of all training images -> indices of those to train on
+
+Choose = Callable[[Tensor], Tensor]  # labels of all images of a split -> indices of those to use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +80,10 @@ class FoundDataset:
     std: RGB = IMAGENET_STD
     fingerprint: Callable[[], str | None] = lambda: None  # see DatasetInfo
     notes: tuple[str, ...] = ()  # see DatasetInfo
-    load: Callable[[int, Choose], tuple[Split, Split]]  # from image_size in pixels: the images to train on, and to test
-    check: Callable[[int, Sequence[Choose]], None] = lambda image_size, choices: None  # raises what any `load` would
+    load: Callable[
+        [int, Choose, Choose], tuple[Split, Split]
+    ]  # from image_size in pixels: what to train on, and to test
+    check: Callable[[int, Sequence[Choose], Choose], None] = lambda image_size, trains, test: None  # as any such `load`
 
 
 class DatasetMissing(ConfigError):

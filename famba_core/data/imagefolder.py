@@ -57,22 +57,18 @@ def _found(train_folder: Path, test_folder: Path) -> FoundDataset:
     train, test = (_labelled(listing.images) for listing in listings.values())
     root = train_folder.parent
 
-    def choose_train(image_size: int, choose: Choose) -> Files:
-        """Return the chosen images. Raises ConfigError if they and those of the test split do not fit in memory."""
-        chosen = choose(torch.tensor([label for _, label in train])).tolist()
-        side, images = _stored_side(image_size), len(chosen) + len(test)
-        if (gib := images * 3 * side**2 / 2**30) > MOST_GIB:
-            size = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
-            raise ConfigError.of("train_images", f"{size}; train on fewer or smaller images")
-        return [train[i] for i in chosen]
-
-    def load(image_size: int, choose: Choose) -> tuple[Split, Split]:
+    def load(image_size: int, choose_train: Choose, choose_test: Choose) -> tuple[Split, Split]:
         side = _stored_side(image_size)
-        return _decode(choose_train(image_size, choose), side), _decode(test, side)
+        chosen = _choose(train, choose_train), _choose(test, choose_test)
+        _raise_if_too_large(sum(map(len, chosen)), side)
+        return _decode(chosen[0], side), _decode(chosen[1], side)
 
-    def check(image_size: int, choices: Sequence[Choose]) -> None:
-        chosen = {file for choose in choices for file, _ in choose_train(image_size, choose)}
-        check_readable([*sorted(chosen), *(file for file, _ in test)])
+    def check(image_size: int, trains: Sequence[Choose], choose_test: Choose) -> None:
+        tested = _choose(test, choose_test)
+        chosen = [_choose(train, choose) for choose in trains]
+        for files in chosen:
+            _raise_if_too_large(len(files) + len(tested), _stored_side(image_size))
+        check_readable(sorted({file for files in (*chosen, tested) for file, _ in files}))
 
     def fingerprint() -> str:
         """Return that of names inside the folder, sizes and marks: reading every image would take too long."""
@@ -91,6 +87,17 @@ def _found(train_folder: Path, test_folder: Path) -> FoundDataset:
         load=load,
         check=check,
     )
+
+
+def _choose(files: Files, choose: Choose) -> Files:
+    return [files[i] for i in choose(torch.tensor([label for _, label in files])).tolist()]
+
+
+def _raise_if_too_large(images: int, side: int) -> None:
+    """Raise ConfigError if images of `side` pixels do not fit in memory together."""
+    if (gib := images * 3 * side**2 / 2**30) > MOST_GIB:
+        size = f"{images} images of {side} x {side} pixels need {gib:.1f} GiB of memory, at most {MOST_GIB} GiB fit"
+        raise ConfigError.of("train_images", f"{size}; train on fewer or smaller images")
 
 
 def _stored_side(image_size: int) -> int:

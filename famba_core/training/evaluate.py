@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from famba_core.device import autocast
 from famba_core.training.cuda_graph import wrap_in_graph
 
 BATCH_SIZE = 256
+
+Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]  # from the batches of an epoch or an evaluation to the same
 
 
 class Accuracy(NamedTuple):
@@ -35,10 +38,12 @@ class Evaluator:
         config: ModelConfig,
         augmentation: AugmentConfig,
         precision: Precision = "float32",
+        progress: Progress = iter,
     ):
-        """model: on the device of the split's images."""
+        """model: on the device of the split's images. progress: wraps the batches, as tqdm does."""
         self.model = model
         self.split = split
+        self.progress = progress
 
         def count_hits(images: Tensor, labels: Tensor) -> Tensor:
             """Count the images whose label is the first, and those whose label is among the first five classes: [2]."""
@@ -59,8 +64,8 @@ class Evaluator:
         self.model.eval()
         images, labels = self.split.images, self.split.labels
         hits = torch.zeros(2, device=images.device)
-        for batch in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
-            hits += self._count_hits(*batch)
+        for batch in self.progress(torch.arange(len(labels), device=images.device).split(BATCH_SIZE)):
+            hits += self._count_hits(images[batch], labels[batch])
         self.model.train(training)
         top1, top5 = (100 * hits / len(labels)).tolist()
         return Accuracy(top1, top5)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from famba_core.config import (
     AugmentConfig,
@@ -30,7 +30,7 @@ from famba_core.fusion.schedule import resolve
 from famba_core.models.registry import build_model
 from famba_core.ops.registry import choose
 from famba_core.training import checkpoint
-from famba_core.training.evaluate import Evaluator
+from famba_core.training.evaluate import Evaluator, Progress
 from famba_core.training.metrics import EpochMetrics, TrainResult
 from famba_core.training.step import TrainStep, learning_rate
 
@@ -54,7 +54,7 @@ class Trainer:
         device: "cpu", "cuda", ...; None takes CUDA if available.
         backend: name of a registered backend; "auto" takes the fastest that fits.
         checkpoint: folder for the state after each epoch; None stores nothing.
-        progress: wraps the batches of each epoch, as tqdm does.
+        progress, evaluation_progress: wrap the batches of each epoch, and of each evaluation, as tqdm does.
 
     Raises ConfigError for a run that cannot be trained, before any work. The iteration raises NonFiniteLoss, and
     OSError if the checkpoint cannot be written.
@@ -72,7 +72,8 @@ class Trainer:
         device: str | None = None,
         backend: str = "auto",
         checkpoint: Path | None = None,
-        progress: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
+        progress: Progress = iter,
+        evaluation_progress: Progress = iter,
     ):
         self.device = choose_device(device)
         prepare(self.device, train.precision, threads)
@@ -80,7 +81,7 @@ class Trainer:
         self._load_data(data)
         self.fusion = resolve(fusion, model.token_grid)
         self.identity = run_identity(model, self.fusion, data, augment, train)
-        self.progress = progress
+        self.progress, self.evaluation_progress = progress, evaluation_progress
         self.history: tuple[EpochMetrics, ...] = ()
         self.peak_bytes = 0
         self.step = self._new_step()
@@ -143,7 +144,7 @@ class Trainer:
     def _evaluator(self, model: nn.Module) -> Evaluator:
         return Evaluator(
             model, self.test_split, self.dataset, config=self.model_config, augmentation=self.augmentation,
-            precision=self.config.precision,
+            precision=self.config.precision, progress=self.evaluation_progress,
         )  # fmt: skip
 
     def _epoch(self, epoch: int) -> EpochMetrics:
@@ -233,7 +234,8 @@ def run_identity(
         "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
         f"order={fusion.order!r}, weighting={fusion.weighting!r}, schedule={fusion.schedule!r})"
     )
-    settings = ", ".join(map(repr, (data.dataset, data.train_images, augment, train)))
+    test_images = () if data.test_images is None else (data.test_images,)  # a setting of later versions
+    settings = ", ".join(map(repr, (data.dataset, data.train_images, *test_images, augment, train)))
     return f"({CHECKPOINT_FORMAT}, {model!r}, {fused}, {settings})"
 
 

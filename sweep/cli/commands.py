@@ -211,8 +211,8 @@ def _prepare(
     plan = keep_fitting(plan, device, stored=set(stored.rows["trial_id"]))
     data = plan.trials[0].data  # all trials of a plan have the same data
     described = size_dataset(data)
-    for note in described.notes:
-        print(f"note: {note}", flush=True)
+    for note in described.notes_for(plan.trials[0].train.batch_size):  # all trials have the same
+        print(note, flush=True)
     calibration = calibrate(options.out, device, data, described.train_images)
     return spec, plan, folder, stored, price_plan(plan, device, calibration)
 

@@ -48,12 +48,13 @@ def make_plan(
     if images:  # workers may run elsewhere
         images = os.path.abspath(os.path.expanduser(images))
     data = replace(profile.data, data_dir=images)
-    whole = replace(data, train_images=None)
     describe = describe_dataset if needs_data else size_dataset
     try:
-        described = describe(data)
-        if data.train_images == describe(whole).train_images:
-            data = whole  # the same data set, with its size named in the grid
+        described, whole = describe(data), describe(replace(data, train_images=None, test_images=None))
+        if data.train_images == whole.train_images:  # the same images, with their number named in the grid
+            data = replace(data, train_images=None)
+        if data.test_images == whole.test_images:
+            data = replace(data, test_images=None)
     except ConfigError as error:
         raise UserError(error.at(spec.file, f"profiles.{profile_name}")) from error
     models = [replace(model, num_classes=described.num_classes) for model in profile.models]

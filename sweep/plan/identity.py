@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from famba_core import semantics
@@ -17,7 +18,7 @@ _NOT_IN_STEP_COST = frozenset(
     ("epochs", "lr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "label_smoothing", "ema_decay", "seed")
 )
 # Fields of later versions, left out of an id at these values: what was stored without them is still found.
-_ADDED = {"recompute": False}
+_ADDED = {"recompute": False, "test_images": None}
 
 
 def trial_id(trial: Trial) -> str:
@@ -51,7 +52,7 @@ def rung_group(trial: Trial) -> str:
 
 def _workload(trial: Trial) -> dict[str, Any]:
     """Return what runs and on which device, without the training settings."""
-    data = {name: value for name, value in vars(trial.data).items() if name != "data_dir"}
+    data = {name: value for name, value in _without_added(vars(trial.data)).items() if name != "data_dir"}
     return {
         "model": vars(trial.model) | {"patch_size": trial.model.patch},
         "schedule": trial.fusion.schedule,
@@ -65,6 +66,11 @@ def _workload(trial: Trial) -> dict[str, Any]:
 def _train(trial: Trial) -> dict[str, Any]:
     """Return the training settings that enter an id; a setting without effect has its default value."""
     settings = vars(trial.train) | ({} if trial.train.ema else {"ema_decay": TrainConfig.ema_decay})
+    return _without_added(settings)
+
+
+def _without_added(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without those that later versions added, where these have no effect."""
     return {name: value for name, value in settings.items() if value != _ADDED.get(name, ...)}
 
 

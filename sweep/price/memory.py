@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from famba_core.config import DataConfig
 from famba_core.cost.work import StepCost, StepSettings, step_cost
@@ -15,6 +16,9 @@ from famba_core.errors import Problem
 from sweep.errors import UserError
 from sweep.plan.model import Plan, Trial
 from sweep.price.device import PoolDevice, trials_per_gpu
+
+if TYPE_CHECKING:
+    from famba_core.data.image_dataset import DatasetInfo
 
 # A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
 # GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled. An estimate.
@@ -28,18 +32,25 @@ def predicted_peak_mib(trial: Trial) -> float:
 
 def predicted_step(trial: Trial) -> StepCost:
     """Return the cost of the trial's training step by the cost model."""
-    return step_cost(trial.model, trial.fusion.schedule, StepSettings.of(trial.train))
+    batch = min(trial.train.batch_size, _describe(trial.data).train_images)
+    return step_cost(trial.model, trial.fusion.schedule, replace(StepSettings.of(trial.train), batch=batch))
+
+
+@functools.cache
+def _describe(data: DataConfig) -> DatasetInfo:
+    from famba_core.data.datasets import size_dataset  # imports torch, which takes seconds
+
+    return size_dataset(data)
 
 
 @functools.cache
 def _image_bytes(data: DataConfig, image_size: int) -> float:
     """Return the bytes of both splits: one for each colour of a pixel."""
     from famba_core.data import cifar100, imagefolder  # imports torch, which takes seconds
-    from famba_core.data.datasets import size_dataset
 
     of_folder = data.dataset == "imagefolder"
     side = round(image_size * imagefolder.MARGIN) if of_folder else cifar100.IMAGE_SIZE  # digits are smaller still
-    info = size_dataset(data)
+    info = _describe(data)
     return (info.train_images + info.test_images) * 3 * side**2
 
 

@@ -1,6 +1,7 @@
 """`famba-train`: real short runs, and the messages for wrong input, a failed run and Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,21 @@ def test_run_prints_its_epochs_and_resumes_from_its_checkpoint(small_backbone, t
 
     assert main([*command, "--lr", "0.5"]) == 2
     assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_evaluation_shows_its_progress(small_backbone, capsys):
+    assert main([*TINY, "--epochs", "1", "--test-images", "300"]) == 0
+    bars = capsys.readouterr().err
+    assert "training:" in bars
+    assert re.search(r"evaluating: .*/2 ", bars), "300 images are two batches"
+
+
+def test_a_batch_larger_than_the_training_set_is_said(small_backbone, capsys):
+    assert main([*TINY, "--epochs", "1", "--batch-size", "41"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: batch_size 41 is more than the 40 training images: an epoch is one step, of 40 images\n" in said
+    assert main([*TINY, "--epochs", "1", "--batch-size", "40"]) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_every_field_of_the_configuration_is_an_option():

@@ -48,9 +48,21 @@ def test_digits_test_split_is_balanced_and_independent_of_the_seed():
     assert first.train.labels.bincount().tolist() == [10] * 10
 
 
+def test_a_part_of_the_test_split_is_balanced_and_the_same_for_every_seed():
+    config = DataConfig(dataset="digits", test_images=53)
+    first, second = (load_dataset(config, image_size=8, seed=seed).test for seed in (0, 1))
+    assert sorted(first.labels.bincount().tolist()) == [5] * 7 + [6] * 3
+    assert torch.equal(first.images, second.images)
+    whole = load_dataset(DataConfig(dataset="digits"), image_size=8).test
+    everything = {bytes(image.numpy()) for image in whole.images}
+    assert all(bytes(image.numpy()) in everything for image in first.images)
+    with pytest.raises(ConfigError, match="test_images: must be at most 360, the size of the test set of digits"):
+        describe_dataset(DataConfig(dataset="digits", test_images=361))
+
+
 def test_digits_description_agrees_with_the_loaded_set():
-    for train_images in (None, 64):
-        config = DataConfig(dataset="digits", train_images=train_images)
+    for train_images, test_images in ((None, None), (64, None), (None, 30)):
+        config = DataConfig(dataset="digits", train_images=train_images, test_images=test_images)
         info, data = describe_dataset(config), load_dataset(config, image_size=8)
         assert (info.num_classes, info.train_images, info.test_images) == (
             data.num_classes,

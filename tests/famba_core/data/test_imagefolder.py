@@ -1,5 +1,7 @@
 """Image folders: decoding, and the errors for folders that cannot be used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,7 +80,12 @@ def test_only_the_chosen_subset_is_decoded(tmp_path):
         for i in range(3):
             if (label, i) not in used:
                 (tmp_path / "train" / name / f"{i}.png").write_bytes(b"damaged")
-    assert torch.equal(load_dataset(config, image_size=28).train.images, chosen.images)
+    config = replace(config, test_images=1)
+    (label,) = load_dataset(config, image_size=28).test.labels.tolist()
+    (tmp_path / "val" / ("bee", "ant")[label] / "0.png").write_bytes(b"damaged")
+    data = load_dataset(config, image_size=28)
+    assert torch.equal(data.train.images, chosen.images)
+    assert len(data.test.labels) == 1
     check_dataset(config, 28, [0])
 
 

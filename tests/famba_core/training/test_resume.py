@@ -131,6 +131,20 @@ def test_identity_equals_that_of_stored_checkpoints():
     )
 
 
+def test_a_part_of_the_test_images_makes_another_run():
+    identities = {
+        run_identity(
+            ModelConfig(),
+            FusionSchedule(schedule=(0,) * 24),
+            DataConfig(test_images=size),
+            AugmentConfig(),
+            TrainConfig(),
+        )
+        for size in (None, 5, 6)
+    }
+    assert len(identities) == 3
+
+
 def test_checkpoint_of_another_run_is_refused(trainer, tmp_path):
     list(trainer(epochs=1, checkpoint=tmp_path))
     for change in ({"lr": 0.5}, {"seed": 3}, {"fusion": FusionConfig()}, {"augment": AugmentConfig()}):

@@ -89,6 +89,15 @@ def test_files_that_are_left_out_are_said(images: Path, capsys: pytest.CaptureFi
     assert said in capsys.readouterr().out
 
 
+def test_a_batch_larger_than_the_training_set_is_said(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("grid.yaml").write_text(Path("grid.yaml").read_text().replace("batch_size: 4", "batch_size: 9"))
+    said = "warning: batch_size 9 is more than the 8 training images: an epoch is one step, of 8 images\n"
+    assert main(["plan", "grid.yaml", "--profile", "mine"]) == 0
+    assert said in capsys.readouterr().out
+    assert run("--profile", "mine", "--limit", "1") == 0
+    assert said in capsys.readouterr().out
+
+
 def test_a_price_needs_no_images_and_a_run_does(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "grid.yaml", "--profile", "cifar"]) == 0
     out = capsys.readouterr().out

@@ -82,6 +82,19 @@ def test_settings_without_effect_make_no_other_trial(images):
         assert (trial_id(one) == trial_id(other)) is same
 
 
+def test_a_part_of_the_test_images_makes_another_trial_and_none_the_same_as_before(images):
+    trial = planned(images, "laptop")
+    assert trial.trial_id == trial_id(replace(trial, data=replace(trial.data, test_images=None)))
+    part = replace(trial, data=replace(trial.data, test_images=100))
+    assert len({function(one) for function in (trial_id, rung_group) for one in (trial, part)}) == 4
+    grid = images.parent / "grid.yaml"
+    for size, expected in ((360, None), (359, 359)):
+        grid.write_text(GRID.replace("dataset: digits,", f"dataset: digits, test_images: {size},"))
+        (planned_one,) = make_plan(load_spec(grid), "laptop").trials
+        assert planned_one.data.test_images == expected
+        assert (planned_one.trial_id == trial.trial_id) is (expected is None)
+
+
 def test_digits_need_no_fingerprint(images):
     assert planned(images, "laptop").data_fingerprint is None
 

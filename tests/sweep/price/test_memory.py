@@ -12,7 +12,7 @@ from sweep.errors import UserError
 from sweep.grid.spec import load_spec
 from sweep.plan.build import make_plan
 from sweep.price.device import PoolDevice, find_pool_device
-from sweep.price.memory import keep_fitting
+from sweep.price.memory import keep_fitting, predicted_peak_mib
 
 GRID = """
 study: x
@@ -42,6 +42,15 @@ def with_gib(gib, *, gpu=True):
 
 def peak_gib(trial):
     return step_cost(trial.model, trial.fusion.schedule, StepSettings(batch=trial.train.batch_size)).peak_bytes / 2**30
+
+
+def test_a_batch_larger_than_the_training_set_needs_memory_for_the_images_that_there_are(plan):
+    small, large = (
+        plan(GRID.replace("dataset: digits,", f"dataset: digits, train_images: 50, batch_size: {batch},"))
+        for batch in (50, 5000)
+    )
+    for one, other in zip(small.trials, large.trials, strict=True):
+        assert predicted_peak_mib(one) == predicted_peak_mib(other)
 
 
 def test_trials_that_do_not_fit_are_reported_with_memory_and_fullest_layer(plan):

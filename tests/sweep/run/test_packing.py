@@ -77,6 +77,6 @@ def test_images_of_a_folder_are_stored_larger_than_the_model_sees_them(tmp_path:
         for i in range(n):
             Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
     trial = replace(TRIAL, model=ModelConfig(backbone="vim_tiny", image_size=224, num_classes=1))
-    step = step_cost(trial.model, trial.fusion.schedule or (), StepSettings(batch=128))
+    step = step_cost(trial.model, trial.fusion.schedule or (), StepSettings(batch=3))  # of the 3 training images
     trial = replace(trial, data=DataConfig(dataset="imagefolder", data_dir=str(tmp_path)))
     assert predicted_peak_mib(trial) == pytest.approx((step.peak_bytes + 5 * 3 * 256**2) / 2**20)
