@@ -79,34 +79,31 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from sweep.price.estimate import plan_table
-    from sweep.price.text import headline, list_trials, price_lines
-    from sweep.text import clock
+    from sweep.price.forecast import forecast
+    from sweep.price.shopping_list import list_prices
+    from sweep.price.text import GLOSSARY, HEADINGS, headline, list_trials, price_cells, price_lines, stored_line
+    from sweep.run.runner import by_trial, missing_trials
 
-    spec, plan, _, _, priced = _prepare(options, needs_data=False)
-    shown = {trial.trial_id for trial in list_trials(plan, options.limit)}
-    rows = [row for row in plan_table(plan, priced).to_dict("records") if row["trial"] in shown]
+    spec, plan, folder, stored, priced = _prepare(options, needs_data=False)
     left_out = spec.left_out + len(spec.cases) - len({case.labels for case in plan.cases if not case.baseline})
     print(headline(plan, options.limit, left_out=left_out))
-    headings = {"trial": False, "cases": False, "tokens removed by layer": False}  # heading -> is a number
-    headings |= dict.fromkeys(("removed", "tokens", "FLOPs", "memory", "time"), True)
-    _print_table(
-        list(headings.items()),
-        (
-            (row["trial"], row["cases"], row["schedule"], str(row["reduced_tokens"]), str(row["tokens_per_image"]),
-             format(row["flops_ratio"], ".3f"), format(row["memory_ratio"], ".3f"), clock(3600 * row["device_hours"]))
-            for row in rows
-        ),
-    )  # fmt: skip
-    print("tokens: seen by the mixers of all layers, per image. FLOPs, memory: relative to no fusion, estimated.")
+    statuses = {trial_id: row["status"] for trial_id, row in by_trial(stored.rows).items()}
+    missing = missing_trials(plan, folder, stored, limit=options.limit)
+    if line := stored_line(plan, options.limit, statuses, missing):
+        print(line)
+    run = forecast(plan, priced, missing)
+    cut = run.cut(time_limit_h=plan.pool.time_limit_h, gpu_hours=plan.pool.gpu_hours)
+    listed = list(list_prices(plan, priced, list_trials(plan, options.limit), statuses, run, cut))
+    _print_table(HEADINGS, price_cells(plan, listed))
+    print(GLOSSARY)
     patches = plan.trials[0].model.num_patches
     if any(case.reference_patches not in (None, patches) for case in spec.cases):
         print(
             f"r and budgets are the paper's, for its 196 patches; these images have {patches} and lose the same share."
         )
-    for line in price_lines(plan, priced, options.limit):
+    for line in price_lines(plan, priced, missing):
         print(line)
-    shared = sum(len(row["cases"].split("; ")) > 1 for row in rows)
+    shared = sum("; " in row.cases for row in listed)
     if shared:
         print(f"{shared} trials each cover several cases with the same schedule, which run once")
     return 0
@@ -115,9 +112,10 @@ def plan(options: argparse.Namespace) -> int:
 def price_sentences(options: argparse.Namespace) -> Iterator[str]:
     """Yield what `plan` says of the price."""
     from sweep.price.text import price_lines
+    from sweep.run.runner import missing_trials
 
-    _, plan, _, _, priced = _prepare(options, needs_data=False)
-    yield from price_lines(plan, priced, None)
+    _, plan, folder, stored, priced = _prepare(options, needs_data=False)
+    yield from price_lines(plan, priced, missing_trials(plan, folder, stored))
 
 
 def compact(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ class PoolDevice:
     gpu: bool
     name: str | None  # as in stored rows, or Ray's name of the GPU type; None if unknown
     memory_gib: float | None  # None if unknown
-    slots: int | None  # trials that can run concurrently; None if unknown
+    count: int | None  # of such devices; None if unknown
 
     @property
     def has_data_sheet(self) -> bool:
@@ -46,9 +46,9 @@ def find_pool_device(plan: Plan, *, address: str | None) -> PoolDevice:
     if not trial.gpus_per_trial:
         name = _cpu_name(trial)
         if address is not None:
-            return PoolDevice(gpu=False, name=name, memory_gib=None, slots=None)
-        slots = max(1, (os.cpu_count() or 1) // trial.cpus_per_trial)
-        return PoolDevice(gpu=False, name=name, memory_gib=_memory_gib(), slots=slots)
+            return PoolDevice(gpu=False, name=name, memory_gib=None, count=None)
+        count = max(1, (os.cpu_count() or 1) // trial.cpus_per_trial)
+        return PoolDevice(gpu=False, name=name, memory_gib=_memory_gib(), count=count)
     gpus = [] if address else _local_gpus()
     gib = pool.gpu_memory_gib
     if gib is None:
@@ -58,7 +58,7 @@ def find_pool_device(plan: Plan, *, address: str | None) -> PoolDevice:
         gpu=True,
         name=pool.accelerator_type or (gpus[0][0] if gpus else None),
         memory_gib=gib,
-        slots=len(gpus) * trials_per_gpu(trial.gpus_per_trial) or None,
+        count=len(gpus) or None,
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # A process on a GPU holds more than its tensors at their peak: the CUDA context with the kernels' code, about half a
 # GiB, and as much again of blocks that the allocator has reserved and that are free or partly filled. An estimate.
 CONTEXT_MIB = 1024
+MOST_PER_GPU = 8  # with more, small trials only wait for each other and for the CPU
 
 
 def predicted_peak_mib(trial: Trial) -> float:
@@ -52,6 +53,16 @@ def _image_bytes(data: DataConfig, image_size: int) -> float:
     side = round(image_size * imagefolder.MARGIN) if of_folder else cifar100.IMAGE_SIZE  # digits are smaller still
     info = _describe(data)
     return (info.train_images + info.test_images) * 3 * side**2
+
+
+def trials_in_memory(peak_mib: float, gpu_memory_mib: float, margin: float) -> int:
+    """Return how many trials are packed on a GPU.
+
+    Args:
+        peak_mib: peak of a trial's tensors in a training step.
+        margin: share of the memory that stays free.
+    """
+    return min(max(int(gpu_memory_mib * (1 - margin) / (peak_mib + CONTEXT_MIB)), 1), MOST_PER_GPU)
 
 
 def keep_fitting(plan: Plan, device: PoolDevice, stored: Collection[str] = ()) -> Plan:

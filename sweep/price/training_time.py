@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from famba_core.cost.work import StepSettings, step_cost
 from famba_core.paper.published import read_published_table
 from sweep.errors import UserError
 from sweep.files.names import list_names
-from sweep.price.device import PoolDevice
+from sweep.plan.model import Trial
+from sweep.price.device import PoolDevice, trials_per_gpu
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
 from sweep.text import plural
@@ -29,7 +30,7 @@ MOST_ROWS = 500  # the newest ones, of each study and of all: enough for a media
 COLUMNS = (
     "status", "source", "backbone", "image_size", "patch_size", "cls_position", "schedule", "batch_size", "precision",
     "dataset", "train_images", "epochs", "top1_ema_pct", "cpus_per_trial", "gpus_per_trial", "train_time_s",
-    "device_name", "finished_at",
+    "device_name", "finished_at", "order", "weighting", "peak_memory_mib",
 )  # fmt: skip
 
 # Vim-Ti without token fusion on an A100: 300 epochs of 50,000 images in batches of 128 (Famba-V section 4).
@@ -72,13 +73,26 @@ def _gpu_limits(name: str | None, precision: Precision) -> Limits:
     return limits
 
 
-class Calibration(NamedTuple):
+class StoredStep(NamedTuple):
+    """What is stored of a configuration's training step on this device."""
+
+    ratio: float  # measured over predicted time
+    peak_mib: float | None  # of its tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
     """Factors to multiply a predicted time by."""
 
     factor: float = 1.0  # median of measured over predicted time
     low: float = 0.5  # low and high end of the likely range
     high: float = 2.0
     rows: int = 0  # number of stored rows used
+    steps: Mapping[Hashable, StoredStep] = field(default_factory=dict)  # of configurations, by what defines the step
+
+    def find(self, trial: Trial) -> StoredStep | None:
+        """Return what is stored of the trial's step; None if this configuration has not run on this device."""
+        return self.steps.get(_step_of_trial(trial)) if self.steps and not trial.train.recompute else None
 
     @property
     def sentence(self) -> str:
@@ -103,13 +117,37 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
     sizes = {"imagefolder": 0}  # training images of each whole data set; an image folder may be any folder
     if data.train_images is None:
         sizes = {data.dataset: train_images} | sizes
-    ratios = [ratio for row in rows.to_dict("records") if (ratio := _time_ratio(row, device, sizes))]
+    own: dict[Hashable, list[float]] = {}
+    peaks: dict[Hashable, float] = {}
+    for row in rows.to_dict("records"):
+        if ratio := _time_ratio(row, device, sizes):
+            own.setdefault(step := _step_of_row(row), []).append(ratio)
+            peaks[step] = row["peak_memory_mib"]
+    ratios = [ratio for each in own.values() for ratio in each]
     if not ratios:
         return Calibration()
     low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9)))
     if len(ratios) < FEW_ROWS:
         low, high = middle / 1.5, middle * 1.5
-    return Calibration(factor=middle, low=low, high=high, rows=len(ratios))
+    steps = {
+        step: StoredStep(float(np.median(each)), None if pd.isna(peaks[step]) else float(peaks[step]))
+        for step, each in own.items()
+    }
+    return Calibration(factor=middle, low=low, high=high, rows=len(ratios), steps=steps)
+
+
+def _step_of_row(row: Mapping[Hashable, Any]) -> Hashable:
+    fusion = (row["order"], row["weighting"]) if any(row["schedule"]) else None
+    model = (row["backbone"], int(row["image_size"]), int(row["patch_size"]), row["cls_position"])
+    train = (int(row["batch_size"]), row["precision"], not pd.isna(row["top1_ema_pct"]))
+    return (model, tuple(row["schedule"]), fusion, row["dataset"], train)
+
+
+def _step_of_trial(trial: Trial) -> Hashable:
+    fusion = (trial.fusion.order, trial.fusion.weighting) if any(trial.fusion.schedule) else None
+    model = (trial.model.backbone, trial.model.image_size, trial.model.patch, trial.model.cls_position)
+    train = (trial.train.batch_size, trial.train.precision, trial.train.ema)
+    return (model, trial.fusion.schedule, fusion, trial.data.dataset, train)
 
 
 def _list_studies(results: Path) -> list[Path]:
@@ -162,4 +200,5 @@ def _time_ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str
         predicted = device_seconds(device, model, row["schedule"], train, images=images, threads=threads)
     except (ConfigError, KeyError, ValueError):  # a newer version's row, with a model that this one does not know
         return None
-    return float(row["train_time_s"] * (row["gpus_per_trial"] if device.gpu else threads) / predicted)
+    occupied = 1 / trials_per_gpu(row["gpus_per_trial"]) if device.gpu else threads
+    return float(row["train_time_s"] * occupied / predicted)

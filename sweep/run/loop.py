@@ -12,11 +12,12 @@ from sweep.errors import UserError
 from sweep.executors.base import Event, Executor, Finished, Lost, Measured, Progress, Started, TrainJob
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Plan, Trial
-from sweep.price.memory import predicted_peak_mib
+from sweep.price.device import trials_per_gpu
+from sweep.price.memory import MOST_PER_GPU, predicted_peak_mib
 from sweep.run.limits import HOUR_S, Limits
 from sweep.run.listeners.base import RunListener
 from sweep.run.measuring import MeasuringPhase
-from sweep.run.packing import MOST_PER_GPU, pack, shares_devices
+from sweep.run.packing import pack, shares_devices
 from sweep.run.queue import TrialQueue
 from sweep.run.retries import RetryPolicy
 from sweep.schema import Status
@@ -40,8 +41,9 @@ class _Running:
 
     @property
     def gpu_s(self) -> float:
-        """Return the GPU-seconds that its worker has spent."""
-        return 0.0 if self.since is None else (time.monotonic() - self.since) * self.job.resources.gpus
+        """Return the GPU-seconds that its worker has spent; each of three trials at 0.3 takes a third of a GPU."""
+        gpus = self.job.resources.gpus
+        return (time.monotonic() - self.since) / trials_per_gpu(gpus) if self.since is not None and gpus else 0.0
 
 
 @dataclass

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from sweep.executors.base import TrainJob
 from sweep.plan.model import Plan
-from sweep.price.memory import CONTEXT_MIB
+from sweep.price.memory import trials_in_memory
 
-MOST_PER_GPU = 8  # with more, small trials only wait for each other and for the CPU
 RAY_SHARES = 10_000  # Ray's smallest share of a resource is 1 / 10,000
 
 
@@ -25,8 +24,7 @@ def pack(job: TrainJob, peak_mib: float, gpu_memory_mib: float, margin: float) -
         peak_mib: peak of the trial's tensors in a training step.
         margin: share of the memory that stays free.
     """
-    fitting = int(gpu_memory_mib * (1 - margin) / (peak_mib + CONTEXT_MIB))
-    sharing = min(max(fitting, 1), MOST_PER_GPU)
+    sharing = trials_in_memory(peak_mib, gpu_memory_mib, margin)
     # rounded down, because `sharing` shares that were rounded up would be more than a GPU
     share = math.floor(RAY_SHARES / sharing) / RAY_SHARES
     return replace(job, resources=replace(job.resources, gpus=share))

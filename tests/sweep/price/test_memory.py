@@ -37,7 +37,7 @@ def plan(tmp_path):
 
 
 def with_gib(gib, *, gpu=True):
-    return PoolDevice(gpu=gpu, name="H100", memory_gib=gib, slots=1)
+    return PoolDevice(gpu=gpu, name="H100", memory_gib=gib, count=1)
 
 
 def peak_gib(trial):
@@ -154,10 +154,10 @@ def test_cpu_memory_is_that_of_this_machine_unless_a_cluster_trains(plan):
     here = find_pool_device(plan(profile="cpu"), address=None)
     assert here.name.endswith("(2 threads)")
     assert 0.1 < here.memory_gib < 100_000
-    assert here.slots >= 1
-    assert find_pool_device(plan(profile="cpu", cpus_per_trial=1024), address=None).slots == 1
+    assert here.count >= 1
+    assert find_pool_device(plan(profile="cpu", cpus_per_trial=1024), address=None).count == 1
     there = find_pool_device(plan(profile="cpu"), address="auto")
-    assert (there.memory_gib, there.slots) == (None, None)
+    assert (there.memory_gib, there.count) == (None, None)
     with pytest.raises(UserError, match=r"there are 0\.5 GiB of memory"):
         keep_fitting(plan(profile="cpu"), with_gib(0.5, gpu=False))
 
@@ -167,6 +167,6 @@ def test_gpu_memory_is_read_from_this_machine_unless_a_cluster_trains(plan, monk
         "sweep.price.device._local_gpus", lambda: [("NVIDIA H200", 139.8), ("NVIDIA H200", 139.8), ("NVIDIA T4", 14.6)]
     )
     here = find_pool_device(plan(gpus_per_trial=0.25), address=None)
-    assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, slots=12)  # the smallest has to do
+    assert here == PoolDevice(gpu=True, name="NVIDIA H200", memory_gib=14.6, count=3)  # the smallest has to do
     there = find_pool_device(plan(gpus_per_trial=0.25), address="auto")
-    assert there == PoolDevice(gpu=True, name=None, memory_gib=None, slots=None)
+    assert there == PoolDevice(gpu=True, name=None, memory_gib=None, count=None)

@@ -9,12 +9,13 @@ from synthetic_study import result, save, table_plan
 from famba_core.config import DataConfig
 from sweep.price import training_time
 from sweep.price.device import PoolDevice
+from sweep.price.estimate import price_plan
 from sweep.price.training_time import Calibration, calibrate, device_seconds
 
 TRIALS = table_plan(2).trials[:10]
 DIGITS = DataConfig(dataset="digits")
 IMAGES = 1437
-CPU = PoolDevice(gpu=False, name="Imaginary CPU", memory_gib=None, slots=None)
+CPU = PoolDevice(gpu=False, name="Imaginary CPU", memory_gib=None, count=None)
 
 
 def predicted(trial, device, images=IMAGES):
@@ -60,6 +61,26 @@ def test_the_factor_is_the_median_and_the_range_the_quantiles(tmp_path):
     assert "range from 10 stored rows" in found.sentence
 
 
+def test_a_configuration_that_is_stored_is_priced_by_its_own_times(tmp_path):
+    """So is one that differs in its seed or in its number of epochs alone."""
+    trials = [dataclasses.replace(trial, train=dataclasses.replace(trial.train, ema=False)) for trial in TRIALS]
+    rows = [took(trial, factor) for trial, factor in zip(trials, (1.0, 1.2, 4.0), strict=False)]
+    study(tmp_path / "one", *rows)
+    found = calibrated(tmp_path)
+    assert found.factor == about(1.2)
+    more = dataclasses.replace(trials[2].train, seed=7, epochs=3)
+    assert found.find(dataclasses.replace(trials[2], train=more)).ratio == about(4.0)
+    assert found.find(trials[2]).peak_mib == rows[2].peak_memory_mib
+    assert found.find(trials[3]) is None
+    for change in ({"batch_size": 7}, {"ema": True}, {"recompute": True}, {"precision": "bf16"}):
+        assert found.find(dataclasses.replace(trials[2], train=dataclasses.replace(more, **change))) is None
+    plan = dataclasses.replace(table_plan(2), trials=tuple(trials), cases=())
+    before, after = (price_plan(plan, CPU, each).trials for each in (Calibration(factor=found.factor), found))
+    slow, other = trials[2].trial_id, trials[3].trial_id
+    assert after[slow].train_hours == pytest.approx(before[slow].train_hours * 4 / 1.2, rel=1e-2)
+    assert after[other].train_hours == before[other].train_hours
+
+
 def test_without_rows_the_range_is_a_factor_of_two_either_way(tmp_path):
     assert calibrated(tmp_path / "nowhere") == Calibration() == Calibration(factor=1.0, low=0.5, high=2.0, rows=0)
     study(tmp_path / "empty")
@@ -84,7 +105,7 @@ def test_rows_of_other_devices_failures_and_copies_are_ignored(tmp_path):
 
 
 def test_gpus_are_recognized_by_the_name_of_their_type(tmp_path):
-    a100 = PoolDevice(gpu=True, name="A100-80G", memory_gib=None, slots=None)
+    a100 = PoolDevice(gpu=True, name="A100-80G", memory_gib=None, count=None)
     quarter = took(TRIALS[0], 2.0, a100, device_name="NVIDIA A100-SXM4-80GB", gpus_per_trial=0.25)
     study(tmp_path / "one", quarter, took(TRIALS[1], 5.0, a100, device_name="NVIDIA H100 PCIe", gpus_per_trial=1.0))
     found = calibrated(tmp_path, a100)

@@ -14,8 +14,8 @@ from famba_core.cost.work import StepSettings, step_cost
 from sweep.executors.base import TrainJob
 from sweep.executors.ray_tune.nodes import count_slots
 from sweep.plan.model import Trial
-from sweep.price.memory import CONTEXT_MIB, predicted_peak_mib
-from sweep.run.packing import MOST_PER_GPU, pack
+from sweep.price.memory import CONTEXT_MIB, MOST_PER_GPU, predicted_peak_mib
+from sweep.run.packing import pack
 
 TRIAL = Trial(
     trial_id="t",
