@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,14 @@ def as_user_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        lacking = error.errno in _NOT_SUPPORTED
-        advice = "a study needs hard links and flock:" if lacking else "free space or grant rights there, or"
-        sentence = f"cannot be written: {error.strerror or error}; {advice} choose another folder with --out"
-        raise UserError(sentence, folder) from error
+        if blocking := find_blocking_file(folder):
+            raise UserError(f"cannot be written: {blocking} is not a folder; move it away", folder) from error
+        advice = "free space or grant rights there, or work elsewhere: a run with --out, report and compact on a copy"
+        if error.errno in _NOT_SUPPORTED:
+            advice = "a study needs hard links and flock: choose another folder with --out"
+        raise UserError(f"cannot be written: {error.strerror or error}; {advice}", folder) from error
+
+
+def find_blocking_file(folder: Path) -> Path | None:
+    """Return what stands where `folder` or one that it is in should be and is no folder, such as a file; else None."""
+    return next((place for place in (folder, *folder.parents) if os.path.lexists(place) and not place.is_dir()), None)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from famba_core.errors import Problem
 from famba_core.files import write_atomically
-from sweep.errors import UserError, as_user_error
+from sweep.errors import UserError, as_user_error, find_blocking_file
 from sweep.files.checksum import CHECKSUM_PLACEHOLDER, verify_checksum, with_checksum
 from sweep.files.names import is_safe_name
 from sweep.grid.objectives import NUMERIC
@@ -78,7 +78,8 @@ def _read_plan_json(folder: Path) -> bytes:
     try:
         return plan.read_bytes()
     except OSError as error:
-        sentence = f"cannot be read: {error.strerror}; a study's folder looks like results/<study>-<profile>"
+        reason = f"{blocking} is not a folder" if (blocking := find_blocking_file(folder)) else error.strerror
+        sentence = f"cannot be read: {reason}; a study's folder looks like results/<study>-<profile>"
         raise UserError([Problem(str(folder), plan.name, sentence)]) from None
 
 
@@ -112,6 +113,8 @@ def study_folder(out: Path, plan: Plan) -> Path:
     """
     results = Path(os.path.realpath(out))
     folder = results / f"{plan.study}-{plan.profile}"
+    if blocking := find_blocking_file(folder):
+        raise UserError(f"{blocking} is not a folder; name another one for the results, or move it away", "--out")
     around, stored = None, None
     try:
         for paths in map(StudyPaths, (results, *results.parents)):

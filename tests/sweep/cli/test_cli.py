@@ -208,7 +208,7 @@ def test_a_grid_comes_from_the_standard_input(grid: Path, tmp_path: Path) -> Non
         (["GRID", "--executor", "in-process", "--address", "auto"], ["--address needs --executor ray"]),
         (["rnu", "GRID"], ["'rnu' is neither a command nor a grid file; did you mean run? choose from run, init, "]),
         (["."], ["it is a folder; a grid is a file such as", "`famba-sweep init .` writes one"]),
-        (["GRID", "--executor", "in-process", "--out", "GRID"], ["cannot be read: Not a directory"]),
+        (["GRID", "--executor", "in-process", "--out", "GRID"], ["--out: ", "tiny.yaml is not a folder; name another"]),
         (["GRID", "--limit", "0"], ["'0' is not a whole number above 0"]),
         (["GRID", "--gpus-per-trial", "2"], ["--gpus-per-trial: must be from 0 to 1, not 2"]),
         (["GRID", "--gpus-per-trial", "all"], ["'all' is not a number"]),

@@ -7,7 +7,7 @@ import pytest
 from synthetic_study import table_plan
 
 from sweep.errors import UserError
-from sweep.plan.plan_file import save_plan, study_folder
+from sweep.plan.plan_file import read_plan, save_plan, study_folder
 
 PLAN = table_plan(2)
 NAME = f"{PLAN.study}-{PLAN.profile}"
@@ -43,3 +43,15 @@ def test_a_results_folder_in_a_study(tmp_path, inside):
 def test_a_folder_that_cannot_be():
     with pytest.raises(UserError, match=r"--out: .* cannot be used: File name too long"):
         study_folder(Path(300 * "a"), PLAN)
+
+
+@pytest.mark.parametrize("out", ["file", "file/deeper/results", "taken"])
+def test_a_file_in_the_way_is_named(tmp_path, out):
+    for name in ("file", f"taken/{NAME}"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    blocking = tmp_path / ("taken/" + NAME if out == "taken" else "file")
+    with pytest.raises(UserError, match=rf"--out: {blocking} is not a folder; name another one for the results"):
+        study_folder(tmp_path / out, PLAN)
+    with pytest.raises(UserError, match=rf"plan.json: cannot be read: {blocking} is not a folder"):
+        read_plan(blocking)

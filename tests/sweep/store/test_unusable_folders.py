@@ -9,6 +9,7 @@ from synthetic_study import files, results, table_plan
 import sweep
 from sweep.errors import UserError
 from sweep.plan.plan_file import read_plan, save_plan
+from sweep.report.write import write_report
 from sweep.store import lock
 from sweep.store import study as store
 from sweep.store.recovery import quarantine
@@ -35,7 +36,7 @@ def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):
 def test_a_file_instead_of_a_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     for function in (store.create_study, lambda folder: save_plan(folder, PLAN)):
-        with pytest.raises(UserError, match=r"file/study: cannot be written: Not a directory"):
+        with pytest.raises(UserError, match=r"file/study: cannot be written: .*/file is not a folder; move it away"):
             function(tmp_path / "file" / "study")
     with pytest.raises(UserError, match="cannot be written"), lock.lock_study(tmp_path / "file" / "study"):
         pass
@@ -47,6 +48,17 @@ def test_a_folder_without_rights_is_a_user_error(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(UserError, match="Permission denied"):
         store.create_study(tmp_path / "closed" / "study")
+
+
+def test_the_advice_for_a_read_only_folder_can_be_followed_by_every_command(tmp_path, monkeypatch):
+    save_plan(tmp_path, PLAN)
+
+    def read_only(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("os.mkdir", read_only)
+    with pytest.raises(UserError, match=r"Read-only.* a run with --out, report and compact on a copy$"):
+        write_report(tmp_path)
 
 
 def test_a_folder_without_a_study_is_a_user_error(tmp_path):
