@@ -211,7 +211,7 @@ def _prepare(
     described = size_dataset(data)
     for note in described.notes_for(plan.trials[0].train.batch_size):  # all trials have the same
         print(note, flush=True)
-    calibration = calibrate(options.out, device, data, described.train_images)
+    calibration = calibrate(options.out, device, data, described.train_images, plan.trials)
     return spec, plan, folder, stored, price_plan(plan, device, calibration)
 
 

@@ -59,7 +59,7 @@ class Price:
         """Device the hours refer to: an A100 if nothing is known of the plan's GPU."""
         if not self.device.gpu:
             return "CPU thread"
-        known = self.device.has_data_sheet or self.calibration.rows
+        known = self.device.has_data_sheet or self.calibration.rows or self.calibration.measured
         return self.device.name if self.device.name and known else "A100"
 
     def of(self, trials: Sequence[Trial]) -> list[TrialPrice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from sweep.errors import UserError
 from sweep.files.names import list_names
 from sweep.plan.model import Trial
 from sweep.price.device import PoolDevice, trials_per_gpu
+from sweep.price.measured_steps import find_measured
 from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
 from sweep.text import plural
@@ -88,14 +89,17 @@ class Calibration:
     low: float = 0.5  # low and high end of the likely range
     high: float = 2.0
     rows: int = 0  # number of stored rows used
+    measured: int = 0  # number of stored measurements, if there is no row
     steps: Mapping[Hashable, StoredStep] = field(default_factory=dict)  # of configurations, by what defines the step
 
     def find(self, trial: Trial) -> StoredStep | None:
         """Return what is stored of the trial's step; None if this configuration has not run on this device."""
-        return self.steps.get(_step_of_trial(trial)) if self.steps and not trial.train.recompute else None
+        return self.steps.get(_step_of_trial(trial)) if self.steps else None
 
     @property
     def sentence(self) -> str:
+        if self.measured:
+            return f"only {plural(self.measured, 'stored measurement')} of this device: a factor of 1.5 either way"
         if not self.rows:
             return "no stored row of this device yet: a factor of 2 either way"
         if self.rows < FEW_ROWS:
@@ -103,14 +107,49 @@ class Calibration:
         return f"range from {self.rows} stored rows of this device"
 
 
-def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images: int) -> Calibration:
+def calibrate(
+    results: Path, device: PoolDevice, data: DataConfig, train_images: int, trials: Sequence[Trial] = ()
+) -> Calibration:
     """Compare the completed results on the same device in the studies of a results folder with their predictions.
+
+    Configurations of `trials` without a result are compared by their isolated measurements, corrected by what
+    training took longer than measured.
 
     Args:
         data, train_images: of the plan. Rows do not say how large their data set was. Those that trained on a whole
             data set which is not on this machine are left out.
+        trials: of the plan.
     """
-    frames = [rows for folder in _list_studies(results) if len(rows := _read_device_rows(folder, device))]
+    studies = _list_studies(results)
+    found = _compare_results(studies, device, data, train_images, {trial.trial_id for trial in trials})
+    representatives = {_step_of_trial(trial): trial for trial in trials}
+    if all(step in found.steps for step in representatives):
+        return found
+    isolated = {}
+    for measured in find_measured(studies, device, list(representatives.values()), newest=MOST_ROWS):
+        trial = measured.trial
+        predicted = device_seconds(
+            device, trial.model, trial.fusion.schedule, trial.train, images=train_images, threads=trial.cpus_per_trial
+        )
+        isolated[_step_of_trial(trial)] = StoredStep(measured.device_seconds / predicted, measured.peak_mib)
+    return _with_isolated(found, isolated) if isolated else found
+
+
+def _with_isolated(found: Calibration, isolated: Mapping[Hashable, StoredStep]) -> Calibration:
+    both = [found.steps[step].ratio / stored.ratio for step, stored in isolated.items() if step in found.steps]
+    slower = float(np.median(both)) if both else 1.0  # trials that share a machine slow each other
+    steps = {step: StoredStep(slower * stored.ratio, stored.peak_mib) for step, stored in isolated.items()}
+    if not found.rows:
+        middle = float(np.median([stored.ratio for stored in isolated.values()]))
+        found = Calibration(factor=middle, low=middle / 1.5, high=middle * 1.5, measured=len(isolated))
+    return replace(found, steps=steps | dict(found.steps))
+
+
+def _compare_results(
+    studies: Sequence[Path], device: PoolDevice, data: DataConfig, train_images: int, planned: Collection[str]
+) -> Calibration:
+    """Compare results with predictions. `planned`: trials that have the plan's images, by trial_id."""
+    frames = [rows for folder in studies if len(rows := _read_device_rows(folder, device))]
     if not frames:
         return Calibration()
     rows = pd.concat(frames).sort_values("finished_at").tail(MOST_ROWS)
@@ -120,6 +159,8 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
     own: dict[Hashable, list[float]] = {}
     peaks: dict[Hashable, float] = {}
     for row in rows.to_dict("records"):
+        if row["trial_id"] in planned:
+            row["train_images"] = train_images
         if ratio := _time_ratio(row, device, sizes):
             own.setdefault(step := _step_of_row(row), []).append(ratio)
             peaks[step] = row["peak_memory_mib"]
@@ -139,14 +180,15 @@ def calibrate(results: Path, device: PoolDevice, data: DataConfig, train_images:
 def _step_of_row(row: Mapping[Hashable, Any]) -> Hashable:
     fusion = (row["order"], row["weighting"]) if any(row["schedule"]) else None
     model = (row["backbone"], int(row["image_size"]), int(row["patch_size"]), row["cls_position"])
-    train = (int(row["batch_size"]), row["precision"], not pd.isna(row["top1_ema_pct"]))
+    recompute = False  # rows do not say
+    train = (int(row["batch_size"]), row["precision"], not pd.isna(row["top1_ema_pct"]), recompute)
     return (model, tuple(row["schedule"]), fusion, row["dataset"], train)
 
 
 def _step_of_trial(trial: Trial) -> Hashable:
     fusion = (trial.fusion.order, trial.fusion.weighting) if any(trial.fusion.schedule) else None
     model = (trial.model.backbone, trial.model.image_size, trial.model.patch, trial.model.cls_position)
-    train = (trial.train.batch_size, trial.train.precision, trial.train.ema)
+    train = (trial.train.batch_size, trial.train.precision, trial.train.ema, trial.train.recompute)
     return (model, trial.fusion.schedule, fusion, trial.data.dataset, train)
 
 

@@ -91,9 +91,9 @@ def read_epochs(folder: Path) -> StoredRows:
     return _read_frame(folder, EPOCHS)
 
 
-def read_measurements(folder: Path, columns: Collection[str] | None = None) -> StoredRows:
-    """Read all stored isolated measurements, sorted by measure_id. Raises as `read_rows`."""
-    return _read_frame(folder, MEASUREMENTS, columns)
+def read_measurements(folder: Path, columns: Collection[str] | None = None, newest: int | None = None) -> StoredRows:
+    """Read all stored isolated measurements, sorted by measure_id. Arguments and errors are those of `read_rows`."""
+    return _read_frame(folder, MEASUREMENTS, columns, newest)
 
 
 def is_current(folder: Path, stored: StoredRows) -> bool:

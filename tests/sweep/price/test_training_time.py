@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import pytest
+from fake_training import fake_measure
 from synthetic_study import result, save, table_plan
 
 from famba_core.config import DataConfig
@@ -11,6 +12,7 @@ from sweep.price import training_time
 from sweep.price.device import PoolDevice
 from sweep.price.estimate import price_plan
 from sweep.price.training_time import Calibration, calibrate, device_seconds
+from sweep.store.study import write_measurement
 
 TRIALS = table_plan(2).trials[:10]
 DIGITS = DataConfig(dataset="digits")
@@ -79,6 +81,39 @@ def test_a_configuration_that_is_stored_is_priced_by_its_own_times(tmp_path):
     slow, other = trials[2].trial_id, trials[3].trial_id
     assert after[slow].train_hours == pytest.approx(before[slow].train_hours * 4 / 1.2, rel=1e-2)
     assert after[other].train_hours == before[other].train_hours
+
+
+def test_a_configuration_that_is_only_measured_is_priced_by_its_measurement(tmp_path):
+    trials = [dataclasses.replace(trial, train=dataclasses.replace(trial.train, ema=False)) for trial in TRIALS]
+
+    def measurement(trial, factor):
+        steps = IMAGES // trial.train.batch_size
+        step_s = factor * predicted(trial, CPU) / trial.cpus_per_trial / steps / trial.train.epochs
+        row = fake_measure(tmp_path / "log")(trial)
+        return dataclasses.replace(row, device_name=CPU.name, steps_per_epoch=steps, step_time_ms=1000 * step_s)
+
+    def found():
+        return calibrate(tmp_path, CPU, DIGITS, IMAGES, trials)
+
+    study(tmp_path / "one")
+    for trial, factor in zip(trials, (2.0, 3.0, 5.0), strict=False):
+        write_measurement(tmp_path / "one", measurement(trial, factor))
+    assert found().find(trials[2]).ratio == about(5.0)
+    assert (found().factor, found().low) == (about(3.0), about(2.0))
+    assert "only 3 stored measurements of this device" in found().sentence
+    # a result says that training takes 1.5 times as long as measured
+    save(tmp_path / "one", [took(trials[0], 3.0)])
+    assert found().find(trials[0]).ratio == about(3.0)
+    assert found().find(trials[2]).ratio == about(7.5)
+    assert found().factor == about(3.0)
+
+
+def test_own_images_are_known_by_the_trials_ids(tmp_path):
+    images = DataConfig(dataset="imagefolder")
+    own = [dataclasses.replace(trial, data=images) for trial in TRIALS]
+    study(tmp_path / "one", took(own[0], 2.0, dataset="imagefolder"))
+    assert calibrate(tmp_path, CPU, images, IMAGES).rows == 0
+    assert calibrate(tmp_path, CPU, images, IMAGES, own).factor == about(2.0)
 
 
 def test_without_rows_the_range_is_a_factor_of_two_either_way(tmp_path):
