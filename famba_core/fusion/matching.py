@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from famba_core.config import Order, Weighting
 
@@ -44,7 +43,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     """
     batch, length, _ = metric.shape
     rows = torch.arange(batch, device=metric.device)
-    unit = F.normalize(metric.float(), dim=-1)
+    unit = F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
     is_class = torch.arange(length, device=metric.device) == class_index.unsqueeze(1)
     with torch.autocast(metric.device.type, enabled=False):  # rounding would make similarities equal
         similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
@@ -58,7 +57,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
         partner.masked_fill_(stranded, 0)
     fused_a = best.topk(r, dim=-1).indices
 
-    removed = torch.zeros_like(is_class).scatter_(1, 2 * fused_a, True)
+    removed = torch.zeros_like(is_class).scatter_(1, 2 * fused_a, 1)  # not True, which a trace cannot record
     kept = ~removed
     if order == "raster":
         target = kept.cumsum(1) - 1
@@ -90,8 +89,15 @@ def shares(matched: Match, sizes: Tensor, weighting: Weighting) -> tuple[Merge, 
 
 def merge_tokens(x: Tensor, merge: Merge) -> Tensor:
     """Replace all tokens of x [B, L, D] with one target by their weighted mean: [B, L - r, D]."""
+    if torch._C._get_tracing_state() is not None:  # a trace cannot record a function with a backward of its own
+        return _sum_shares(x, merge.target, merge.share, merge.length)
     out: Tensor = _MergeTokens.apply(x, merge.target, merge.share, merge.length)
     return out
+
+
+def _sum_shares(x: Tensor, target: Tensor, share: Tensor, length: int) -> Tensor:
+    batch, _, width = x.shape
+    return x.new_zeros(batch, length, width).scatter_add_(1, _rows(target, width), x * share.unsqueeze(-1).to(x.dtype))
 
 
 class _MergeTokens(torch.autograd.Function):
@@ -100,12 +106,9 @@ class _MergeTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, share: Tensor, length: int) -> Tensor:
         ctx.save_for_backward(target, share)
-        batch, _, width = x.shape
-        out = x.new_zeros(batch, length, width)
-        return out.scatter_add_(1, _rows(target, width), x * share.unsqueeze(-1).to(x.dtype))
+        return _sum_shares(x, target, share, length)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         target, share = ctx.saved_tensors
         rows = grad_out.gather(1, _rows(target, grad_out.shape[2]))

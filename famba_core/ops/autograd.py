@@ -5,16 +5,18 @@ Only inputs are saved for backward; states and convolutions are computed again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from famba_core.config import ConfigError
 from famba_core.ops.backend import Backend
 from famba_core.ops.kernels import Kernels, Reverse
 
+Gradients = tuple[Tensor | None, ...]
 Prepare = Callable[[Tensor], Tensor]  # gives a tensor the strides and the dtype that the kernels take
 
 
@@ -50,6 +52,19 @@ def kernel_backend(
     )
 
 
+def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """Let a function's backward refuse `create_graph=True`: the derivatives of its gradients would be missing."""
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor) -> Gradients:
+        if torch.is_grad_enabled():
+            sentence = "second derivatives need backend='reference'; the others compute first derivatives only"
+            raise ConfigError.of("create_graph", sentence)
+        return backward(ctx, *gradients)
+
+    return checked
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, prepare: Prepare, reverse: Reverse, *inputs: Tensor) -> Tensor:
@@ -59,8 +74,8 @@ class _Scan(torch.autograd.Function):
         return kernels.scan_forward(u, delta, A, B, C, D, delta_bias, None, reverse).to(inputs[0].dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         kernels, prepare, reverse = ctx.constants
         u, delta, A, B, C, D, delta_bias = map(prepare, ctx.saved_tensors)
         grad_B, grad_C = B.new_empty(B.shape), C.new_empty(C.shape)
@@ -79,15 +94,15 @@ class _Conv(torch.autograd.Function):
         return kernels.conv_forward(x, weight, bias, reverse).to(inputs[0].dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, grad_u: Tensor) -> Gradients:
         kernels, prepare, reverse = ctx.constants
         x, weight, bias = map(prepare, ctx.saved_tensors)
         grad_x = x.new_empty(x.shape)
         return _as_inputs(ctx, grad_x, *kernels.conv_backward(x, weight, bias, reverse, prepare(grad_u), grad_x))
 
 
-def _as_inputs(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+def _as_inputs(ctx: Any, *gradients: Tensor) -> Gradients:
     """Return what backward returns: nothing for the three constants, and each gradient in its input's dtype."""
     inputs = ctx.saved_tensors
     return None, None, None, *(grad.to(x.dtype) for grad, x in zip(gradients, inputs, strict=True))

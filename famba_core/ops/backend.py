@@ -20,6 +20,7 @@ class Backend:
     causal_conv_silu: Callable[..., Tensor]  # as `ops.interface.causal_conv_silu`, without `backend`
     # (*tensors, state_size=, taps=) -> why the backend cannot take them, or None
     unsupported_reason: Callable[..., str | None] = lambda *tensors, state_size, taps: None
+    traceable: bool = False  # made of torch's own operations, which torch.jit.trace and torch.export can record
     load_kernels: Callable[[], Kernels] | None = None  # called when the kernels are first needed
 
     @functools.cached_property

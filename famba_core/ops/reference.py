@@ -50,4 +50,4 @@ def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: Sequen
     return torch.stack(directions, dim=2).to(dtype)
 
 
-BACKEND = Backend(name="reference", selective_scan=selective_scan, causal_conv_silu=causal_conv_silu)
+BACKEND = Backend(name="reference", selective_scan=selective_scan, causal_conv_silu=causal_conv_silu, traceable=True)

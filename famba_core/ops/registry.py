@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from famba_core.errors import ConfigError, suggest
@@ -43,9 +44,18 @@ def check_backend(name: str) -> None:
 def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> Backend:
     """Return the backend that computes with these tensors: the named one, or for "auto" the first that fits.
 
-    Raises ConfigError for an unknown name, and for a named backend that cannot take the tensors.
+    Raises ConfigError for an unknown name, for a named backend that cannot take the tensors, for tensors without
+    values, and inside torch.jit.trace and torch.export for a backend that they cannot record.
     """
     check_backend(name)
+    if any(t.is_meta for t in tensors):
+        raise ConfigError.of("device", "tensors on the meta device have no values to compute with")
+    if (torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()) and not (
+        name in _backends and _backends[name].traceable
+    ):
+        possible = [each.name for each in _backends.values() if each.traceable]
+        sentence = f"torch.jit.trace and torch.export cannot record {name!r}; choose {' or '.join(possible)}"
+        raise ConfigError.of("backend", sentence)
     reason: str | None = None
     for candidate in AUTO_ORDER if name == "auto" else (name,):
         backend = _backends.get(candidate)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from famba_core.ops.autograd import first_order
 from famba_core.ops.backend import Backend
 from famba_core.ops.kernels import Reverse
 
@@ -62,7 +62,7 @@ class _Scan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
         grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(v) for v in (u, delta, B, C))
@@ -118,7 +118,8 @@ def _blocks(u: Tensor, A: Tensor, buffers: int) -> Iterator[tuple[tuple[Any, ...
     batch, length, groups, width = u.shape
     state_size = A.shape[2]
     per_image = length * state_size * width
-    images = min(batch, max(1, BLOCK_ELEMENTS.get(u.device.type, MOST_ELEMENTS) // max(1, per_image)))
+    most = BLOCK_ELEMENTS.get(u.device.type, MOST_ELEMENTS) // max(1, per_image)
+    images = max(1, min(batch, most))
     memory = [A.new_empty(images * per_image) for _ in range(buffers)]
     for g in range(groups):
         rate = A[g].T.contiguous()

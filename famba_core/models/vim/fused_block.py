@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from famba_core.config import ConfigError
 from famba_core.fusion.matching import Merge
 from famba_core.models.vim.constants import NORM_EPS, REVERSE
+from famba_core.ops.autograd import first_order
 from famba_core.ops.kernels import Kernels
 
 
@@ -77,7 +77,7 @@ class _Directions:
 
 def _project_in(hidden: Tensor, weight: Tensor) -> Tensor:
     """Project [B, L, D] to x and z, one tensor [B, L, 2E]."""
-    return torch.mm(hidden.flatten(0, 1), weight.to(hidden.dtype).t()).view(*hidden.shape[:2], -1)
+    return torch.mm(hidden.flatten(0, 1), weight.to(hidden.dtype).t()).view(*hidden.shape[:2], len(weight))
 
 
 def _project_low(u: Tensor, x_proj: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _project_low(u: Tensor, x_proj: Tensor) -> Tensor:
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Multiply the matrices of each direction: [G, n, k] times [G, k, m] -> [G, n, m]."""
-    if a.is_cuda or (a.shape[2] > 1 and b.shape[2] > 1):
+    if a.is_cuda or (a.shape[2] != 1 and b.shape[2] != 1):
         return torch.bmm(a, b)
     # rank 1, in narrow models: on the CPU, bmm takes several times as long as this
     if a.shape[2] == 1:
@@ -103,9 +103,9 @@ def _by_direction(u: Tensor) -> Tensor:
     return u.permute(2, 0, 1, 3).flatten(1, 2)
 
 
-def _by_token(rows: Tensor, batch: int) -> Tensor:
+def _by_token(rows: Tensor, batch: int, length: int) -> Tensor:
     """View [G, B L, X] as [B, L, G, X]."""
-    return rows.view(rows.shape[0], batch, -1, rows.shape[2]).permute(1, 2, 0, 3)
+    return rows.view(rows.shape[0], batch, length, rows.shape[2]).permute(1, 2, 0, 3)
 
 
 class _FusedBlock(torch.autograd.Function):
@@ -132,9 +132,9 @@ class _FusedBlock(torch.autograd.Function):
         u = kernels.conv_forward(x, both.conv, both.conv_bias, REVERSE)
         low = _project_low(u, both.x_proj)
         dt, B, C = low.split((both.rank, both.states, both.states), dim=2)
-        delta = _by_token(_products(dt, both.dt_proj.transpose(1, 2)), batch)
+        delta = _by_token(_products(dt, both.dt_proj.transpose(1, 2)), batch, length)
         gated = kernels.scan_forward(
-            u, delta, both.A, _by_token(B, batch), _by_token(C, batch), both.D, both.dt_bias, z, REVERSE
+            u, delta, both.A, _by_token(B, batch, length), _by_token(C, batch, length), both.D, both.dt_bias, z, REVERSE
         )
         kept = () if recompute else (xz, low)
         ctx.save_for_backward(residual, target, share, *kept, *parameters)
@@ -143,7 +143,7 @@ class _FusedBlock(torch.autograd.Function):
         return _add_product(skip, gated, w.out_proj)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         length, kernels, recompute, dtype, both = ctx.constants
         residual, target, share, *saved = ctx.saved_tensors
@@ -158,7 +158,7 @@ class _FusedBlock(torch.autograd.Function):
         u = kernels.conv_forward(x, both.conv, both.conv_bias, REVERSE)
         low = _project_low(u, both.x_proj) if recompute else saved[1]
         dt, B, C = low.split((rank, states, states), dim=2)
-        delta = _by_token(_products(dt, both.dt_proj.transpose(1, 2)), batch)
+        delta = _by_token(_products(dt, both.dt_proj.transpose(1, 2)), batch, length)
 
         grad_rows = grad_out.to(dtype).flatten(0, 1)
         grad_gated = torch.mm(grad_rows, w.out_proj.to(dtype)).view_as(x)
@@ -166,8 +166,8 @@ class _FusedBlock(torch.autograd.Function):
         grad_x, grad_z = grad_xz.chunk(2, dim=2)
         grad_dt, grad_B, grad_C = grad_low.split((rank, states, states), dim=2)
         grad = kernels.scan_backward(
-            u, delta, both.A, _by_token(B, batch), _by_token(C, batch), both.D, both.dt_bias, z, REVERSE,
-            grad_gated, _by_token(grad_B, batch), _by_token(grad_C, batch), grad_z,
+            u, delta, both.A, _by_token(B, batch, length), _by_token(C, batch, length), both.D, both.dt_bias, z,
+            REVERSE, grad_gated, _by_token(grad_B, batch, length), _by_token(grad_C, batch, length), grad_z,
         )  # fmt: skip
         del delta, grad_gated
         grad_out_proj = torch.mm(grad_rows.t(), grad.gated.flatten(0, 1))
@@ -177,7 +177,7 @@ class _FusedBlock(torch.autograd.Function):
         grad_u = _by_direction(grad.u).baddbmm_(grad_low, both.x_proj)
         grad_x_proj = _products(grad_low.transpose(1, 2), _by_direction(u))
         grad_conv, grad_conv_bias = kernels.conv_backward(
-            x, both.conv, both.conv_bias, REVERSE, _by_token(grad_u, batch), grad_x
+            x, both.conv, both.conv_bias, REVERSE, _by_token(grad_u, batch, length), grad_x
         )
         grad_xz_rows = grad_xz.flatten(0, 1)
         grad_in_proj = torch.mm(grad_xz_rows.t(), hidden.flatten(0, 1))

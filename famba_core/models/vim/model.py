@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from famba_core.config import FusionSchedule, ModelConfig, Order
+from famba_core.config import ConfigError, FusionSchedule, ModelConfig, Order
 from famba_core.fusion.matching import Match, Merge, match, merge_tokens, shares
 from famba_core.models.classifier import Classifier
 from famba_core.models.vim.constants import CONV_WIDTH, NORM_EPS, REVERSE
@@ -108,8 +108,11 @@ class Block(nn.Module):
     def forward(self, residual: Tensor, merge: Merge | None, recompute: bool) -> Tensor:
         """Map residual [B, L, D] -> [B, L - r, D], both float32, by the fused block if the backend has its kernels."""
         backend, kernels = self._choose(residual)
+        weights = self.weights()
+        if any(weight.dtype is not residual.dtype for weight in weights):
+            raise _wrong_dtypes(*weights)
         if kernels is not None:
-            return fused_block(residual, merge, self.weights(), kernels, recompute=recompute)
+            return fused_block(residual, merge, weights, kernels, recompute=recompute)
         if recompute and torch.is_grad_enabled():
             # the layer draws no random numbers, and a CUDA graph cannot save the state of the generator
             out: Tensor = checkpoint(
@@ -124,7 +127,7 @@ class Block(nn.Module):
         _, kernels = self._choose(residual)
         if kernels is None:
             return match(self.norm(residual), r, class_index, order)
-        hidden = kernels.rms_norm(residual.contiguous(), self.norm.weight, NORM_EPS, None, torch.float32)
+        hidden = kernels.rms_norm(residual.contiguous(), self.norm.weight.contiguous(), NORM_EPS, None, torch.float32)
         return kernels.match(hidden, r, class_index, order)
 
     def _choose(self, residual: Tensor) -> tuple[str, Kernels | None]:
@@ -146,7 +149,7 @@ class Block(nn.Module):
         """Return the parameters in the order of the fused block."""
         m = self.mixer
         return BlockWeights(
-            self.norm.weight, m.in_proj.weight, m.conv1d.weight, m.conv1d_b.weight, _bias_of(m.conv1d),
+            self.norm.weight.contiguous(), m.in_proj.weight, m.conv1d.weight, m.conv1d_b.weight, _bias_of(m.conv1d),
             _bias_of(m.conv1d_b), m.x_proj.weight, m.x_proj_b.weight, m.dt_proj.weight, m.dt_proj_b.weight,
             m.dt_proj.bias, m.dt_proj_b.bias, m.A_log, m.A_b_log, m.D, m.D_b, m.out_proj.weight,
         )  # fmt: skip
@@ -192,12 +195,16 @@ class Vim(Classifier):
             nn.init.kaiming_uniform_(block.mixer.in_proj.weight, a=math.sqrt(5))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images [B, 3, H, W]. Returns logits [B, num_classes]."""
+        """Classify images [B, 3, H, W]. Returns logits [B, num_classes].
+
+        Raises ConfigError for images that do not fit, and for weights that are neither all float32 nor all float64.
+        """
+        self._check(images)
         tokens = self.patch_embed(images)
         batch = tokens.shape[0]
         at = self.class_position
         tokens = torch.cat((tokens[:, :at], self.cls_token.expand(batch, -1, -1), tokens[:, at:]), dim=1)
-        residual = (tokens + self.pos_embed).float()
+        residual = (tokens + self.pos_embed).to(self.pos_embed.dtype)  # not that of autocast
         class_index = torch.full((batch,), at, device=images.device)
         sizes = residual.new_ones(residual.shape[:2])
 
@@ -213,6 +220,27 @@ class Vim(Classifier):
         # the norm acts on each token alone, so only the class token needs it
         logits: Tensor = self.head(self.norm_f(residual[rows, class_index]))
         return logits
+
+    def _check(self, images: Tensor) -> None:
+        outer = self.patch_embed.proj.weight, self.cls_token, self.pos_embed, self.norm_f.weight, self.head.weight
+        dtype, device, size = self.pos_embed.dtype, self.pos_embed.device, self.config.image_size
+        if dtype not in (torch.float32, torch.float64) or any(weight.dtype is not dtype for weight in outer):
+            raise _wrong_dtypes(*outer)
+        if device.type == "meta":
+            raise ConfigError.of("weights", "are on the meta device, without values; call model.to_empty(device='cpu')")
+        if images.shape[1:] != (3, size, size) or images.ndim != 4:
+            raise ConfigError.of("images", f"must be [B, 3, {size}, {size}], not {list(images.shape)}")
+        if images.device != device:
+            raise ConfigError.of("images", f"must be on {device}, where the model is, not on {images.device}")
+        is_cast = dtype is torch.float32 and torch.is_autocast_enabled(device.type)
+        if images.dtype not in ((dtype, torch.bfloat16, torch.float16) if is_cast else (dtype,)):
+            raise ConfigError.of("images", f"must be {dtype}, as the weights are, not {images.dtype}")
+
+
+def _wrong_dtypes(*weights: Tensor) -> ConfigError:
+    found = " and ".join(sorted({str(weight.dtype) for weight in weights}))
+    advice = "call model.float(), and compute under torch.autocast for bfloat16"
+    return ConfigError.of("weights", f"must all be torch.float32, or all torch.float64, not {found}; {advice}")
 
 
 def _note_class_position(model: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -206,3 +206,21 @@ def test_scan_runs_without_the_cpu_kernels(monkeypatch):
     torch.testing.assert_close(selective_scan(*inputs, reverse=(False, True)), built)
     with pytest.raises(ConfigError, match=r"does not fit: no C\+\+ compiler \(g\+\+ or clang\+\+\) was found"):
         selective_scan(*inputs, reverse=(False, True), backend="cpu")
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_functions_take_an_empty_batch(backend):
+    inputs = [x.requires_grad_() for x in scan_inputs(0, 5, 2, 6, 4)]
+    y = selective_scan(*inputs, reverse=(False, True), backend=backend)
+    u = causal_conv_silu(
+        torch.zeros(0, 5, 6), torch.ones(2, 6, 4), torch.ones(2, 6), reverse=(False, True), backend=backend
+    )
+    assert y.shape == u.shape == (0, 5, 2, 6)
+    y.sum().backward()
+    assert all(x.grad is not None and not x.grad.any() for x in inputs)
+
+
+def test_tensors_on_the_meta_device_are_refused():
+    inputs = [x.to("meta") for x in scan_inputs(1, 5, 2, 6, 4)]
+    with pytest.raises(ConfigError, match="device: tensors on the meta device have no values to compute with"):
+        selective_scan(*inputs, reverse=(False, True))

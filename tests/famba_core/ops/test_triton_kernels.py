@@ -275,6 +275,27 @@ def test_whole_layer_agrees_with_the_composed_one(r, bf16, default_dtype):
         assert error < (LAYER_BF16 if bf16 else 1e-4)
 
 
+def test_layer_takes_an_empty_batch():
+    block = Block(16, 8, 2, "triton").to(DEVICE)
+    block(torch.zeros(0, 10, 16, device=DEVICE), None, False).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in block.parameters())
+    empty = Merge(torch.zeros(0, 10, dtype=torch.long, device=DEVICE), torch.zeros(0, 10, device=DEVICE), 6)
+    assert block(torch.zeros(0, 10, 16, device=DEVICE), empty, False).shape == (0, 6, 16)
+    matched = block.match(torch.zeros(0, 10, 16, device=DEVICE), 4, torch.zeros(0, dtype=torch.long), "concat")
+    assert matched.target.shape == (0, 10)
+
+
+def test_norm_weight_with_strides_gives_the_same_bits():
+    block = Block(16, 8, 2, "triton").to(DEVICE)
+    block.norm.weight.data.copy_(normal(16))
+    residual = normal(2, 6, 16).float().to(DEVICE)
+    expected = block(residual, None, False)
+    block.norm.weight = torch.nn.Parameter(
+        torch.stack((block.norm.weight.data, torch.ones(16, device=DEVICE)), 1)[:, 0]
+    )
+    assert torch.equal(block(residual, None, False), expected)
+
+
 def test_scan_is_bitwise_reproducible():
     inputs = [x.to(DEVICE) for x in scan_inputs(2, 5, 2, 20, 16)]
     one, two = (outputs_and_gradients(selective_scan, inputs, reverse=BOTH, backend="triton") for _ in range(2))
