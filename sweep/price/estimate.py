@@ -14,8 +14,9 @@ from sweep.grid.resources import Pool
 from sweep.plan.model import Plan, Trial
 from sweep.price.device import PoolDevice, trials_per_gpu
 from sweep.price.memory import predicted_peak_mib, trials_in_memory
-from sweep.price.training_time import Calibration, device_seconds
+from sweep.price.training_time import Calibration, device_seconds, measuring_s, steps_per_epoch
 
+PEAK_STEPS = 2  # of a trial on a CPU, which counts its memory in the second step of a throwaway model
 WORKER_START_S = 5.0  # imports, data and the model, before the training that is priced
 
 
@@ -31,6 +32,7 @@ class TrialPrice:
     occupied: float  # GPUs, or CPU threads, that it keeps from others
     train_hours: float  # of one device, training alone
     hours: float  # from start to end with its share of the device, with evaluation and the worker's start
+    measuring_hours: float  # before any trial starts, shared by those with one measure_id; 0 for trials on a whole GPU
 
     @property
     def device_hours(self) -> float:
@@ -95,6 +97,8 @@ def _price_trial(
     if pool.gpus_per_trial == "pack" and device.memory_gib:
         sharing = trials_in_memory(peak_mib, 1024 * device.memory_gib, pool.memory_margin)
     occupied = 1 / sharing if trial.gpus_per_trial else trial.cpus_per_trial
+    step_s = seconds / occupied / (train.epochs * steps_per_epoch(train, train_images))
+    peak_steps = 0 if trial.gpus_per_trial else PEAK_STEPS
     return TrialPrice(
         tokens_per_image=sum(tokens_per_layer(schedule, trial.model.num_tokens)),
         flops_per_image=fused.flops_per_image,
@@ -103,7 +107,8 @@ def _price_trial(
         sharing=sharing,
         occupied=occupied,
         train_hours=seconds / 3600,
-        hours=(seconds * (1 + evaluating) / occupied + WORKER_START_S) / 3600,
+        hours=(seconds * (1 + evaluating) / occupied + peak_steps * step_s + WORKER_START_S) / 3600,
+        measuring_hours=measuring_s(step_s, gpu=device.gpu) / 3600 if sharing > 1 or not trial.gpus_per_trial else 0.0,
     )
 
 

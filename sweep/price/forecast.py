@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sweep.plan.identity import measure_id
 from sweep.plan.model import Plan, Trial
 from sweep.price.estimate import Price
 
@@ -59,7 +60,8 @@ def forecast(plan: Plan, price: Price, missing: Sequence[Trial]) -> Forecast:
     mean = fmean([trial.hours for trial in price.of(plan.candidates)] or [0.0])
     hours = [mean if t.trial_id in candidates else price.trials[t.trial_id].hours for t in missing]
     concurrent = slots(plan, price)
-    free = [0.0] * concurrent
+    measured = {measure_id(trial): price.trials[trial.trial_id].measuring_hours for trial in missing}
+    free = [sum(measured.values())] * concurrent
     starts = []
     for duration in hours:
         starts.append(free[0])

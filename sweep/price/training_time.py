@@ -26,6 +26,11 @@ from sweep.store.layout import StudyPaths
 from sweep.store.study import read_rows
 from sweep.text import plural
 
+# A measurement of a training step; the workers measure with these numbers.
+MEASURE_START_S = 1.0  # the data and the model; the measurements of a run share a process
+MEASURE_BUDGET_S = 0.6  # of timed steps
+LEAST_TIMED_STEPS = 5
+WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first steps create the optimizer's state, compile kernels, capture graphs
 FEW_ROWS = 3  # with fewer the range is a guess
 MOST_ROWS = 500  # the newest ones, of each study and of all: enough for a median
 COLUMNS = (
@@ -52,11 +57,23 @@ def device_seconds(
         threads: of the trial, on a CPU.
     """
     batch, precision = min(train.batch_size, images), train.precision
-    steps = train.epochs * (images // batch)
+    steps = train.epochs * steps_per_epoch(train, images)
     step = step_cost(model, schedule, replace(StepSettings.of(train), batch=batch))
     if device.gpu:
         return steps * step.time_s(_gpu_limits(device.name, precision)) * _slowdown_against_sheet()
     return steps * step.time_s(cpu_limits(threads, precision)) * threads
+
+
+def steps_per_epoch(train: TrainConfig, images: int) -> int:
+    """Return the training steps of an epoch of so many images. A batch is at most all of them."""
+    return images // min(train.batch_size, images)
+
+
+def measuring_s(step_s: float, *, gpu: bool) -> float:
+    """Return the seconds that it takes to measure a training step of `step_s` seconds."""
+    memory = 0 if gpu else 1  # a step of its own
+    untimed = WARMUP_STEPS["cuda" if gpu else "cpu"] + memory
+    return MEASURE_START_S + untimed * step_s + max(LEAST_TIMED_STEPS * step_s, MEASURE_BUDGET_S)
 
 
 @functools.cache

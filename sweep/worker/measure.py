@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sweep.executors.base import Measured
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
+from sweep.price.training_time import LEAST_TIMED_STEPS, MEASURE_BUDGET_S, WARMUP_STEPS
 from sweep.schema import MeasureRow
 from sweep.store.study import write_measurement
 from sweep.worker.errors import explain
@@ -21,9 +22,6 @@ from sweep.worker.trial import new_trainer
 
 if TYPE_CHECKING:
     import torch
-
-BUDGET_S = 0.6  # of timed steps in each measurement; at least five steps are timed
-WARMUP_STEPS = {"cpu": 2, "cuda": 5}  # the first steps create the optimizer's state, compile kernels, capture graphs
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +62,13 @@ def measure(trial: Trial) -> MeasureRow:
     def step() -> torch.Tensor:
         return training(images[batch], labels[batch], 0.0, generator)
 
-    time = measure_step(step, device=device, warmup=WARMUP_STEPS[device.type], budget_s=BUDGET_S)
+    time = measure_step(
+        step,
+        device=device,
+        warmup=WARMUP_STEPS[device.type],
+        min_steps=LEAST_TIMED_STEPS,
+        budget_s=MEASURE_BUDGET_S,
+    )
     if on_gpu:
         peak_bytes = torch.cuda.max_memory_allocated(device)
     else:

@@ -30,6 +30,7 @@ profiles:
   two: {dataset: digits, epochs: 12, backbone: [vim_tiny, vim_small]}
 """
 DIGITS = 1437  # training images
+STEPS = 12 * (DIGITS // 128)  # in the epochs of a grid's trial
 TEST_DIGITS = 360
 A100 = PoolDevice(gpu=True, name=None, memory_gib=None, count=None)
 THREAD = PoolDevice(gpu=False, name="AMD EPYC (1 thread)", memory_gib=None, count=2)
@@ -116,7 +117,9 @@ def test_hours_depend_on_the_gpu_and_the_trials_share_of_it(plan):
 def test_trial_hours_include_evaluation_and_worker_start(plan):
     for trial in price_plan(plan("tiny"), THREAD, NO_ROWS).trials.values():
         # a forward pass of each test image is a third of a training step's, once for each kind of weights
-        assert trial.hours == pytest.approx(trial.train_hours * (1 + 2 * TEST_DIGITS / (3 * DIGITS)) + 5 / 3600)
+        # and two more training steps, which count the memory
+        passes = 1 + 2 * TEST_DIGITS / (3 * DIGITS) + 2 / STEPS
+        assert trial.hours == pytest.approx(trial.train_hours * passes + 5 / 3600)
         assert trial.device_hours == trial.hours  # of one thread
 
 
@@ -153,10 +156,33 @@ def test_wall_time_is_that_of_the_busiest_slot(plan):
         device = dataclasses.replace(THREAD, count=most)
         return forecast(made, price_plan(made, device, NO_ROWS), made.trials).wall_hours
 
-    assert wall_hours(1) == pytest.approx(none + upper + everywhere)
+    measuring = sum(trial.measuring_hours for trial in priced.trials.values())
+    assert wall_hours(1) == pytest.approx(measuring + none + upper + everywhere)
     # the third trial starts where the second, the shorter of the first two, has ended
-    assert wall_hours(2) == pytest.approx(max(none, upper + everywhere))
-    assert wall_hours(50) == pytest.approx(none)
+    assert wall_hours(2) == pytest.approx(measuring + max(none, upper + everywhere))
+    assert wall_hours(50) == pytest.approx(measuring + none)
+
+
+def test_seeds_share_a_measurement_and_a_whole_gpu_measures_in_its_trial(plan):
+    made = plan("tiny", GRID.replace("seeds: [0]", "seeds: [0, 1]"), max_concurrent=1)
+    priced = price_plan(made, dataclasses.replace(THREAD, count=1), NO_ROWS)
+    measuring = sum(trial.measuring_hours for trial in priced.of(made.trials[:3]))
+    each = sum(trial.hours for trial in priced.trials.values())
+    assert forecast(made, priced, made.trials).wall_hours == pytest.approx(measuring + each)
+    whole = plan("tiny", gpus_per_trial=1.0)
+    assert {trial.measuring_hours for trial in price_plan(whole, A100, NO_ROWS).trials.values()} == {0.0}
+
+
+def test_a_batch_of_all_images_takes_longer_to_measure_than_to_train(plan):
+    """Two epochs are two steps; eight more measure the step, and two count the trial's memory."""
+    made = plan("tiny", GRID.replace("epochs: 12", "epochs: 2, batch_size: 5000, ema: false"))
+    (none, *_) = made.trials
+    priced = price_plan(made, dataclasses.replace(THREAD, count=1), NO_ROWS)
+    step_h = priced.trials[none.trial_id].train_hours / 2
+    assert step_h > 1 / 3600
+    evaluating = 2 * TEST_DIGITS / (3 * DIGITS)
+    expected = (1 + 8 * 3600 * step_h) + (5 + (2 + evaluating + 2) * 3600 * step_h)  # seconds
+    assert forecast(made, priced, [none]).wall_hours == pytest.approx(expected / 3600)
 
 
 def test_price_lines_name_the_range_and_the_wall_time(plan):
@@ -229,7 +255,8 @@ def test_each_listed_trial_has_its_cases_price_and_place(plan):
     assert [trial.tokens_per_image for trial in listed] == [4728, 3018, 2628]
     assert [trial.place for trial in listed] == [1, 2, 3]
     assert listed[-1].total_hours == pytest.approx(sum(trial.device_hours for trial in listed))
-    assert listed[-1].ends == pytest.approx(sum(trial.hours for trial in priced.of(made.trials)))
+    each = priced.of(made.trials)
+    assert listed[-1].ends == pytest.approx(sum(trial.measuring_hours + trial.hours for trial in each))
     assert all(trial.fits and trial.status is None for trial in listed)
 
 

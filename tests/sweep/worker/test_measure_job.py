@@ -16,9 +16,10 @@ from famba_core.training.step import TrainStep
 from sweep.executors.base import MeasureJob
 from sweep.plan.identity import measure_id
 from sweep.plan.model import Trial
+from sweep.price.training_time import WARMUP_STEPS
 from sweep.store.study import read_measurements, write_measurement
 from sweep.worker.job import run_job
-from sweep.worker.measure import WARMUP_STEPS, measure, measure_all
+from sweep.worker.measure import measure, measure_all
 
 TRIAL = replace(
     fake_trial(0),
