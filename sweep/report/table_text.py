@@ -172,7 +172,8 @@ def _seed_notes(line: dict[Hashable, Any]) -> list[str]:
 
 def _constraint_notes(line: dict[Hashable, Any]) -> list[str]:
     if line.get("breaks"):
-        return [f"breaks {line['breaks']}"]
+        bounds = line["breaks"].split(" and ")  # the caption says what they are
+        return ["breaks " + " and ".join(dict.fromkeys(bound.split()[0] for bound in bounds))]
     unknown = line["seeds_measured"] and pd.isna(line.get("feasible", True))
     return ["constraints not known to be met"] if unknown else []
 

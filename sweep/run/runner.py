@@ -96,12 +96,15 @@ def run_plan(
         if queue.copied:
             source = f"other studies in {folder.parent}"
             listener.note(f"{queue.copied} results copied from {source} (--no-cache trains them again)")
+        planned = queue.planned  # of a search that is stopped, more than it has chosen
         interrupted, limit_reached = _run(plan, queue, folder, executor_factory, listener, is_device)
+        requested = len(queue.requested)
         if interrupted or limit_reached:
-            _note_stop(queue, folder, listener)
+            requested = max(planned, requested)
+            _note_stop(queue, requested, folder, listener)
     states = [queue.statuses.get(trial_id) for trial_id in queue.requested]
     return RunSummary(
-        requested=len(states),
+        requested=requested,
         completed=states.count("completed"),
         failed=states.count("failed"),
         pruned=states.count("pruned"),
@@ -156,14 +159,12 @@ def _remove_stale_checkpoints(stored: Mapping[str, Mapping[str, Any]], folder: P
             shutil.rmtree(checkpoints / name, ignore_errors=True)
 
 
-def _note_stop(queue: TrialQueue, folder: Path, listener: RunListener) -> None:
+def _note_stop(queue: TrialQueue, requested: int, folder: Path, listener: RunListener) -> None:
     """Note how many trials are stored, with those rows of workers whose events nobody received."""
     rows, _ = read_rows(folder, columns=RESUME_COLUMNS)
     queue.statuses.update({trial_id: row["status"] for trial_id, row in by_trial(rows).items()})
     done = len(queue.requested & queue.statuses.keys())
-    listener.note(
-        f"Stopped: {done} of {len(queue.requested)} trials are stored. The same command continues with the others."
-    )
+    listener.note(f"Stopped: {done} of {requested} trials are stored. The same command continues with the others.")
 
 
 def _run(

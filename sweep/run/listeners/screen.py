@@ -52,6 +52,7 @@ class Screen(RunListener):
         self._running: dict[str, _Shown] = {}
         self._ended: deque[_Shown] = deque(maxlen=LAST_ENDED)
         self._phase: str | None = None  # what happens before the trials
+        self._has_measured = False
         self._live: Live | None = None
         self._last_line = time.monotonic()
 
@@ -74,7 +75,8 @@ class Screen(RunListener):
 
     def measuring_began(self, total: int) -> None:
         self._to_measure, self._measuring_since = total, time.monotonic()
-        self.note(f"measuring {plural(total, 'schedule')} first, one at a time")
+        if not self._has_measured:  # a search measures each batch of its trials, which is said once
+            self.note(f"measuring {plural(total, 'schedule')} first, one at a time")
         self.measured(0)
 
     def measured(self, done: int) -> None:
@@ -84,7 +86,9 @@ class Screen(RunListener):
 
     def measuring_ended(self) -> None:
         self._phase = None
-        self._plain(f"measuring took {clock(time.monotonic() - self._measuring_since)}")
+        if not self._has_measured:
+            self._plain(f"measuring took {clock(time.monotonic() - self._measuring_since)}")
+        self._has_measured = True
 
     def note(self, sentence: str) -> None:
         self._console.print(Text(sentence), soft_wrap=True)

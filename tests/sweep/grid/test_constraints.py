@@ -61,7 +61,7 @@ def test_a_line_without_the_number_is_not_known_to_meet_a_constraint(tmp_path):
     table = table_of(tmp_path, rows=[replace(ROWS[0], peak_memory_mib=None), *ROWS[1:3]])
     assert table["feasible"].isna().tolist() == [True, False, False]
     notes = table_text.printed_columns(table)[-1].cells
-    assert notes[:2] == ("constraints not known to be met", "breaks peak_memory_mib <= 165")
+    assert notes[:2] == ("constraints not known to be met", "breaks peak_memory_mib")
     assert not any(frontier.mask[0] for frontier in frontiers(table, OBJECTIVES))
 
 
@@ -108,8 +108,8 @@ def test_captions_say_how_many_rows_meet_the_constraints(tmp_path):
 def test_every_format_marks_broken_constraints(tmp_path):
     table = table_of(tmp_path)
     columns = table_text.printed_columns(table)
-    assert table_text.to_markdown(columns, "").count("| breaks peak_memory_mib <= 165 |") == 6
-    assert table_text.to_latex(columns, "", "tab:x").count(r"breaks peak\_memory\_mib $\leq$ 165 \\") == 6
+    assert table_text.to_markdown(columns, "").count("| breaks peak_memory_mib |") == 6
+    assert table_text.to_latex(columns, "", "tab:x").count(r"breaks peak\_memory\_mib \\") == 6
     (tmp_path / "t.csv").write_text(table.to_csv(index=False))
     back = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
     assert back[["feasible", "breaks"]].values.tolist() == table[["feasible", "breaks"]].values.tolist()

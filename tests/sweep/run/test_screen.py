@@ -185,6 +185,16 @@ def test_without_a_terminal_the_measuring_phase_has_a_line_at_each_end(monkeypat
     ]
 
 
+def test_the_measuring_of_each_batch_of_a_search_is_said_once() -> None:
+    out = io.StringIO()
+    screen = Screen({"a": 1.0}, console=Console(file=out))
+    with shown(screen, ["a"], planned=1, capacity=1):
+        for total in (2, 1, 2):
+            with measuring(screen, total):
+                screen.measured(total)
+    assert out.getvalue().splitlines()[1:] == ["measuring 2 schedules first, one at a time", "measuring took 0:00"]
+
+
 def test_a_terminal_shows_which_is_measured_and_then_the_trials() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     screen = Screen({"a": 1.0}, console=console)

@@ -228,3 +228,17 @@ def test_trials_that_share_a_device_are_measured_and_start_in_batches(
     assert list(map(len, executor.beside)) == [1, 2, 1, 2, 1, 2, 1]
     assert measured == [2, 2, 2, 1]
     assert pd.Series([number for number, _, _ in chosen(tmp_path)]).is_unique
+
+
+def test_a_stopped_search_counts_the_trials_that_it_would_have_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act(executor: FakeExecutor) -> list[Event]:
+        if len(executor.submitted) > 2:
+            raise KeyboardInterrupt
+        return run_first(executor)
+
+    summary = run(search_plan(6), tmp_path, FakeExecutor(act, capacity=1))
+    assert (summary.interrupted, summary.completed, summary.requested) == (True, 2, 7)
+    assert "Stopped: 2 of 7 trials are stored." in capsys.readouterr().out
+    assert run(search_plan(6), tmp_path).sentence == "7 of 7 trials completed"
