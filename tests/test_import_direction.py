@@ -81,8 +81,8 @@ ORDER = {
         "paper", "fusion", "ops", "models", "data", "cost", "training", "bench", "cli",
     ),
     "sweep": (
-        "errors", "text", "schema", "files", "grid", "store", "plan", "executors", "price", "report", "search",
-        "worker", "run", "cli",
+        "errors", "text", "terminal", "schema", "files", "grid", "store", "plan", "executors", "price", "report",
+        "search", "worker", "run", "cli",
     ),
 }  # fmt: skip
 

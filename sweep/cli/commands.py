@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweep.errors import UserError
+from sweep.terminal import Heading, print_sentence, print_table
 
 if TYPE_CHECKING:
     from sweep.executors.base import Executor, ResourceRequest
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from sweep.store.study import StoredRows
 
 ASK_ABOVE_DEVICE_HOURS = 1.0
-REPORT_ONLY = {  # columns for which a terminal is too narrow
-    "Top-1 (%) EMA",
-    "Top-5 (%) last",
-    "Top-5 (%) paper",
-    "Training time paper",
-    "Peak memory (MiB) paper",
-}
-FILE_WIDTH = 160  # characters of a table's line if the output is not a terminal
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,17 +56,22 @@ def run(options: argparse.Namespace) -> int:
     )
     if summary.interrupted:
         return summary.exit_code
+    from sweep.report.table_text import MISSING
     from sweep.report.write import write_report
 
     written = write_report(folder)
-    shown = [column for column in written.columns if column.full_heading not in REPORT_ONLY]
+    shown = [column for column in written.columns if set(column.cells) - {MISSING}]
     print()
-    _print_table(
-        [(column.full_heading, column.numeric) for column in shown],
+    print_table(
+        [Heading(column.short, column.numeric, column.rank) for column in shown],
         zip(*(column.cells for column in shown), strict=True),
     )
-    print(f"{written.caption}\n\n{summary.sentence}\nreport: {_relative(written.index)}")
-    print(f"        {len(written.files) - 1} figures and tables beside it: SVG, PNG, Markdown, LaTeX, CSV")
+    print()
+    print_sentence(written.caption)
+    print()
+    print_sentence(summary.sentence)
+    print(f"report: {_relative(written.index)}")
+    print_sentence(f"{len(written.files) - 1} figures and tables are beside it: SVG, PNG, Markdown, LaTeX, CSV")
     return summary.exit_code
 
 
@@ -86,26 +83,26 @@ def plan(options: argparse.Namespace) -> int:
 
     spec, plan, folder, stored, priced = _prepare(options, needs_data=False)
     left_out = spec.left_out + len(spec.cases) - len({case.labels for case in plan.cases if not case.baseline})
-    print(headline(plan, options.limit, left_out=left_out))
+    print_sentence(headline(plan, options.limit, left_out=left_out))
     statuses = {trial_id: row["status"] for trial_id, row in by_trial(stored.rows).items()}
     missing = missing_trials(plan, folder, stored, limit=options.limit)
     if line := stored_line(plan, options.limit, statuses, missing):
-        print(line)
+        print_sentence(line)
     run = forecast(plan, priced, missing)
     cut = run.cut(time_limit_h=plan.pool.time_limit_h, gpu_hours=plan.pool.gpu_hours)
     listed = list(list_prices(plan, priced, list_trials(plan, options.limit), statuses, run, cut))
-    _print_table(HEADINGS, price_cells(plan, listed))
-    print(GLOSSARY)
+    print_table(HEADINGS, price_cells(plan, listed))
+    print_sentence(GLOSSARY)
     patches = plan.trials[0].model.num_patches
     if any(case.reference_patches not in (None, patches) for case in spec.cases):
-        print(
+        print_sentence(
             f"r and budgets are the paper's, for its 196 patches; these images have {patches} and lose the same share."
         )
     for line in price_lines(plan, priced, missing):
-        print(line)
+        print_sentence(line)
     shared = sum("; " in row.cases for row in listed)
     if shared:
-        print(f"{shared} trials each cover several cases with the same schedule, which run once")
+        print_sentence(f"{shared} trials each cover several cases with the same schedule, which run once")
     return 0
 
 
@@ -136,7 +133,8 @@ def report(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     from sweep.report.status import describe, read_status
 
-    print(describe(read_status(options.study)))
+    for line in describe(read_status(options.study)).splitlines():
+        print_sentence(line)
     return 0
 
 
@@ -199,7 +197,7 @@ def _prepare(
     profile = options.profile
     if profile is None:
         profile, reason = default_profile(spec, has_gpu=has_gpu(), has_cifar100=has_cifar100(options.data_dir))
-        print(reason, flush=True)
+        print_sentence(reason)
     plan = make_plan(spec, profile, data_dir=options.data_dir, flags=flags, needs_data=needs_data)
     if in_process and plan.pool.gpus_per_trial == "pack":
         raise UserError("gpus_per_trial: pack needs --executor ray; in-process runs one trial at a time")
@@ -238,31 +236,6 @@ def _make_executor(options: argparse.Namespace, folder: Path, resources: Resourc
     from sweep.executors.ray_tune.executor import RayExecutor
 
     return RayExecutor(folder, resources, run=run_job, warm_up=warm_up, address=options.address)
-
-
-def _print_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings, given as (heading, is a number), as wide as the terminal or, if needed, wider.
-
-    In a file or a pipe the first column, which names the rows, is never wrapped, so that it can be searched and copied.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    rows = list(rows)
-    for i, (heading, numeric) in enumerate(headings):
-        unbroken = heading.split()
-        if numeric or (i == 0 and not sys.stdout.isatty()):
-            unbroken += [row[i] for row in rows]
-        longest = max(map(len, unbroken))
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", min_width=longest)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
-    with console.capture() as text:  # printing directly, the console would end the program if the reader has gone
-        console.print(table, crop=False)
-    print(text.get(), end="")
 
 
 def _relative(path: Path) -> Path:

@@ -11,13 +11,23 @@ from sweep.price.device import PoolDevice
 from sweep.price.estimate import Price, device_hours, trials_to_run
 from sweep.price.forecast import Forecast, forecast
 from sweep.price.shopping_list import ListedTrial
+from sweep.terminal import Heading
 from sweep.text import clock, plural
 
 LISTED_CANDIDATES = 20  # of a search, unless a higher limit is given
-HEADINGS = (  # of the list of trials: (heading, is a number)
-    ("trial", False), ("no.", True), ("cases", False), ("tokens removed by layer", False), ("removed", True),
-    ("tokens", True), ("FLOPs", True), ("GiB", True), ("time", True), ("total", True), ("ends", True),
-)  # fmt: skip
+HEADINGS = (  # of the list of trials
+    Heading("trial", rank=8),
+    Heading("no.", numeric=True, rank=7),
+    Heading("cases", min_width=20),
+    Heading("tokens removed by layer", rank=5, min_width=24),
+    Heading("removed", numeric=True, rank=9),
+    Heading("tokens", numeric=True, rank=10),
+    Heading("FLOPs", numeric=True, rank=6),
+    Heading("GiB", numeric=True, rank=1),
+    Heading("time", numeric=True),
+    Heading("total", numeric=True, rank=2),
+    Heading("ends", numeric=True, rank=3),
+)
 STATES = {"completed": "stored", "failed": "failed", "pruned": "ended early"}
 GLOSSARY = (
     "no.: running order of the missing trials. tokens: seen by the mixers of all layers, per image. FLOPs: relative to "

@@ -25,6 +25,8 @@ class Column:
     heading: str
     cells: tuple[str, ...]
     numeric: bool = True
+    short: str = ""  # heading on a terminal
+    rank: int = 0  # on a terminal: 0 is always shown; of the others, the highest drops out first
 
     @property
     def full_heading(self) -> str:
@@ -33,34 +35,35 @@ class Column:
 
 def printed_columns(table: pd.DataFrame) -> list[Column]:
     """Return the printed columns of a table from `build_table`, without those that say nothing in this table."""
-    columns: list[tuple[str, str, str, Callable[..., str]]] = [
-        ("", "Backbone", "backbone", str),
-        ("", "Strategy", "strategy", str),
-        ("", "Start layer", "start_layer", str),
-        ("", "Stop layer", "stop_layer", str),
-        ("", "r (paper)" if r_is_scaled(table) else "r", "r", str),
-        ("", "In each layer", "removed_per_layer", str),
-        ("", "Order", "order", str),
-        ("", "Weighting", "weighting", str),
-        ("", "Tokens removed", "reduced_tokens", str),
-        ("Top-1 (%)", "best", "top1_best_pct", percent),
-        ("Top-1 (%)", "last", "top1_pct", percent),
-        ("Top-1 (%)", "EMA", "top1_ema_pct", percent),
-        ("Top-1 (%)", "paper", "published_top1_pct", percent),
-        ("Top-5 (%)", "last", "top5_pct", percent),
-        ("Top-5 (%)", "paper", "published_top5_pct", percent),
-        ("Training time", "here", "train_time_s", duration),
-        ("Training time", "ratio", "train_time_ratio", ratio),
-        ("Training time", "paper", "published_train_time_s", duration),
-        ("Training time", "paper ratio", "published_train_time_ratio", ratio),
-        ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes),
-        ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio),
-        ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes),
-        ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio),
+    r_heading = "r (paper)" if r_is_scaled(table) else "r"
+    columns: list[tuple[str, str, str, Callable[..., str], str, int]] = [
+        ("", "Backbone", "backbone", str, "backbone", 0),
+        ("", "Strategy", "strategy", str, "strategy", 0),
+        ("", "Start layer", "start_layer", str, "start", 0),
+        ("", "Stop layer", "stop_layer", str, "stop", 0),
+        ("", r_heading, "r", str, r_heading, 0),
+        ("", "In each layer", "removed_per_layer", str, "in each layer", 9),
+        ("", "Order", "order", str, "order", 0),
+        ("", "Weighting", "weighting", str, "weight", 0),
+        ("", "Tokens removed", "reduced_tokens", str, "tokens removed", 9),
+        ("Top-1 (%)", "best", "top1_best_pct", percent, "top-1 best", 0),
+        ("Top-1 (%)", "last", "top1_pct", percent, "top-1 last", 8),
+        ("Top-1 (%)", "EMA", "top1_ema_pct", percent, "top-1 EMA", 12),
+        ("Top-1 (%)", "paper", "published_top1_pct", percent, "top-1 paper", 6),
+        ("Top-5 (%)", "last", "top5_pct", percent, "top-5 last", 11),
+        ("Top-5 (%)", "paper", "published_top5_pct", percent, "top-5 paper", 13),
+        ("Training time", "here", "train_time_s", duration, "time", 4),
+        ("Training time", "ratio", "train_time_ratio", ratio, "time ratio", 1),
+        ("Training time", "paper", "published_train_time_s", duration, "time paper", 14),
+        ("Training time", "paper ratio", "published_train_time_ratio", ratio, "time ratio paper", 7),
+        ("Peak memory (MiB)", "here", "peak_memory_mib", mebibytes, "MiB", 5),
+        ("Peak memory (MiB)", "ratio", "peak_memory_ratio", ratio, "MiB ratio", 2),
+        ("Peak memory (MiB)", "paper", "published_peak_memory_mib", mebibytes, "MiB paper", 15),
+        ("Peak memory (MiB)", "paper ratio", "published_peak_memory_ratio", ratio, "MiB ratio paper", 10),
     ]
     shown = [_column(table, *column) for column in columns if _says_something(table, column[2])]
     notes = tuple(", ".join(_seed_notes(line) + _constraint_notes(line)) for line in table.to_dict("records"))
-    return [*shown, Column("", "Note", notes, numeric=False)] if any(notes) else shown
+    return [*shown, Column("", "Note", notes, numeric=False, short="note", rank=3)] if any(notes) else shown
 
 
 def _says_something(table: pd.DataFrame, name: str) -> bool:
@@ -73,14 +76,16 @@ def _says_something(table: pd.DataFrame, name: str) -> bool:
     return name in table
 
 
-def _column(table: pd.DataFrame, group: str, heading: str, name: str, text: Callable[..., str]) -> Column:
+def _column(
+    table: pd.DataFrame, group: str, heading: str, name: str, text: Callable[..., str], short: str, rank: int
+) -> Column:
     deviations = table.get(f"{name}_std", pd.Series(float("nan"), table.index))
     cells = tuple(
         MISSING if pd.isna(value) else text(value) if pd.isna(deviation) else text(value, deviation)
         for value, deviation in zip(table[name], deviations, strict=True)
     )
     numeric = pd.api.types.is_numeric_dtype(table[name]) or name == "removed_per_layer"
-    return Column(group, heading, cells, numeric=numeric)
+    return Column(group, heading, cells, numeric=numeric, short=short, rank=rank)
 
 
 def heading_groups(columns: list[Column]) -> list[tuple[str, int]]:

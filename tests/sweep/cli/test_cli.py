@@ -10,7 +10,6 @@ import pytest
 
 import sweep
 from famba_core.version import VERSION
-from sweep.cli.commands import _print_table
 from sweep.cli.main import main
 
 GRID = """\
@@ -131,21 +130,6 @@ def test_an_output_without_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ascii_only.buffer.getvalue() == b"no number: ?\n"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("columns", [20, 60, 200])
-def test_a_narrow_terminal_shows_every_cell(
-    columns: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    headings = [("trial", False), *((f"measure{i}", True) for i in range(6))]
-    _print_table(headings, [("a-trial-with-a-long-name", *(f"{i}.123456789" for i in range(6)))])
-    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
-    folded = "".join(line.strip().split(" ")[0] for line in lines[3:])
-    assert folded == "a-trial-with-a-long-name"
-    assert lines[3].split()[1:] == [f"{i}.123456789" for i in range(6)]
-    assert lines[1].split() == [heading for heading, _ in headings]
-
-
 def test_a_command_that_is_asked_to_end_says_so() -> None:
     program = """if True:
         import time, sweep.cli.main, sweep.cli.commands
@@ -159,12 +143,6 @@ def test_a_command_that_is_asked_to_end_says_so() -> None:
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "\nfamba-sweep: stopped\n")
-
-
-def test_names_are_whole_where_no_terminal_is_too_narrow(capsys: pytest.CaptureFixture) -> None:
-    names = [f"{letter * 60}-0123456789" for letter in "ab"]
-    _print_table([("trial", False), ("words", False)], [(name, "some words " * 20) for name in names])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "-" in line] == names
 
 
 def test_a_long_run_asks_first(grid: Path, tmp_path: Path) -> None:
