@@ -111,9 +111,9 @@ def test_the_plan_of_a_search_lists_its_candidates(grid: Path, tmp_path: Path) -
     assert shown.returncode == 0, shown.stderr
     # r 8 asks too much of 197 tokens from layer 1: 25 x 8 > 196
     assert "a search (tpe) tries 5 of 23 candidates (1 combinations that cannot run are left out)" in shown.stdout
-    assert len(re.findall(r"(?m)^ vim_nano-", shown.stdout)) == 1 + 20
+    assert len(re.findall(r"(?m)^vim_nano-", shown.stdout)) == 1 + 20
     everything = famba_sweep("plan", grid, "--limit", 100, cwd=tmp_path)
-    assert len(re.findall(r"(?m)^ vim_nano-", everything.stdout)) == 1 + 23
+    assert len(re.findall(r"(?m)^vim_nano-", everything.stdout)) == 1 + 23
 
 
 def test_a_closed_pipe_is_not_an_error(grid: Path) -> None:
