@@ -72,8 +72,8 @@ class Frontier:
     gain: str  # column, more is better
     cost: str  # column, less is better
     mask: np.ndarray  # [n], which rows of the table are non-dominated in these two
-    # Both are None if nothing was measured, if the gain is not a percentage, or if the reference cost is 0.
-    hypervolume: float | None = None
+    # Both are None if nothing was measured, or if the gain is not a percentage.
+    hypervolume: float | None = None  # None, too, if the reference cost is 0: then there is no box to dominate
     reference_cost: float | None = None  # in the cost's unit; the reference gain is 0 %
 
 
@@ -90,8 +90,10 @@ def _frontier(table: pd.DataFrame, gain: str, cost: str) -> Frontier:
     measured = table[[gain, cost]].dropna()
     unfused = table.loc[table["strategy"] == "none", cost].max()
     reference = float(REFERENCE_MARGIN * (measured[cost].max() if np.isnan(unfused) else unfused))
-    if measured.empty or not gain.endswith("_pct") or reference == 0:
+    if measured.empty or not gain.endswith("_pct"):
         return Frontier(gain=gain, cost=cost, mask=mask)
+    if reference == 0:
+        return Frontier(gain=gain, cost=cost, mask=mask, reference_cost=0.0)
     gains, costs = values[~np.isnan(values).any(axis=1)].T
     share = dominated_share(gains, costs, ideal_gain=100, reference_cost=reference)
     return Frontier(gain=gain, cost=cost, mask=mask, hypervolume=share, reference_cost=reference)

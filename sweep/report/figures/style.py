@@ -27,6 +27,7 @@ AXIS_NAMES = {
     "train_time_ratio": "Training time, ratio to no fusion",
     "peak_memory_ratio": "Peak memory, ratio to no fusion",
     "published_top1_pct": "Published top-1 (%)",
+    "reduced_tokens": "Tokens removed",
     "start_layer": "First fusing layer",
     "r": "r, tokens removed in each fusing layer",
 }

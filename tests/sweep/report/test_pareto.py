@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sweep.grid.objectives import OUTCOMES
 from sweep.report.pareto import REFERENCE_MARGIN, dominated_share, frontiers, hypervolume, non_dominated
 
 
@@ -106,6 +107,13 @@ def test_each_cost_has_a_frontier_with_its_own_reference():
 def test_without_an_unfused_row_the_largest_cost_gives_the_reference():
     table = frame(top1_best_pct=[np.nan, 70.0], train_time_s=[np.nan, 50.0], peak_memory_mib=[np.nan, 20.0])
     assert frontiers(table, OBJECTIVES)[0].reference_cost == pytest.approx(REFERENCE_MARGIN * 50)
+
+
+@pytest.mark.parametrize("cost", [name for name in OUTCOMES if name != "top1_best_pct"])
+def test_a_cost_that_is_0_without_fusion_gives_no_hypervolume(cost):
+    table = frame(top1_best_pct=[50.0, 60.0]).assign(**{cost: [0.0, 3.0]})
+    (panel,) = frontiers(table, {"top1_best_pct": "max", cost: "min"})
+    assert (panel.hypervolume, panel.reference_cost, panel.mask.tolist()) == (None, 0.0, [True, True])
 
 
 def test_frontiers_of_an_unmeasured_table_have_no_hypervolume():

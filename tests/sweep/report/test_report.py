@@ -220,6 +220,16 @@ def test_a_grid_without_a_published_table_has_its_own_objectives(tmp_path):
     assert "(%) paper" not in paths.table.read_text().splitlines()[0]
 
 
+def test_a_cost_that_is_0_without_fusion_has_no_hypervolume_and_the_page_says_so(tmp_path):
+    objectives = {"top1_best_pct": "max", "reduced_tokens": "min", "train_time_s": "min"}
+    plan = dataclasses.replace(table_plan(2), objectives=objectives)
+    paths = write_report(study(tmp_path, plan, results(plan)))
+    text = Page(paths.index).text
+    assert "against Tokens removed has no hypervolume: without fusion that cost is 0." in text
+    assert text.count("has no hypervolume") == 1
+    assert "frontier.svg" in names(paths)
+
+
 def test_a_single_objective_has_a_best_row_and_no_trade_off_figure(tmp_path):
     plan = dataclasses.replace(table_plan(2), objectives={"top1_best_pct": "max"})
     paths = write_report(study(tmp_path, plan, results(plan)))
