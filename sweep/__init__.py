@@ -40,19 +40,24 @@ def __dir__() -> list[str]:
 def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """Return the results of a study, such as "results/starting_layer-laptop": one row per attempt at a trial.
 
-    Columns are those of `sweep.schema.ResultRow`; only rows whose status is "completed" enter the tables.
-    Warns about parts that cannot be read. Raises UserError if the folder holds no study.
-    """
-    from sweep.store import study  # here, so that `import sweep` stays light
+    A folder of studies, such as "results", gives the rows of all studies below it, compacted or not.
 
-    return study.load(folder, study.read_rows)
+    Columns are those of `sweep.schema.ResultRow`; only rows whose status is "completed" enter the tables. Added are
+    `planned`, false for trials that the study's plan no longer asks for (missing if the plan cannot be read), and
+    `folder`, the study's. Warns about parts that cannot be read. Raises UserError if the folder holds no study.
+    """
+    from sweep.report.load import load  # here, so that `import sweep` stays light
+    from sweep.store.study import read_rows
+
+    return load(folder, read_rows)
 
 
 def load_epochs(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """Return the learning curves of a study: one row per epoch of an attempt.
+    """Return the learning curves of a study, or of all studies below a folder: one row per epoch of an attempt.
 
-    Columns are those of `sweep.schema.EpochRow`. Warns and raises as `load_results` does.
+    Columns are those of `sweep.schema.EpochRow`, `planned` and `folder`. Warns and raises as `load_results` does.
     """
-    from sweep.store import study
+    from sweep.report.load import load
+    from sweep.store.study import read_epochs
 
-    return study.load(folder, study.read_epochs)
+    return load(folder, read_epochs)

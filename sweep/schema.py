@@ -40,6 +40,16 @@ class ResultRow:
     batch_size: int
     precision: str
     seed: int
+    lr: float | None = None  # peak; this and the settings below are None in rows of earlier versions
+    weight_decay: float | None = None
+    warmup_epochs: int | None = None
+    label_smoothing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    ema: bool | None = None
+    recompute: bool | None = None
+    data_fingerprint: str | None = None  # of the images; None, too, for data sets that a library ships
+    config: str | None = None  # JSON: every setting that defines the trial
     cpus_per_trial: int
     gpus_per_trial: float
     suggestion: int | None = None  # 1-based index among the search's suggestions, if it was one

@@ -27,7 +27,8 @@ NUMERIC = tuple(
 # Inputs of a trial, not its results.
 _GIVEN = frozenset(
     ("attempt", "suggestion", "seed", "start_layer", "stop_layer", "r", "train_images", "image_size", "patch_size",
-     "epochs", "batch_size", "cpus_per_trial", "gpus_per_trial")
+     "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "label_smoothing", "mixup", "cutmix",
+     "cpus_per_trial", "gpus_per_trial")
 )  # fmt: skip
 OUTCOMES = tuple(name for name in NUMERIC if name not in _GIVEN)
 _OF_AVERAGED_WEIGHTS = ("top1_ema_pct", "top5_ema_pct")

@@ -6,6 +6,7 @@ It is read as a Plan, or as an outline, which is much faster for thousands of tr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -36,10 +37,18 @@ P = TypeVar("P", Plan, PlanOutline)
 
 
 def save_plan(folder: Path, plan: Plan) -> None:
-    """Write or replace plan.json. Raises UserError if the folder cannot be written."""
+    """Write or replace plan.json, and keep what another plan has replaced.
+
+    Raises UserError if the folder cannot be written.
+    """
     create_study(folder)
+    paths, text = StudyPaths(folder), plan_to_json(plan).encode()
     with as_user_error(folder):
-        write_atomically(StudyPaths(folder).plan, plan_to_json(plan).encode())
+        earlier = paths.plan.read_bytes() if paths.plan.exists() else text
+        if earlier != text:
+            paths.plans.mkdir(exist_ok=True)
+            write_atomically(paths.earlier_plan(hashlib.sha256(earlier).hexdigest()[:10]), earlier)
+        write_atomically(paths.plan, text)
 
 
 def read_plan(folder: Path) -> Plan:

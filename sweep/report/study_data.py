@@ -21,6 +21,7 @@ class StudyData:
     rows: pd.DataFrame  # one per attempt, as `read_rows` returns them
     epochs: pd.DataFrame  # the learning curves, as `read_epochs` returns them
     damaged: tuple[Path, ...] = ()  # files that could not be read, relative to the study's folder
+    unplanned: int = 0  # stored trials that the plan no longer asks for: left out of rows and epochs
 
     @classmethod
     def read(cls, folder: Path) -> StudyData:
@@ -36,6 +37,7 @@ class StudyData:
             plan=plan,
             rows=rows[rows["trial_id"].isin(planned)],
             epochs=epochs[epochs["trial_id"].isin(planned)],
+            unplanned=rows.loc[~rows["trial_id"].isin(planned), "trial_id"].nunique(),
             damaged=tuple(path.relative_to(folder) for path in damaged_rows + damaged_epochs),
         )
 

@@ -177,6 +177,7 @@ def table_caption(data: StudyData, table: pd.DataFrame) -> str:
         f"{name}: study {plan.study}, profile {plan.profile} ({trial.data.dataset}, {pixels} x {pixels} pixels, "
         f"{plural(trial.train.epochs, 'epoch')}), on {devices}",
         f"{int((table['seeds_measured'] == table['seeds_planned']).sum())} of {plural(len(table), 'row')} measured",
+        *([f"Left out: {plural(data.unplanned, 'stored trial')} of earlier plans"] if data.unplanned else []),
         *_search_sentences(data),
         *_constraint_sentences(data, table),
         "Top-1 best is the accuracy of the best epoch on the test set, as in the paper",

@@ -1,6 +1,7 @@
 """A study's folder, which holds everything that is known of the study.
 
     plan.json                             the resolved plan
+    plans/<hash>.json                     plans that an edited grid has replaced; never read
     trials/<trial_id>.<attempt>.parquet   one row: the result of an attempt
     epochs/<trial_id>.<attempt>.parquet   its learning curve
     measurements/<measure_id>.parquet     one row: a training step benchmarked alone, for all trials that share it

@@ -22,6 +22,7 @@ class StudyPaths:
     """Paths of the files and folders in a study's folder, whether they exist or not."""
 
     plan = _Below("plan.json")
+    plans = _Below("plans")
     trials = _Below("trials")
     epochs = _Below("epochs")
     measurements = _Below("measurements")  # also holds the progress of the measuring phase while it lasts
@@ -39,6 +40,10 @@ class StudyPaths:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def earlier_plan(self, digest: str) -> Path:
+        """Return the file of a plan that another one has replaced."""
+        return self.plans / f"{digest}.json"
 
     def checkpoint(self, trial_id: str) -> Path:
         """Return the folder of an unfinished trial's checkpoint."""
@@ -58,7 +63,7 @@ class StudyPaths:
 
     def list_temporaries(self) -> list[Path]:
         """List the temporary files that killed processes have left; those of other programs are not ours to remove."""
-        folders = (self.trials, self.epochs, self.measurements, self.compacted, self.checkpoints, self.logs)
+        folders = (self.plans, self.trials, self.epochs, self.measurements, self.compacted, self.checkpoints, self.logs)
         nested = (*self.checkpoints.glob("*"), *self.rungs.glob("*/*"))
         found = (file for folder in (self.root, *folders, *nested) for file in folder.glob(".*.tmp"))
         return [file for file in found if _TEMPORARY.fullmatch(file.name)]

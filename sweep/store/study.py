@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import uuid
-import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,19 +132,6 @@ def select_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop(columns=["done", "rank"]).drop_duplicates("trial_id", keep="last").set_index("trial_id")
 
 
-def load(folder: str | os.PathLike[str], read: Callable[[Path], StoredRows]) -> pd.DataFrame:
-    """Return what `read` reads; warn the caller's caller about files that cannot be read.
-
-    Raises UserError if the folder holds no study.
-    """
-    check_is_study(Path(folder))
-    rows, damaged = read(Path(folder))
-    if damaged:
-        names = ", ".join(str(part) for part in damaged)
-        warnings.warn(f"left out {len(damaged)} damaged part(s), as if not run: {names}", stacklevel=3)
-    return rows
-
-
 def _write_part(
     folder: Path,
     kind: RowKind,
@@ -168,7 +153,7 @@ def _read_frame(
 ) -> StoredRows:
     table, damaged = read_parts(folder, kind, columns, newest)
     # Int64 tells a missing value from zero without turning layer 6 into 6.0.
-    frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
     for field in table.schema:
         if pa.types.is_list(field.type):
             frame[field.name] = frame[field.name].map(tuple)

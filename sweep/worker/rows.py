@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from sweep.files.code import PACKAGES, code_hash
 from sweep.plan.model import Trial
 from sweep.schema import EpochRow, ResultRow
 
+_TRAIN_COLUMNS = ("lr", "weight_decay", "warmup_epochs", "label_smoothing", "ema", "recompute")
 # The columns that a row takes from the isolated measurement of its training step.
 _ISOLATED = ("step_time_ms", "throughput_img_per_s", "peak_memory_mib", "peak_memory_source")
 
@@ -58,9 +60,21 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "batch_size": train.batch_size,
         "precision": train.precision,
         "seed": train.seed,
+        **{name: getattr(train, name) for name in _TRAIN_COLUMNS},
+        "mixup": trial.augment.mixup,
+        "cutmix": trial.augment.cutmix,
+        "data_fingerprint": trial.data_fingerprint,
+        "config": _config(trial),
         "cpus_per_trial": trial.cpus_per_trial,
         "gpus_per_trial": trial.gpus_per_trial,
     }
+
+
+def _config(trial: Trial) -> str:
+    """Return everything that defines the trial, as JSON: not its names, nor where a machine keeps its images."""
+    settings = {name: value for name, value in asdict(trial).items() if name not in ("trial_id", "study", "profile")}
+    settings["data"].pop("data_dir")
+    return json.dumps(settings)
 
 
 def columns_of_epochs(history: Sequence[EpochMetrics]) -> dict[str, Any]:

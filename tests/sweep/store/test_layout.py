@@ -11,7 +11,7 @@ ALL = [path for name in vars(StudyPaths) if isinstance(path := getattr(PATHS, na
 
 
 def test_every_name_is_a_path_in_the_study():
-    assert len(ALL) == 15
+    assert len(ALL) == 16
     assert all(path.is_relative_to(ROOT) for path in ALL)
     assert PATHS.checkpoint("a") == ROOT / "checkpoints" / "a"
     assert PATHS.rung("group", 3) == ROOT / "rungs" / "group" / "3"
