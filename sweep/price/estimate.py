@@ -32,7 +32,8 @@ class TrialPrice:
     occupied: float  # GPUs, or CPU threads, that it keeps from others
     train_hours: float  # of one device, training alone
     hours: float  # from start to end with its share of the device, with evaluation and the worker's start
-    measuring_hours: float  # before any trial starts, shared by those with one measure_id; 0 for trials on a whole GPU
+    # before any trial starts, shared by those with one measure_id; 0 for trials on a whole GPU, and for stored steps
+    measuring_hours: float
 
     @property
     def device_hours(self) -> float:
@@ -99,6 +100,7 @@ def _price_trial(
     occupied = 1 / sharing if trial.gpus_per_trial else trial.cpus_per_trial
     step_s = seconds / occupied / (train.epochs * steps_per_epoch(train, train_images))
     peak_steps = 0 if trial.gpus_per_trial else PEAK_STEPS
+    measures = not stored and (sharing > 1 or not trial.gpus_per_trial)
     return TrialPrice(
         tokens_per_image=sum(tokens_per_layer(schedule, trial.model.num_tokens)),
         flops_per_image=fused.flops_per_image,
@@ -108,7 +110,7 @@ def _price_trial(
         occupied=occupied,
         train_hours=seconds / 3600,
         hours=(seconds * (1 + evaluating) / occupied + peak_steps * step_s + WORKER_START_S) / 3600,
-        measuring_hours=measuring_s(step_s, gpu=device.gpu) / 3600 if sharing > 1 or not trial.gpus_per_trial else 0.0,
+        measuring_hours=measuring_s(step_s, gpu=device.gpu) / 3600 if measures else 0.0,
     )
 
 

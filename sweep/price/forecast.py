@@ -23,6 +23,8 @@ class Forecast:
     ends: tuple[float, ...]
     occupied: tuple[float, ...]  # GPUs, or CPU threads, that each trial keeps from others
     concurrent: int  # slots
+    measuring: float  # hours before the first trial starts
+    measuring_gpus: int  # that measuring keeps from others
 
     @property
     def wall_hours(self) -> float:
@@ -31,7 +33,7 @@ class Forecast:
 
     def spent(self, hours: float) -> float:
         """Return the GPU-hours, or CPU thread-hours, that are spent so many hours after the start."""
-        return sum(
+        return self.measuring_gpus * min(hours, self.measuring) + sum(
             occupied * max(0.0, min(end, hours) - start)
             for start, end, occupied in zip(self.starts, self.ends, self.occupied, strict=True)
         )
@@ -61,7 +63,8 @@ def forecast(plan: Plan, price: Price, missing: Sequence[Trial]) -> Forecast:
     hours = [mean if t.trial_id in candidates else price.trials[t.trial_id].hours for t in missing]
     concurrent = slots(plan, price)
     measured = {measure_id(trial): price.trials[trial.trial_id].measuring_hours for trial in missing}
-    free = [sum(measured.values())] * concurrent
+    measuring = sum(measured.values())
+    free = [measuring] * concurrent
     starts = []
     for duration in hours:
         starts.append(free[0])
@@ -72,6 +75,8 @@ def forecast(plan: Plan, price: Price, missing: Sequence[Trial]) -> Forecast:
         ends=tuple(start + duration for start, duration in zip(starts, hours, strict=True)),
         occupied=tuple(priced.occupied for priced in price.of(missing)),
         concurrent=concurrent,
+        measuring=measuring,
+        measuring_gpus=int(price.device.gpu),
     )
 
 

@@ -109,8 +109,9 @@ def price_lines(plan: Plan, price: Price, missing: Sequence[Trial]) -> Iterator[
     place = (
         "on this machine" if device.count else "where enough devices are free" if pool.max_concurrent else _one(price)
     )
+    measuring = f", after {_say_hours(run.measuring)} of measuring" if run.measuring else ""
     early = "; early stopping saves some of it" if any(trial.early_stop for trial in missing) else ""
-    yield f"wall time: about {_say_hours(run.wall_hours)} {place}, {run.concurrent} at a time{early}"
+    yield f"wall time: about {_say_hours(run.wall_hours)} {place}, {run.concurrent} at a time{measuring}{early}"
     if (cut := run.cut(time_limit_h=pool.time_limit_h, gpu_hours=pool.gpu_hours)) is not None:
         yield _explain_cut(plan, run, cut)
     longest = max(trial.hours for trial in price.of(missing))

@@ -300,7 +300,8 @@ def test_three_trials_at_0_3_share_a_gpu_and_lose_nothing(plan):
     shared, alone = price_plan(made, A100, NO_ROWS), price_plan(whole, A100, NO_ROWS)
     run = forecast(made, shared, made.trials)
     assert run.concurrent == 3
-    assert lines_of(made, shared)[-1].endswith("on one GPU, 3 at a time")
+    assert "on one GPU, 3 at a time, after 0:" in lines_of(made, shared)[-1]
+    assert run.spent(run.measuring / 2) == pytest.approx(run.measuring / 2)  # measuring has a whole GPU
     for trial, other in zip(shared.trials.values(), alone.trials.values(), strict=True):
         start = 5 / 3600
         assert trial.hours - start == pytest.approx(3 * (other.hours - start))

@@ -81,6 +81,10 @@ def test_a_configuration_that_is_stored_is_priced_by_its_own_times(tmp_path):
     slow, other = trials[2].trial_id, trials[3].trial_id
     assert after[slow].train_hours == pytest.approx(before[slow].train_hours * 4 / 1.2, rel=1e-2)
     assert after[other].train_hours == before[other].train_hours
+    assert (after[slow].measuring_hours, after[other].measuring_hours > 0) == (
+        0,
+        True,
+    )  # what is stored is not measured
 
 
 def test_a_configuration_that_is_only_measured_is_priced_by_its_measurement(tmp_path):
