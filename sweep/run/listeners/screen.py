@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment, SegmentLines
 from rich.table import Table
 from rich.text import Text
 
 from famba_core.training.metrics import EpochMetrics
 from sweep.executors.base import TrainJob
-from sweep.price.estimate import makespan
 from sweep.run.listeners.base import RunListener
+from sweep.run.listeners.pace import Pace
 from sweep.schema import Status
+from sweep.terminal import GAP, Heading, fit_columns, wrap_words
 from sweep.text import clock, plural
 
 REFRESHES_PER_S = 4
 LAST_ENDED = 5  # number of ended trials that stay on the screen
 PLAIN_EVERY_S = 30.0  # least time between two lines of progress
 STYLES = {"failed": "red", "completed": "dim"}
-COLUMNS = {  # title -> is a number
-    "trial": False, "state": False, "epoch": True, "": False, "loss": True, "top-1": True, "to go": True,
-}  # fmt: skip
+HASH_DIGITS = 10
+BAR = 16  # characters
+HEADINGS = (
+    Heading("trial"),
+    Heading("id", rank=6),  # the hash at the end of its name
+    Heading("state", rank=4),
+    Heading("epoch", numeric=True),
+    Heading("", rank=5),  # the same as a bar
+    Heading("loss", numeric=True, rank=3),
+    Heading("top-1", numeric=True, rank=1),
+    Heading("to go", numeric=True, rank=2),
+)
 
 
 @dataclass
@@ -55,16 +68,19 @@ class Screen(RunListener):
         self._has_measured = False
         self._live: Live | None = None
         self._last_line = time.monotonic()
+        self._best: tuple[float, str] | None = None  # highest top-1 of this run, and its trial
+        self._training_s = 0.0  # spent in training steps, summed over the trials
+        self._drawn: tuple[int, list[int]] = (0, [])  # the terminal's width and those of the lines drawn last
 
     def run_began(self, trial_ids: Sequence[str], *, planned: int, capacity: int) -> None:
         self._pace = Pace(self._weights, waiting=trial_ids, capacity=capacity)
         self._planned, self._done = planned, planned - len(trial_ids)
-        self._began = time.monotonic()
+        self._began, self._capacity = time.monotonic(), capacity
         concurrent = min(capacity, len(trial_ids))
         self.note(f"{len(trial_ids)} of {planned} trials to train, {concurrent} at a time")
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=self._table, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
+                get_renderable=self._draw, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
             )
             self._live.start()
 
@@ -91,7 +107,9 @@ class Screen(RunListener):
         self._has_measured = True
 
     def note(self, sentence: str) -> None:
-        self._console.print(Text(sentence), soft_wrap=True)
+        self._erase_reflowed()
+        fitting = wrap_words(sentence, self._console.width) if self._console.is_terminal else sentence
+        self._console.print(Text(fitting), soft_wrap=True)
         self._last_line = time.monotonic()
 
     def started(self, job: TrainJob) -> None:
@@ -103,6 +121,9 @@ class Screen(RunListener):
         shown, now = self._running[trial_id], time.monotonic()
         self._pace.advance(trial_id, epoch=metrics.epoch, epochs=metrics.epochs, seconds=now - shown.since)
         shown.state, shown.since, shown.metrics = "training", now, metrics
+        self._training_s += metrics.train_time_s
+        if self._best is None or metrics.top1_pct > self._best[0]:
+            self._best = metrics.top1_pct, trial_id
         if now - self._last_line >= PLAIN_EVERY_S:
             self._plain(
                 f"{trial_id}: epoch {metrics.epoch}/{metrics.epochs}, loss {metrics.loss:.3f}, "
@@ -136,74 +157,63 @@ class Screen(RunListener):
             return f"{self._phase}, {elapsed} elapsed"
         return f"{self._done}/{self._planned} done, {elapsed} elapsed, {clock(self._pace.study_eta_s())} to go"
 
-    def _table(self) -> Group:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for title, is_number in COLUMNS.items():
-            table.add_column(title, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
-        # copied, because the display draws in another thread while the run changes them
-        for shown in [*self._ended, *self._running.values()]:
-            table.add_row(*self._cells(shown), style=STYLES.get(shown.state, ""))
-        return Group(table, Text(self._total(), style="bold"))
+    def _standing(self) -> str:
+        """Say what is best so far, how much of the time was training, and when the run is expected to end."""
+        parts = []
+        if self._best:
+            parts.append(f"best top-1 {self._best[0]:.1f}%: {_split_id(self._best[1])[0]}")
+            share = self._training_s / max(1e-9, (time.monotonic() - self._began) * max(1, self._capacity))
+            parts.append(f"{min(1.0, share):.0%} of the time in training")
+        if (eta := self._pace.study_eta_s()) is not None:
+            now = dt.datetime.now().astimezone()
+            end = now + dt.timedelta(seconds=eta)
+            parts.append(f"ends about {end:{'%H:%M' if end.date() == now.date() else '%a %d %b %H:%M'}}")
+        return "; ".join(parts)
 
-    def _cells(self, shown: _Shown) -> list[str | ProgressBar]:
-        if (metrics := shown.metrics) is None:
-            return [shown.trial_id, shown.state]
+    def _draw(self) -> SegmentLines:
+        """Return the lines of the table, and keep their widths."""
+        self._erase_reflowed()
+        lines = self._console.render_lines(self._table(), pad=False)
+        self._drawn = self._console.width, [Segment.get_line_length(line) for line in lines]
+        return SegmentLines(lines, new_lines=True)
+
+    def _erase_reflowed(self) -> None:
+        """Erase the rows that lines drawn before have become longer by, in a terminal that was made narrower."""
+        (before, lengths), width = self._drawn, self._console.width
+        if self._live and 0 < width < before:
+            extra = sum(max(0, math.ceil(length / width) - 1) for length in lengths)
+            self._console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * extra))
+            self._drawn = width, []
+
+    def _table(self) -> Group:
+        # copied, because the display draws in another thread while the run changes them
+        shown = [*self._ended, *self._running.values()]
+        rows = [self._cells(each) for each in shown]
+        columns = fit_columns(HEADINGS, rows, self._console.width)
+        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
+        for i, characters in columns.items():
+            table.add_column(HEADINGS[i].text, justify="right" if HEADINGS[i].numeric else "left", width=characters)
+        for each, row in zip(shown, rows, strict=True):
+            table.add_row(*(row[i] for i in columns), style=STYLES.get(each.state, ""))
+        return Group(table, Text(self._total(), style="bold"), Text(self._standing()))
+
+    def _cells(self, shown: _Shown) -> list[str]:
+        name, metrics = _split_id(shown.trial_id), shown.metrics
+        if metrics is None:
+            return [*name, shown.state, "", "", "", "", ""]
+        done = round(BAR * metrics.epoch / metrics.epochs)
         return [
-            shown.trial_id,
+            *name,
             shown.state,
             f"{metrics.epoch}/{metrics.epochs}",
-            ProgressBar(total=metrics.epochs, completed=metrics.epoch, width=16),
+            "━" * done + "·" * (BAR - done),
             f"{metrics.loss:.3f}",
             f"{metrics.top1_pct:.1f}%",
             clock(self._pace.trial_eta_s(shown.trial_id)) if shown.state == "training" else "",
         ]
 
 
-class Pace:
-    """The pace of trials, in seconds per unit of work, from which it forecasts the time left.
-
-    Args:
-        weights: the work of each whole trial, in any unit.
-    """
-
-    def __init__(self, weights: Mapping[str, float], *, waiting: Sequence[str], capacity: int) -> None:
-        # in order of start; a search may start other trials in their place
-        self._waiting = {trial_id: weights[trial_id] for trial_id in waiting}
-        self._running: dict[str, float] = {}  # work left
-        self._begun: set[str] = set()
-        self._capacity = capacity
-        self._weights = weights
-        self._seconds: dict[str, float] = {}
-        self._work: dict[str, float] = {}
-
-    def start(self, trial_id: str) -> None:
-        """Count a trial as running, in place of a waiting one."""
-        if trial_id in self._waiting:
-            del self._waiting[trial_id]
-        elif trial_id not in self._begun and self._waiting:
-            self._waiting.popitem()
-        self._begun.add(trial_id)
-        self._running[trial_id] = self._weights[trial_id]
-
-    def advance(self, trial_id: str, *, epoch: int, epochs: int, seconds: float) -> None:
-        """Add an epoch that took `seconds` of wall time."""
-        weight = self._weights[trial_id]
-        self._seconds[trial_id] = self._seconds.get(trial_id, 0) + seconds
-        self._work[trial_id] = self._work.get(trial_id, 0) + weight / epochs
-        self._running[trial_id] = weight * (1 - epoch / epochs)
-
-    def end(self, trial_id: str) -> None:
-        del self._running[trial_id]
-
-    def trial_eta_s(self, trial_id: str) -> float | None:
-        """Return the seconds from the trial's last epoch to its end; None before its first epoch."""
-        if trial_id not in self._work or trial_id not in self._running:  # it may end while the screen is drawn
-            return None
-        return self._running[trial_id] * self._seconds[trial_id] / self._work[trial_id]
-
-    def study_eta_s(self) -> float | None:
-        """Return the seconds until the last trial ends; None before the first epoch of any trial."""
-        if not self._work:
-            return None
-        work = makespan([*self._running.values()], [*self._waiting.values()], self._capacity)
-        return work * sum(self._seconds.values()) / sum(self._work.values())
+def _split_id(trial_id: str) -> tuple[str, str]:
+    """Return the readable part of a trial's id, and its hash."""
+    name, _, code = trial_id.rpartition("-")
+    return (name, code) if name and len(code) == HASH_DIGITS else (trial_id, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,8 @@ from rich.console import Console
 
 from sweep.executors.base import TrainJob
 from sweep.price.estimate import makespan
-from sweep.run.listeners.screen import LAST_ENDED, Pace, Screen
+from sweep.run.listeners.pace import Pace
+from sweep.run.listeners.screen import LAST_ENDED, Screen
 from sweep.text import clock
 
 
@@ -144,7 +146,7 @@ def test_a_terminal_shows_running_and_last_ended_trials() -> None:
     shown = Console(file=io.StringIO(), width=120)
     shown.print(screen._table())
     table = shown.file.getvalue()  # type: ignore[attr-defined]
-    assert table.count("trial") == 1 + LAST_ENDED  # and the heading
+    assert table.count("trial") == 2 + LAST_ENDED  # and the heading, and the best so far
     assert "trial10" in table
     assert "trial6" not in table
     assert "15/15 done" in table
@@ -202,7 +204,7 @@ def test_a_terminal_shows_which_is_measured_and_then_the_trials() -> None:
     def total() -> str:
         shown = Console(file=io.StringIO(), width=100)
         shown.print(screen._table())
-        return shown.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+        return shown.file.getvalue().splitlines()[-2]  # type: ignore[attr-defined]
 
     with shown(screen, ["a"], planned=1, capacity=1):
         with measuring(screen, 2):
@@ -221,3 +223,80 @@ def test_a_phase_that_is_interrupted_is_over() -> None:
         with pytest.raises(KeyboardInterrupt), measuring(screen, 1):
             raise KeyboardInterrupt
         assert screen._total().startswith("0/1 done")
+
+
+class ReflowingTerminal(io.StringIO):
+    """A terminal that breaks its lines anew when its width changes, as most do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines, self.row = [""], 0
+
+    def resize(self, width: int) -> None:
+        self.lines = [
+            line[i : i + width] for line in self.lines[: self.row + 1] for i in range(0, max(1, len(line)), width)
+        ]
+        self.row = len(self.lines) - 1
+
+    def write(self, text: str) -> int:
+        row = self.row
+        for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|\n|\r|[^\x1b\n\r]+", text):
+            if part == "\n":
+                row += 1
+                self.lines += [""] * (row >= len(self.lines))
+            elif part.endswith("A") and part.startswith("\x1b"):
+                row -= int(part[2:-1])
+            elif part == "\x1b[2K":
+                self.lines[row] = ""
+            elif not part.startswith(("\x1b", "\r")):
+                self.lines[row] += part
+        self.row = row
+        return len(text)
+
+
+TRIALS = [f"vim_nano-{start}to24-28tokens-seed0-0123456789" for start in (15, 14)]
+
+
+def words_of(lines: list[str]) -> list[str]:
+    return [word for line in lines for word in line.split()]
+
+
+def test_a_terminal_made_narrower_in_mid_run_keeps_no_remains_of_wide_lines() -> None:
+    terminal = ReflowingTerminal()
+    console = Console(file=terminal, force_terminal=True, width=120, height=40, color_system=None)
+    screen = Screen(dict.fromkeys(TRIALS, 1.0), console=console)
+    with shown(screen, TRIALS, planned=2, capacity=2):
+        for trial in TRIALS:
+            screen.started(job_named(trial))
+            screen.progress(trial, epoch_metrics(1, 3))
+        assert screen._live
+        screen._live.auto_refresh = False
+        screen._live.refresh()
+        assert any("0123456789" in line for line in terminal.lines)
+        for width in (80, 60, 120):
+            terminal.resize(width)
+            console.width = width
+            screen._live.refresh()
+            whole = [line for line in terminal.lines if line.strip()]
+            assert whole[0] == "2 of 2 trials to train, 2 at a time"
+            assert max(map(len, whole)) <= width
+            assert words_of(whole).count("top-1") == 2  # the heading and the best so far
+            assert words_of(whole).count("vim_nano-14to24-28tokens-seed0") == 1
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_every_number_of_the_live_table_can_be_read(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    screen = Screen(dict.fromkeys(TRIALS, 1.0), console=console)
+    with shown(screen, TRIALS, planned=2, capacity=2):
+        for trial in TRIALS:
+            screen.started(job_named(trial))
+        screen.progress(TRIALS[0], epoch_metrics(2, 3))
+        console.file = io.StringIO()
+        console.print(screen._table())
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert {"vim_nano-15to24-28tokens-seed0", "2/3", "1.000", "30.0%", "0:00"} <= set(lines[1].split())
+    assert "…" not in console.file.getvalue()
+    text = " ".join(words_of(lines))
+    assert "best top-1 30.0%: vim_nano-15to24-28tokens-seed0; 100% of the time in training; ends about " in text
