@@ -17,12 +17,12 @@ from sweep.text import clock, plural
 LISTED_CANDIDATES = 20  # of a search, unless a higher limit is given
 HEADINGS = (  # of the list of trials
     Heading("trial", rank=8),
-    Heading("no.", numeric=True, rank=7),
-    Heading("cases", min_width=20),
-    Heading("tokens removed by layer", rank=5, min_width=24),
+    Heading("no.", numeric=True, rank=4),
+    Heading("cases", min_width=25),
+    Heading("tokens removed by layer", rank=5, min_width=22),
     Heading("removed", numeric=True, rank=9),
     Heading("tokens", numeric=True, rank=10),
-    Heading("FLOPs", numeric=True, rank=6),
+    Heading("FLOPs", numeric=True, rank=7),
     Heading("GiB", numeric=True, rank=1),
     Heading("time", numeric=True),
     Heading("total", numeric=True, rank=2),
@@ -64,7 +64,8 @@ def stored_line(plan: Plan, limit: int | None, statuses: Mapping[str, str], miss
         return None
     again = " (run --retry-failed trains them again)" if counts["failed"] else ""
     stored = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    return f"stored: {stored}{again}; missing: {len(missing)}, priced below"
+    priced = ", priced below" if missing else ""
+    return f"stored: {stored}{again}; missing: {len(missing)}{priced}"
 
 
 def price_cells(plan: Plan, listed: Sequence[ListedTrial]) -> Iterator[tuple[str, ...]]:

@@ -36,7 +36,7 @@ MOST_ROWS = 500  # the newest ones, of each study and of all: enough for a media
 COLUMNS = (
     "status", "source", "backbone", "image_size", "patch_size", "cls_position", "schedule", "batch_size", "precision",
     "dataset", "train_images", "epochs", "top1_ema_pct", "cpus_per_trial", "gpus_per_trial", "train_time_s",
-    "device_name", "finished_at", "order", "weighting", "peak_memory_mib",
+    "device_name", "finished_at", "order", "weighting", "recompute", "peak_memory_mib",
 )  # fmt: skip
 
 # Vim-Ti without token fusion on an A100: 300 epochs of 50,000 images in batches of 128 (Famba-V section 4).
@@ -197,9 +197,13 @@ def _compare_results(
 def _step_of_row(row: Mapping[Hashable, Any]) -> Hashable:
     fusion = (row["order"], row["weighting"]) if any(row["schedule"]) else None
     model = (row["backbone"], int(row["image_size"]), int(row["patch_size"]), row["cls_position"])
-    recompute = False  # rows do not say
-    train = (int(row["batch_size"]), row["precision"], not pd.isna(row["top1_ema_pct"]), recompute)
+    train = (int(row["batch_size"]), row["precision"], not pd.isna(row["top1_ema_pct"]), _recomputes(row))
     return (model, tuple(row["schedule"]), fusion, row["dataset"], train)
+
+
+def _recomputes(row: Mapping[Hashable, Any]) -> bool:
+    """True if the row says so; rows of earlier versions do not say."""
+    return not pd.isna(row["recompute"]) and bool(row["recompute"])
 
 
 def _step_of_trial(trial: Trial) -> Hashable:
@@ -254,7 +258,7 @@ def _time_ratio(row: Mapping[Hashable, Any], device: PoolDevice, sizes: dict[str
             batch_size=int(row["batch_size"]),
             precision=row["precision"],
             ema=not pd.isna(row["top1_ema_pct"]),
-            recompute=False,  # rows do not say; it costs an eighth more at most
+            recompute=_recomputes(row),
         )
         predicted = device_seconds(device, model, row["schedule"], train, images=images, threads=threads)
     except (ConfigError, KeyError, ValueError):  # a newer version's row, with a model that this one does not know

@@ -76,10 +76,15 @@ def test_a_configuration_that_is_stored_is_priced_by_its_own_times(tmp_path):
     assert found.find(trials[3]) is None
     for change in ({"batch_size": 7}, {"ema": True}, {"recompute": True}, {"precision": "bf16"}):
         assert found.find(dataclasses.replace(trials[2], train=dataclasses.replace(more, **change))) is None
+    recomputing = dataclasses.replace(trials[4], train=dataclasses.replace(trials[4].train, recompute=True))
+    save(tmp_path / "one", [took(recomputing, 3.0, recompute=True)])
+    found = calibrated(tmp_path)
+    assert found.find(recomputing).ratio == about(3.0)
+    assert found.find(trials[4]) is None
     plan = dataclasses.replace(table_plan(2), trials=tuple(trials), cases=())
     before, after = (price_plan(plan, CPU, each).trials for each in (Calibration(factor=found.factor), found))
     slow, other = trials[2].trial_id, trials[3].trial_id
-    assert after[slow].train_hours == pytest.approx(before[slow].train_hours * 4 / 1.2, rel=1e-2)
+    assert after[slow].train_hours == pytest.approx(before[slow].train_hours * 4 / found.factor, rel=1e-2)
     assert after[other].train_hours == before[other].train_hours
     assert (after[slow].measuring_hours, after[other].measuring_hours > 0) == (
         0,
