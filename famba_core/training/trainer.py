@@ -32,10 +32,10 @@ from famba_core.ops.registry import choose
 from famba_core.training import checkpoint
 from famba_core.training.evaluate import Evaluator, Progress
 from famba_core.training.metrics import EpochMetrics, TrainResult
+from famba_core.training.run_settings import describe_differences, run_settings
 from famba_core.training.step import TrainStep, learning_rate
 
 CHECKPOINT = "last.pt"
-CHECKPOINT_FORMAT = 1  # raise it when the content of a checkpoint changes
 
 
 class NonFiniteLoss(RuntimeError):
@@ -80,7 +80,7 @@ class Trainer:
         self.config, self.augmentation, self.model_config, self.backend = train, augment, model, backend
         self._load_data(data)
         self.fusion = resolve(fusion, model.token_grid)
-        self.identity = run_identity(model, self.fusion, data, augment, train)
+        self.settings = run_settings(model, self.fusion, data, augment, train)
         self.progress, self.evaluation_progress = progress, evaluation_progress
         self.history: tuple[EpochMetrics, ...] = ()
         self.peak_bytes = 0
@@ -198,7 +198,7 @@ class Trainer:
         checkpoint.write(
             self.file,
             {
-                "identity": self.identity,
+                "settings": self.settings,
                 "history": [asdict(metrics) for metrics in self.history],
                 "peak_bytes": self.peak_bytes,
                 **self.step.state_dict(),
@@ -215,28 +215,14 @@ class Trainer:
             raise ConfigError.of("checkpoint", sentence) from None
         if (saved := checkpoint.read(self.file)) is None:
             return
-        if not isinstance(saved, dict) or saved.get("identity") != self.identity:
-            sentence = f"{self.file} belongs to another run; remove it or choose another folder"
-            raise ConfigError.of("checkpoint", sentence)
+        if (differences := describe_differences(saved, self.settings)) != "":
+            sentence = f"{self.file} belongs to another run"
+            if differences is not None:
+                sentence += f", with {differences}"
+            raise ConfigError.of("checkpoint", f"{sentence}; remove it or choose another folder")
         self.step.load_state_dict(saved)
         self.history = tuple(EpochMetrics(**metrics) for metrics in saved["history"])
         self.peak_bytes = saved["peak_bytes"]
-
-
-def run_identity(
-    model: ModelConfig, fusion: FusionSchedule, data: DataConfig, augment: AugmentConfig, train: TrainConfig
-) -> str:
-    """Return the text that a checkpoint and the run that resumes from it must share. Changing it orphans checkpoints.
-
-    The fusion is written as version 0.1.0 wrote it, when labels and schedule were one type.
-    """
-    fused = (
-        "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
-        f"order={fusion.order!r}, weighting={fusion.weighting!r}, schedule={fusion.schedule!r})"
-    )
-    test_images = () if data.test_images is None else (data.test_images,)  # a setting of later versions
-    settings = ", ".join(map(repr, (data.dataset, data.train_images, *test_images, augment, train)))
-    return f"({CHECKPOINT_FORMAT}, {model!r}, {fused}, {settings})"
 
 
 def _seed(seed: int, epoch: int) -> int:

@@ -34,7 +34,9 @@ def test_run_prints_its_epochs_and_resumes_from_its_checkpoint(small_backbone, t
     assert again[1].split(" images/s")[0] == out[2].split(" images/s")[0]
 
     assert main([*command, "--lr", "0.5"]) == 2
-    assert "belongs to another run" in capsys.readouterr().err
+    assert "belongs to another run, with lr 0.005 (now 0.5); remove it" in capsys.readouterr().err
+    assert main([*command, "--epochs", "3"]) == 2
+    assert "belongs to another run, with epochs 2 (now 3); remove it" in capsys.readouterr().err
 
 
 def test_evaluation_shows_its_progress(small_backbone, capsys):

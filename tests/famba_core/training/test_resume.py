@@ -16,8 +16,8 @@ import pytest
 import torch
 from trainers import FUSION, TRAIN, assert_same_run
 
-from famba_core import AugmentConfig, ConfigError, DataConfig, FusionConfig, FusionSchedule, ModelConfig, TrainConfig
-from famba_core.training.trainer import CHECKPOINT, Trainer, run_identity
+from famba_core import AugmentConfig, ConfigError, DataConfig, FusionConfig, ModelConfig
+from famba_core.training.trainer import CHECKPOINT, Trainer
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": False}, {"precision": "bf16"}], ids=["ema", "no ema", "bf16"])
@@ -107,49 +107,73 @@ def test_killed_run_resumes_bit_for_bit(small_backbone, tmp_path):
     assert_same_run(resumed, whole)
 
 
-def test_identity_equals_that_of_stored_checkpoints():
-    """This text is in the checkpoints of version 0.1.0, which must still resume."""
-    found = run_identity(
-        ModelConfig(backbone="vim_nano", image_size=32, num_classes=10),
-        FusionSchedule(schedule=(0,) * 22 + (3, 1), order="raster"),
-        DataConfig(dataset="digits", data_dir="/data", train_images=40),
-        AugmentConfig(eval_crop=1.0),
-        TrainConfig(epochs=2, seed=5),
-    )
-    assert found == (
-        "(1, "
-        "ModelConfig(backbone='vim_nano', image_size=32, patch_size=None, num_classes=10, cls_position='head'), "
-        "FusionConfig(strategy='none', start_layer=None, stop_layer=None, r=None, "
-        "order='raster', weighting='mean', "
-        "schedule=(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1)), "
-        "'digits', 40, "
-        "AugmentConfig(crop_scale_min=0.08, flip=True, random_erasing=0.25, mixup=0.8, cutmix=1.0, "
-        "eval_crop=1.0), "
-        "TrainConfig(epochs=2, batch_size=128, lr=0.001, "
-        "min_lr=1e-05, warmup_epochs=5, warmup_lr=1e-06, weight_decay=0.1, label_smoothing=0.1, "
-        "ema=True, ema_decay=None, precision='float32', seed=5, recompute=False))"
-    )
+IDENTITY = (
+    "(1, ModelConfig(backbone='small', image_size=8, patch_size=None, num_classes=5, cls_position='head'), "
+    "FusionConfig({fusion}), 'digits', {images}, "
+    "AugmentConfig(crop_scale_min=0.08, flip=True, random_erasing=0.25, mixup=0.8, cutmix=1.0, eval_crop=1.0), "
+    "TrainConfig(epochs=4, batch_size=8, lr=0.003, min_lr=1e-05, warmup_epochs=1, warmup_lr=1e-06, weight_decay=0.1, "
+    "label_smoothing=0.1, ema=True, ema_decay=None, precision='float32', seed=0, recompute=False))"
+)
+LABELS = "strategy='lower', start_layer=None, stop_layer=2, r=3, order='concat', weighting='mean'"
+SCHEDULE = (
+    "strategy='none', start_layer=None, stop_layer=None, r=None, order='concat', weighting='mean', "
+    "schedule=(3, 3, 0, 0)"
+)
 
 
-def test_a_part_of_the_test_images_makes_another_run():
-    identities = {
-        run_identity(
-            ModelConfig(),
-            FusionSchedule(schedule=(0,) * 24),
-            DataConfig(test_images=size),
-            AugmentConfig(),
-            TrainConfig(),
-        )
-        for size in (None, 5, 6)
-    }
-    assert len(identities) == 3
+@pytest.mark.parametrize(("fusion", "images"), [
+    (f"{LABELS}, schedule=None", "None"), (LABELS, "None"), (SCHEDULE, "None"), (SCHEDULE, "None, 9"),
+])  # fmt: skip
+def test_checkpoint_with_its_settings_in_one_text_resumes(fusion, images, trainer, tmp_path):
+    """Version 0.1.0 stored the repr of its configurations: famba-train's with labels, a sweep's with the schedule."""
+    lower = FusionConfig(strategy="lower", stop_layer=2, r=3)
+    data = DataConfig(dataset="digits", test_images=9 if "9" in images else None)
+    next(iter(trainer(fusion=lower, data=data, checkpoint=tmp_path)))
+    stored = torch.load(tmp_path / CHECKPOINT)
+    del stored["settings"]
+    stored["identity"] = IDENTITY.format(fusion=fusion, images=images)
+    torch.save(stored, tmp_path / CHECKPOINT)
+    assert len(trainer(fusion=lower, data=data, checkpoint=tmp_path).history) == 1
+    with pytest.raises(ConfigError, match=r"another run, with lr 0\.003 \(now 0\.5\), seed 0 \(now 1\); remove it or"):
+        trainer(fusion=lower, data=data, lr=0.5, seed=1, checkpoint=tmp_path)
+    list(trainer(fusion=lower, data=data, checkpoint=tmp_path))
+    assert "identity" not in torch.load(tmp_path / CHECKPOINT)
 
 
-def test_checkpoint_of_another_run_is_refused(trainer, tmp_path):
+@pytest.mark.parametrize(("change", "difference"), [
+    ({"epochs": 2}, r"epochs 1 \(now 2\)"),
+    ({"lr": 0.5, "seed": 3}, r"lr 0\.003 \(now 0\.5\), seed 0 \(now 3\)"),
+    ({"fusion": FusionConfig()}, r"schedule \(0, 3, 0, 2\) \(now \(0, 0, 0, 0\)\)"),
+    ({"augment": AugmentConfig()}, r"eval_crop 1\.0 \(now 0\.875\)"),
+    ({"data": DataConfig(dataset="digits", test_images=9)}, r"test_images None \(now 9\)"),
+])  # fmt: skip
+def test_checkpoint_of_another_run_is_refused_by_the_settings_that_differ(change, difference, trainer, tmp_path):
     list(trainer(epochs=1, checkpoint=tmp_path))
-    for change in ({"lr": 0.5}, {"seed": 3}, {"fusion": FusionConfig()}, {"augment": AugmentConfig()}):
-        with pytest.raises(ConfigError, match=r"last\.pt belongs to another run; remove it or choose another folder"):
-            trainer(**({"epochs": 1, "checkpoint": tmp_path} | change))
+    with pytest.raises(
+        ConfigError, match=rf"last\.pt belongs to another run, with {difference}; remove it or choose another folder$"
+    ):
+        trainer(**({"epochs": 1, "checkpoint": tmp_path} | change))
+    trainer(epochs=1, checkpoint=tmp_path, data=DataConfig(dataset="digits", data_dir="/elsewhere"))
+
+
+def test_setting_that_a_checkpoint_lacks_had_its_default(trainer, tmp_path):
+    list(trainer(epochs=1, checkpoint=tmp_path))
+    stored = torch.load(tmp_path / CHECKPOINT)
+    del stored["settings"]["recompute"]
+    torch.save(stored, tmp_path / CHECKPOINT)
+    trainer(epochs=1, checkpoint=tmp_path)
+    with pytest.raises(ConfigError, match=r"with recompute False \(now True\)"):
+        trainer(epochs=1, recompute=True, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("content", [
+    3, {}, {"identity": 3}, {"identity": "("}, {"identity": "(1, 2)"}, {"identity": "__import__('os')"},
+    {"identity": "(1, ModelConfig(backbone='gone'), FusionConfig(), 'digits', None, AugmentConfig(), TrainConfig())"},
+])  # fmt: skip
+def test_checkpoint_without_readable_settings_is_refused(content, trainer, tmp_path):
+    torch.save(content, tmp_path / CHECKPOINT)
+    with pytest.raises(ConfigError, match=r"last\.pt belongs to another run; remove it or choose another folder"):
+        trainer(checkpoint=tmp_path)
 
 
 def flipped(content):
