@@ -27,7 +27,7 @@ from sweep.grid.resources import Pool
 from sweep.plan.model import Plan, Trial
 from sweep.run.runner import RunSummary, run_plan
 from sweep.store.study import read_rows
-from sweep.worker.job import run_job
+from sweep.worker.job import run_job, warm_up
 
 HERE = Path(__file__).parent
 EPOCHS = 4
@@ -53,7 +53,7 @@ def executor_factory(name: str) -> ExecutorFactory:
     if name == "ray":
         from sweep.executors.ray_tune.executor import RayExecutor
 
-        return partial(RayExecutor, run=faulty_job)
+        return partial(RayExecutor, run=faulty_job, warm_up=warm_up)
     from sweep.executors.local import LocalExecutor
 
     return partial(LocalExecutor, run=faulty_job)

@@ -1,7 +1,7 @@
 """Many simulated trials, as a process of its own: `python scale_study.py FOLDER TRIALS`; prints a JSON object.
 
-The trainer reports from a surface and does nothing else, and workers are reused: what is left is the cost of the
-sweep itself.
+The trainer reports from a surface and does nothing else, in a fork of a warm process: what is left is the cost
+of the sweep itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from simulated.trainer import run_job
 from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.plan.model import Plan
 from sweep.run.runner import run_plan
+from sweep.worker.job import warm_up
 
 
 def plan(trials: int) -> Plan:
@@ -40,7 +41,7 @@ def main(folder: Path, trials: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     planned, began = plan(trials), time.monotonic()
-    executor = partial(RayExecutor, run=run_job)
+    executor = partial(RayExecutor, run=run_job, warm_up=warm_up)
     summary = run_plan(planned, folder, executor, listeners=[screen_of(planned)])
     seconds = time.monotonic() - began
     ended.set()

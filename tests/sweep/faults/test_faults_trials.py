@@ -14,6 +14,7 @@ from fault_study import cost, faulty_job, run, stored, study
 from sweep.executors.base import Event, Finished, Job, Lost, Progress, ResourceRequest
 from sweep.executors.ray_tune.executor import RayExecutor
 from sweep.store.study import read_rows, select_outcomes
+from sweep.worker.job import warm_up
 
 SEEDS = (0, RAISES, HANGS, OUT_OF_MEMORY, DIVERGES, ALWAYS_OUT_OF_MEMORY)
 LIMIT_H = 2.0
@@ -25,7 +26,7 @@ class SkippingExecutor(RayExecutor):
     skipped_s = 0.0
 
     def __init__(self, folder: Path, resources: ResourceRequest) -> None:
-        super().__init__(folder, resources, run=faulty_job)
+        super().__init__(folder, resources, run=faulty_job, warm_up=warm_up)
         self.running: dict[str, bool] = {}  # by trial, whether an epoch has ended
 
     def submit(self, job: Job) -> None:
