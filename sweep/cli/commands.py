@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sweep.grid.spec import SweepSpec
     from sweep.plan.model import Plan, Trial
     from sweep.price.estimate import Price
+    from sweep.report.write import Report
     from sweep.store.study import StoredRows
 
 ASK_ABOVE_DEVICE_HOURS = 1.0
@@ -56,22 +57,9 @@ def run(options: argparse.Namespace) -> int:
     )
     if summary.interrupted:
         return summary.exit_code
-    from sweep.report.table_text import MISSING
     from sweep.report.write import write_report
 
-    written = write_report(folder)
-    shown = [column for column in written.columns if set(column.cells) - {MISSING}]
-    print()
-    print_table(
-        [Heading(column.short, column.numeric, column.rank) for column in shown],
-        zip(*(column.cells for column in shown), strict=True),
-    )
-    print()
-    print_sentence(written.caption)
-    print()
-    print_sentence(summary.sentence)
-    print(f"report: {_relative(written.index)}")
-    print_sentence(f"{len(written.files) - 1} figures and tables are beside it: SVG, PNG, Markdown, LaTeX, CSV")
+    _print_report(write_report(folder), summary.sentence)
     return summary.exit_code
 
 
@@ -224,6 +212,35 @@ def _check_images(spec: SweepSpec, plan: Plan, trials: Sequence[Trial]) -> None:
             check_dataset(plan.trials[0].data, size, sorted(seeds))
     except ConfigError as error:
         raise UserError(error.at(spec.file, f"profiles.{plan.profile}")) from error
+
+
+def _print_report(report: Report, summary: str) -> None:
+    """Print a run's table and, as its last lines, what it has found."""
+    from famba_core.config import ConfigError
+    from famba_core.data.datasets import size_dataset
+    from sweep.report.finding import describe_finding
+    from sweep.report.table_text import MISSING
+
+    content, plan = report.content, report.content.data.plan
+    shown = [column for column in content.columns if set(column.cells) - {MISSING}]
+    print()
+    print_table(
+        [Heading(column.short, column.numeric, column.rank) for column in shown],
+        zip(*(column.cells for column in shown), strict=True),
+    )
+    print()
+    print_sentence(content.caption)
+    print()
+    print_sentence(summary)
+    print(f"report: {_relative(report.index)}")
+    print_sentence(f"{len(report.files) - 1} figures and tables are beside it: SVG, PNG, Markdown, LaTeX, CSV")
+    try:
+        test_images: int | None = size_dataset(plan.trials[0].data).test_images
+    except ConfigError:  # images that are no longer here
+        test_images = None
+    print()
+    for sentence in describe_finding(content.table, plan.objectives, test_images):
+        print_sentence(sentence)
 
 
 def _make_executor(options: argparse.Namespace, folder: Path, resources: ResourceRequest) -> Executor:

@@ -24,8 +24,11 @@ class Report:
     index: Path  # the page, which shows everything
     table: Path  # the table as Markdown
     files: tuple[Path, ...]  # all files, these two included
-    columns: list[table_text.Column]
-    caption: str
+    content: ReportContent
+
+    @property
+    def caption(self) -> str:
+        return self.content.caption
 
 
 def write_report(folder: Path) -> Report:
@@ -57,8 +60,7 @@ def write_report(folder: Path) -> Report:
         index=report / "index.html",
         table=report / f"{name}.md",
         files=tuple(report / file for file in files),
-        columns=content.columns,
-        caption=content.caption,
+        content=content,
     )
 
 
