@@ -16,6 +16,7 @@ from sweep.store.log import logging_to
 from sweep.store.study import read_measurement
 from sweep.worker.errors import FOLDER_ERRORS, OutOfMemory
 from sweep.worker.measure import measure_all
+from sweep.worker.rows import code_columns
 from sweep.worker.trial import MakeTrainer, run_trial
 
 # Imported by every trial: by torch's optimizers, by the data sets, by pyarrow when it writes.
@@ -24,6 +25,7 @@ _SLOW_IMPORTS = ("torch._dynamo", "torch.profiler", "sklearn.datasets", "PIL.Ima
 
 def warm_up() -> None:
     """Import what jobs need. This starts no threads and touches no GPU, so that the process may fork afterwards."""
+    code_columns()  # the commit is read once, before anybody may change it
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for GPUs without CUDA's driver, which no fork survives
     for name in ("famba_core.training.trainer", "famba_core.cost.measure", *_SLOW_IMPORTS):
         importlib.import_module(name)

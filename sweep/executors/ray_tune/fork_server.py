@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweep.executors.base import Job, Lost, RunJob
+from sweep.files.code import code_hash
 
 CAN_FORK = sys.platform == "linux"  # elsewhere system libraries may break in a forked process
 _PR_SET_PDEATHSIG = 1
@@ -143,6 +144,7 @@ def serve(owner_fd: int, *listener_fds: int) -> NoReturn:
         os.set_inheritable(descriptor, False)
     if warm_up := owner.recv():
         warm_up()
+    code_hash()  # read once, now: children run the code that was imported, whatever becomes of its files
     gc.collect()
     gc.freeze()  # a collection in a child would copy all of this memory
     clients = {owner}

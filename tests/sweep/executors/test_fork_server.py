@@ -21,6 +21,7 @@ from real_runs import real_plan
 from sweep.executors.base import Finished, Job, Lost
 from sweep.executors.ray_tune import fork_server
 from sweep.executors.ray_tune.fork_server import CAN_FORK, ForkServer, WorkerTask, run_forked
+from sweep.files.code import code_hash
 from sweep.store.study import create_study
 from sweep.worker.job import run_job, warm_up
 
@@ -80,6 +81,17 @@ def test_each_job_has_a_fresh_process_of_one_server(address: Path, monkeypatch: 
         first, last = reports(run_and_mark, address)
         assert first == {"metrics": (None, None, "later", server.process.pid)}
         assert last == {"end": end}
+
+
+def run_hash(job: FakeJob, folder: Path) -> Generator[Any, None, Finished]:
+    """Yield how often the sources were read before the job began, and how many hashes are known."""
+    yield code_hash.cache_info().misses, code_hash.cache_info().currsize
+    return Finished(job_id=job.job_id, status="completed", error=None)
+
+
+def test_a_job_has_the_hash_of_the_code_that_its_server_imported(address: Path) -> None:
+    first, _ = reports(run_hash, address)
+    assert first == {"metrics": (1, 1)}
 
 
 def test_a_machine_without_a_server_starts_one(address: Path) -> None:
