@@ -304,3 +304,14 @@ def test_the_users_figure_settings_change_nothing(whole, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in whole.files} == before
+
+
+def test_the_page_fits_a_phone(whole):
+    """Long words wrap, wide figures and tables scroll in their own box, and captions stay as wide as the screen."""
+    style = re.search(r"<style>(.*?)</style>", whole.index.read_text(), flags=re.DOTALL)[1]
+    wide, phone = style.split("@media (max-width: 40rem)")
+    assert "h1, dd, p, li { overflow-wrap: anywhere; }" in wide
+    assert "minmax(0, 1fr)" in wide  # a commit's column may become narrower than the commit
+    assert re.search(r"figure \{ overflow-x: auto; \}", wide)
+    assert re.search(r"caption, figcaption \{ position: sticky; left: 0; max-width: calc\(100vw", phone)
+    assert re.search(r"img \{ max-width: none; width: \d+rem; \}", phone)
