@@ -101,7 +101,7 @@ def test_the_plan_names_its_price_and_where_that_comes_from(grid: Path, tmp_path
     assert "warning" not in first.stdout
     limited = famba_sweep("plan", grid, "--time-limit", "1e-9", "--max-concurrent", 1, cwd=tmp_path)
     assert "on this machine, 1 at a time" in limited.stdout
-    assert "warning: the time limit is 1e-09 hours" in limited.stdout
+    assert "missing trials fit in the limit of 1e-09 hours; the same command then continues" in limited.stdout
 
 
 def test_the_plan_of_a_search_lists_its_candidates(grid: Path, tmp_path: Path) -> None:
