@@ -59,6 +59,13 @@ def prepare(device: torch.device, precision: Precision, threads: int | None) -> 
         _keep_freed_memory()
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which autocast does not act; on a device that has none, such as meta, an empty one."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """Return the context in which forward passes run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

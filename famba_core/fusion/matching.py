@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famba_core.config import Order, Weighting
+from famba_core.device import without_autocast
 
 
 class Match(NamedTuple):
@@ -45,7 +46,7 @@ def match(metric: Tensor, r: int, class_index: Tensor, order: Order) -> Match:
     rows = torch.arange(batch, device=metric.device)
     unit = F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
     is_class = torch.arange(length, device=metric.device) == class_index.unsqueeze(1)
-    with torch.autocast(metric.device.type, enabled=False):  # rounding would make similarities equal
+    with without_autocast(metric.device):  # rounding would make similarities equal
         similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)
     similarity.masked_fill_(is_class[:, 0::2, None] | is_class[:, None, 1::2], -torch.inf)
     best, odd = similarity.max(dim=-1)

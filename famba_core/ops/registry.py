@@ -44,12 +44,10 @@ def check_backend(name: str) -> None:
 def choose(name: str, *tensors: Tensor, state_size: int = 1, taps: int = TAPS) -> Backend:
     """Return the backend that computes with these tensors: the named one, or for "auto" the first that fits.
 
-    Raises ConfigError for an unknown name, for a named backend that cannot take the tensors, for tensors without
-    values, and inside torch.jit.trace and torch.export for a backend that they cannot record.
+    Raises ConfigError for an unknown name, for a named backend that cannot take the tensors, and inside
+    torch.jit.trace and torch.export for a backend that they cannot record.
     """
     check_backend(name)
-    if any(t.is_meta for t in tensors):
-        raise ConfigError.of("device", "tensors on the meta device have no values to compute with")
     if (torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()) and not (
         name in _backends and _backends[name].traceable
     ):

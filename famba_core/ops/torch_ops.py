@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from famba_core.device import without_autocast
 from famba_core.ops.autograd import first_order
 from famba_core.ops.backend import Backend
 from famba_core.ops.kernels import Reverse
@@ -28,7 +29,7 @@ def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, reverse: Sequence[bool]
 ) -> Tensor:
     """Compute `ops.interface.selective_scan` in the dtype of A."""
-    with torch.autocast(u.device.type, enabled=False):  # the states need A's precision
+    with without_autocast(u.device):  # the states need A's precision
         out: Tensor = _Scan.apply(u, delta, A, B, C, D, delta_bias, tuple(reverse))
     return out
 

@@ -162,13 +162,12 @@ class Vim(Classifier):
         dtype, device, size = self.pos_embed.dtype, self.pos_embed.device, self.config.image_size
         if dtype not in (torch.float32, torch.float64) or any(weight.dtype is not dtype for weight in outer):
             raise _wrong_dtypes(*outer)
-        if device.type == "meta":
-            raise ConfigError.of("weights", "are on the meta device, without values; call model.to_empty(device='cpu')")
         if images.shape[1:] != (3, size, size) or images.ndim != 4:
             raise ConfigError.of("images", f"must be [B, 3, {size}, {size}], not {list(images.shape)}")
         if images.device != device:
             raise ConfigError.of("images", f"must be on {device}, where the model is, not on {images.device}")
-        is_cast = dtype is torch.float32 and torch.is_autocast_enabled(device.type)
+        may_cast = dtype is torch.float32 and torch.amp.is_autocast_available(device.type)
+        is_cast = may_cast and torch.is_autocast_enabled(device.type)
         if images.dtype not in ((dtype, torch.bfloat16, torch.float16) if is_cast else (dtype,)):
             raise ConfigError.of("images", f"must be {dtype}, as the weights are, not {images.dtype}")
 

@@ -140,6 +140,7 @@ def test_peer_with_large_memory_gets_fewer_images_and_auto_is_measured_with_both
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_show_and_write_the_results_so_far(number, small, tmp_path, capfd, monkeypatch):
     real, turns = timing._turn, []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
     before = signal.getsignal(signal.SIGTERM)
 
     def interrupted(*arguments):

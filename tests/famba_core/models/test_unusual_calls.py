@@ -91,11 +91,12 @@ def test_empty_batch_has_no_logits_and_gradients_of_zero(backend, recompute, sma
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_model_on_the_meta_device_is_refused(small_backbone):
+def test_model_on_the_meta_device_gives_shapes(small_backbone):
     with torch.device("meta"):
-        model = build_model(ModelConfig(backbone=small_backbone, image_size=8))
-    with pytest.raises(ConfigError, match=r"weights: are on the meta device, without values; call model\.to_empty"):
-        model(images().to("meta"))
+        model = build_model(ModelConfig(backbone=small_backbone, image_size=8, num_classes=5))
+    logits = model(images().to("meta"))
+    assert logits.is_meta
+    assert logits.shape == (len(images()), 5)
 
 
 def test_fake_tensors_have_the_right_shapes(small_backbone):
